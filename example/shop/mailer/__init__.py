@@ -1,0 +1,1 @@
+"""Mail to customers. Not called 'email', which is a package of Python's own."""

@@ -1,0 +1,1 @@
+"""Reports for the shop's owner."""
