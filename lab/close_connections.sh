@@ -1,0 +1,5 @@
+#!/bin/sh
+# Ends the SSH masters whose control sockets are in DIRECTORY.
+for socket in "$1"/*; do
+  [ ! -S "$socket" ] || ssh -q -o ControlPath="$socket" -O exit lab || rm -f "$socket"
+done
