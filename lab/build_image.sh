@@ -4,7 +4,8 @@
 #   lab/build_image.sh debian12|debian13
 #
 # Prints the image's name on the last line; before it, "built" when there was something to do.
-# The name carries a hash of the recipe, so a changed recipe makes a new image. Run as root.
+# The name carries a hash of the recipe and the week, so a changed recipe makes a new image, and Debian's
+# updates are at most a week behind. Run as root.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -16,7 +17,7 @@ case "${1-}" in
   *) echo "usage: $0 debian12|debian13" >&2; exit 2 ;;
 esac
 
-recipe=$(cat "${BASH_SOURCE[0]}" "$here"/image/* | sha256sum | cut -c1-12)
+recipe=$( (date -u +%G-%V; cat "${BASH_SOURCE[0]}" "$here"/image/*) | sha256sum | cut -c1-12)
 repository="localhost/fleet-lab-$1"
 image="$repository:$recipe"
 

@@ -1,0 +1,37 @@
+# The commands of this project. `make` alone lists them.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Plain lines instead of boxes and colours that break lines at 80 columns.
+export MOLECULE_COMMAND_BORDERS := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-down test lint unit lock readmes
+
+help: ## list the commands
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+
+setup: ## install what is missing: .venv, podman and the like
+	@scripts/setup
+
+demo: setup ## boot four hosts on this machine and build a fleet on them
+	@.venv/bin/python scripts/demo.py up
+
+demo-down: setup ## remove the demo's hosts
+	@.venv/bin/python scripts/demo.py down
+
+test: ## check everything: lint, unit tests, every scenario on real hosts
+	@scripts/test
+
+lint: ## ansible-lint, yamllint, ruff, mypy; roles, their specs and READMEs agree
+	@scripts/test --only lint
+
+unit: ## unit tests alone
+	@scripts/test --only unit
+
+molecule-%: setup ## one scenario (make molecule-rabbitmq)
+	@molecule test -s $*
+
+readmes: setup ## write the variable tables of the roles' READMEs
+	@.venv/bin/python scripts/role_readmes.py
+
+lock: ## write requirements.lock from pyproject.toml
+	@scripts/lock

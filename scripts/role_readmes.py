@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Write the table of variables in each role's README.md from its argument spec.
+
+The table stands between two comments; all other text of the file is its author's. Where a README or the
+comments are missing, they are made. With --check nothing is written: exits with 1 if a file would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROLES = Path(__file__).resolve().parent.parent / "roles"
+BEGIN = "<!-- Variables: written by scripts/role_readmes.py from meta/argument_specs.yml -->"
+END = "<!-- End of the variables -->"
+MARKUP = re.compile(r"\b([BCEILMOPRUV])\(([^()]*)\)")
+
+
+def plain(text: str | list[str]) -> str:
+    """Turn a description in Ansible's markup into one line of Markdown."""
+    joined = " ".join(text if isinstance(text, list) else [text])
+
+    def markdown(match: re.Match[str]) -> str:
+        kind, words = match.groups()
+        if kind == "B":
+            return f"**{words}**"
+        if kind == "I":
+            return f"*{words}*"
+        if kind == "L":
+            label, _, url = words.partition(",")
+            return f"[{label.strip()}]({url.strip()})"
+        return words if kind in "UR" else f"`{words}`"
+
+    return " ".join(MARKUP.sub(markdown, joined).replace("|", "\\|").split())
+
+
+def shown(value: object) -> str:
+    """Show a default as it would stand in a YAML file, on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
+    text = text.removesuffix("...").strip()
+    if isinstance(value, str) and value:
+        text = value
+    return f"`{text}`".replace("|", "\\|")
+
+
+def table(options: dict[str, Any]) -> list[str]:
+    """Write the rows of one entry point's options."""
+    rows = ["| variable | type | default | what it is |", "| --- | --- | --- | --- |"]
+    for name, option in options.items():
+        kind = option.get("type", "str")
+        if option.get("elements"):
+            kind += f" of {option['elements']}"
+        default = "**required**" if option.get("required") else shown(option["default"]) if "default" in option else ""
+        description = plain(option.get("description", ""))
+        if option.get("choices"):
+            description += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
+        rows.append(f"| `{name}` | {kind} | {default} | {description} |")
+    return rows
+
+
+def section(spec: dict[str, Any]) -> str:
+    """Write what stands between the two comments."""
+    lines = [BEGIN]
+    entry_points: dict[str, Any] = spec["argument_specs"]
+    for name, entry in entry_points.items():
+        if name == "main":
+            lines += ["## Variables", ""]
+        else:
+            lines += ["", f"### With `tasks_from: {name}`", "", plain(entry.get("short_description", "")) + ".", ""]
+        options = entry.get("options") or {}
+        lines += table(options) if options else ["None."]
+    return "\n".join([*lines, END])
+
+
+def rendered(role: str, spec: dict[str, Any], current: str) -> str:
+    """Give a README's text with its table as the spec has it."""
+    text = section(spec)
+    if BEGIN in current and END in current:
+        before, _, rest = current.partition(BEGIN)
+        return before + text + rest.partition(END)[2]
+    if current:
+        return f"{current.rstrip()}\n\n{text}\n"
+    entry = spec["argument_specs"]["main"]
+    description = entry.get("description", [])
+    paragraphs = [description] if isinstance(description, str) else description
+    body = "\n\n".join(plain(paragraph) for paragraph in paragraphs)
+    return f"# Role {role}\n\n{plain(entry['short_description'])}.\n\n{body}\n\n{text}\n"
+
+
+def main() -> int:
+    """Write or check the READMEs of all roles."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit with 1 if a file would change")
+    check: bool = parser.parse_args().check
+    stale = []
+    for spec_file in sorted(ROLES.glob("*/meta/argument_specs.yml")):
+        role = spec_file.parent.parent
+        readme = role / "README.md"
+        current = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        text = rendered(role.name, yaml.safe_load(spec_file.read_text(encoding="utf-8")), current)
+        if text == current:
+            continue
+        stale.append(str(readme.relative_to(ROLES.parent)))
+        if not check:
+            readme.write_text(text, encoding="utf-8")
+    if stale and check:
+        print("Not as the argument spec has it (run `make readmes`): " + ", ".join(stale))
+        return 1
+    print("Wrote " + ", ".join(stale) if stale else "The READMEs are as the argument specs have them.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""Run everything that is checked before a change is accepted.
+
+Lint and unit tests first, then every molecule scenario on hosts of its own, some side by side. Each step's
+output goes to .cache/test-logs; on the terminal is a line for each change of state. What a step started is
+ended when it ends, also on Ctrl-C. The last line counts: one a lint step, one a scenario's phase, and every
+test that pytest ran.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / ".cache" / "test-logs"
+BIN = ROOT / ".venv" / "bin"
+TAIL_LINES = 80
+HEARTBEAT_SECONDS = 60
+STEP_LIMIT_SECONDS = 30 * 60
+# How long an interrupted step gets to end by itself.
+GRACE_SECONDS = 20
+
+PHASE = re.compile(r"\[[^\]]+ > (?P<phase>\w+)\] (?P<event>Executing|Executed: (?P<result>\w+))\s*$")
+PYTEST_SUMMARY = re.compile(r"^(?:=+ )?(?P<counts>\d+ \w+(?:, \d+ \w+)*) in [\d.]+s")
+COUNT = re.compile(r"(\d+) (passed|failed|errors?)")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass
+class Step:
+    """One command, and what became of it."""
+
+    name: str
+    group: str
+    command: list[str]
+    cwd: Path = ROOT
+    cleanup: list[str] = field(default_factory=list)
+    phase: str = ""
+    started: float = 0.0
+    passed: int = 0
+    failed: int = 0
+    lines: int = 0
+    # The number of the log's line that tells of the first failure: what follows is about cleaning up.
+    failed_at: int = 0
+
+    @property
+    def log(self) -> Path:
+        """Where the step's output goes."""
+        return LOGS / f"{self.name}.log"
+
+    def read(self, line: str) -> bool:
+        """Take up what a line of output says; true if the step entered another phase."""
+        self.lines += 1
+        if counts := PYTEST_SUMMARY.match(line):
+            for number, outcome in COUNT.findall(counts["counts"]):
+                if outcome == "passed":
+                    self.passed += int(number)
+                else:
+                    self.failed += int(number)
+        if self.group != "scenario" or not (match := PHASE.search(line)):
+            return False
+        if match["event"] == "Executing":
+            self.phase = match["phase"]
+            return True
+        if match["result"] == "Failed":
+            self.failed_at = self.failed_at or self.lines
+        if match["result"] == "Successful" and match["phase"] != "verify":
+            self.passed += 1
+        return False
+
+    def close(self, code: int) -> None:
+        """Count the step itself, where its output did not count already."""
+        if self.group == "lint":
+            self.passed, self.failed = int(code == 0), int(code != 0)
+        elif code != 0 and self.failed == 0:
+            self.failed = 1
+        elif code == 0 and self.passed == 0:
+            # A run of tests that ran no test proves nothing.
+            self.failed = 1
+
+
+def lint_steps() -> list[Step]:
+    """Everything that reads the sources and runs nothing."""
+    python = str(BIN / "python")
+    typed = [name for name in ("plugins", "scripts", "tests", "molecule", "bench") if any((ROOT / name).rglob("*.py"))]
+    commands = {
+        "ansible-lint": [str(BIN / "ansible-lint"), "--offline", "--strict"],
+        "yamllint": [str(BIN / "yamllint"), "--strict", "."],
+        "ruff": [str(BIN / "ruff"), "check", "."],
+        "ruff-format": [str(BIN / "ruff"), "format", "--check", "."],
+        "mypy": [str(BIN / "mypy"), *typed],
+        "argument-specs": [python, "scripts/check_argument_specs.py"],
+        "role-readmes": [python, "scripts/role_readmes.py", "--check"],
+    }
+    return [Step(name, "lint", command) for name, command in commands.items()]
+
+
+def unit_steps() -> list[Step]:
+    """The tests that need no host."""
+    pytest = [str(BIN / "python"), "-m", "pytest"]
+    return [
+        Step("unit", "unit", [*pytest, "tests/unit"]),
+        Step("example", "unit", pytest, cwd=ROOT / "example"),
+    ]
+
+
+def hosts_in(inventory: Path) -> int:
+    """Count the hosts that a scenario boots."""
+    found: set[str] = set()
+
+    def walk(group: dict[str, object] | None) -> None:
+        for key, value in (group or {}).items():
+            if key == "hosts" and isinstance(value, dict):
+                found.update(value)
+            elif isinstance(value, dict) and key != "vars":
+                walk(value)
+
+    for path in inventory.glob("*.yml"):
+        walk(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return len(found)
+
+
+def scenario_steps() -> list[Step]:
+    """One step a molecule scenario, those with the most hosts first, as they take longest."""
+    paths = [path.parent for path in ROOT.glob("molecule/*/molecule.yml")]
+    paths.sort(key=lambda path: (-hosts_in(path / "inventory"), path.name))
+    inventories = [ROOT / "molecule" / "shared" / "inventory"]
+    return [
+        Step(
+            path.name,
+            "scenario",
+            [str(BIN / "molecule"), "test", "--scenario-name", path.name],
+            cleanup=[
+                str(BIN / "ansible-playbook"),
+                *[f"--inventory={inventory}" for inventory in [*inventories, path / "inventory"]],
+                str(ROOT / "lab" / "destroy.yml"),
+            ],
+        )
+        for path in paths
+    ]
+
+
+def clock(seconds: float) -> str:
+    """Show a duration as minutes:seconds."""
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Run:
+    """Runs steps side by side and tells how they fare."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.running: dict[str, tuple[Step, subprocess.Popen[str]]] = {}
+        self.lock = threading.Lock()
+        self.interrupted = threading.Event()
+        self.live = sys.stdout.isatty()
+        self.environment = os.environ | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONUNBUFFERED": "1",
+            "MOLECULE_COMMAND_BORDERS": "false",
+            "NO_COLOR": "1",
+        }
+        # They speak for this process's own environment, and would set the steps' one on a wrong course.
+        for name in ("ANSIBLE_CONFIG", "ANSIBLE_INVENTORY", "VIRTUAL_ENV"):
+            self.environment.pop(name, None)
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the start."""
+        with self.lock:
+            print(f"{self.erase}{clock(time.monotonic() - self.began):>6}  {text}", flush=True)
+
+    @property
+    def erase(self) -> str:
+        """What removes the status line of a terminal."""
+        return "\r\x1b[K" if self.live else ""
+
+    def status(self) -> str:
+        """Name what runs, with its phase and its time."""
+        now = time.monotonic()
+        return ", ".join(
+            f"{step.name} ({step.phase + ' ' if step.phase else ''}{clock(now - step.started)})"
+            for step, _ in list(self.running.values())
+        )
+
+    def watch(self, stop: threading.Event) -> None:
+        """Show the status: each second on a terminal, each minute elsewhere."""
+        while not stop.wait(1 if self.live else HEARTBEAT_SECONDS):
+            if not self.live:
+                self.say("running: " + (self.status() or "nothing"))
+                continue
+            with self.lock:
+                width = shutil.get_terminal_size().columns - 1
+                line = f"{clock(time.monotonic() - self.began):>6}  {self.status()}"[:width]
+                print(f"{self.erase}{line}", end="", flush=True)
+
+    def execute(self, step: Step) -> None:
+        """Run one step to its end."""
+        if self.interrupted.is_set():
+            return
+        step.started = time.monotonic()
+        with step.log.open("w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                step.command,
+                cwd=step.cwd,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+            self.running[step.name] = (step, process)
+            self.say(f"{step.name}: started")
+            limit = threading.Timer(STEP_LIMIT_SECONDS, self.end, [process])
+            limit.start()
+            assert process.stdout is not None  # noqa: S101 - asked for above
+            for raw in process.stdout:
+                line = COLOUR.sub("", raw)
+                log.write(line)
+                log.flush()
+                if step.read(line):
+                    self.say(f"{step.name}: {step.phase}")
+            code = process.wait()
+            limit.cancel()
+            if code != 0 and step.cleanup:
+                # molecule cleans up after a failure, not after being ended.
+                subprocess.run(step.cleanup, env=self.environment, cwd=ROOT, stdout=log, stderr=log, check=False)
+        del self.running[step.name]
+        step.close(code)
+        self.tell_end(step, code)
+
+    def tell_end(self, step: Step, code: int) -> None:
+        """Say how a step ended; if badly, with the end of its log."""
+        took = time.monotonic() - step.started
+        if step.failed == 0:
+            self.say(f"{step.name}: passed in {clock(took)}")
+            return
+        why = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        if code < 0 and took >= STEP_LIMIT_SECONDS:
+            why += f" after {STEP_LIMIT_SECONDS // 60} minutes"
+        self.say(f"{step.name}: FAILED in {clock(took)} ({why}); the end of {step.log.relative_to(ROOT)}:")
+        lines = step.log.read_text(encoding="utf-8").split("\n")
+        lines = lines[: step.failed_at or step.lines][-TAIL_LINES:]
+        with self.lock:
+            print("\n".join(f"    {line}" for line in lines), flush=True)
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """End a step and all that it started; by force if it does not within the grace."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, number)
+                process.wait(GRACE_SECONDS)
+            except ProcessLookupError:
+                return
+            except subprocess.TimeoutExpired:
+                continue
+            return
+
+    def interrupt(self, number: int, _frame: FrameType | None) -> None:
+        """End all steps; each cleans up after itself."""
+        if self.interrupted.is_set():
+            return
+        self.interrupted.set()
+        self.say(f"{signal.Signals(number).name}: ending what runs and cleaning up")
+        for _, process in list(self.running.values()):
+            threading.Thread(target=self.end, args=[process]).start()
+
+    def run(self, steps: Iterable[Step], jobs: int) -> None:
+        """Run steps, as many at a time as told."""
+        with ThreadPoolExecutor(jobs) as pool:
+            for future in [pool.submit(self.execute, step) for step in steps]:
+                future.result()
+
+
+def chosen(only: str | None) -> list[Step]:
+    """Pick steps by name or by group; refuse a name that there is not."""
+    steps = [*lint_steps(), *unit_steps(), *scenario_steps()]
+    if only is None:
+        return steps
+    names = {name.strip() for name in only.split(",") if name.strip()}
+    known = {step.name for step in steps} | {step.group for step in steps}
+    if unknown := names - known:
+        raise SystemExit(f"test: no such step: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
+    return [step for step in steps if names & {step.name, step.group}]
+
+
+def main() -> int:
+    """Run what was asked for and count."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", metavar="NAME,...", help="lint, unit, scenario, or the names of single steps")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=int(os.environ.get("TEST_JOBS", "3")),
+        metavar="N",
+        help="scenarios at a time (default 3, or $TEST_JOBS)",
+    )
+    parser.add_argument("--list", action="store_true", help="list the steps and run nothing")
+    arguments = parser.parse_args()
+    steps = chosen(arguments.only)
+    if arguments.list:
+        print("\n".join(f"{step.group:10} {step.name}" for step in steps))
+        return 0
+
+    LOGS.mkdir(parents=True, exist_ok=True)
+    run = Run()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, run.interrupt)
+    stop = threading.Event()
+    watcher = threading.Thread(target=run.watch, args=[stop])
+    watcher.start()
+    try:
+        run.run([step for step in steps if step.group != "scenario"], os.cpu_count() or 2)
+        run.run([step for step in steps if step.group == "scenario"], arguments.jobs)
+    finally:
+        stop.set()
+        watcher.join()
+
+    bad = [step.name for step in steps if step.failed or not step.started]
+    if bad:
+        run.say("not passed: " + ", ".join(bad))
+    passed, failed = sum(step.passed for step in steps), sum(step.failed for step in steps)
+    print(f"{run.erase}{passed} passed, {max(failed, len(bad))} failed", flush=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
