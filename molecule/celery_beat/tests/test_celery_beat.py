@@ -1,0 +1,70 @@
+"""Beat runs once in the fleet, whatever the inventory says, and goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from shared.shop import Shop, wait_until
+
+testinfra_hosts = ["ansible://debian12"]
+HOSTS = ("debian12", "debian13")
+CONVERGE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
+SCHEDULE = "/var/lib/shop/celerybeat-schedule"
+LAST_RUN = (
+    f"/srv/shop/current/venv/bin/python -c \"import shelve; s = shelve.open('{SCHEDULE}', 'r'); "
+    "print(s['entries']['heartbeat'].total_run_count)\""
+)
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop(sender="debian12", hosts=HOSTS)
+
+
+def beats(shop: Shop) -> dict[str, int]:
+    """Return how many beat processes each host runs."""
+    return {name: int(shop.output("pgrep -u shop -fc '[c]elery.* beat ' || true", name)) for name in HOSTS}
+
+
+def ticks(shop: Shop) -> int:
+    return sum(line["event"] == "done" and line["task"] == "ticks.heartbeat" for line in shop.ledger())
+
+
+def test_one_beat_runs_though_two_hosts_are_in_its_group(shop: Shop) -> None:
+    assert beats(shop) == {"debian12": 1, "debian13": 0}
+    assert "shop-beat" not in shop.pids("debian13")
+
+
+def test_what_it_sends_is_done_by_the_worker(shop: Shop) -> None:
+    before = ticks(shop)
+    wait_until(lambda: ticks(shop) > before, "no tick is done", timeout=45)
+
+
+def test_its_schedule_survives_a_restart_and_a_kill(shop: Shop) -> None:
+    for command in ("supervisorctl restart shop-beat", "kill -9 $(supervisorctl pid shop-beat)"):
+        pid = shop.pid("debian12", "shop-beat")
+        runs = int(shop.output(LAST_RUN, "debian12"))
+        shop.output(command, "debian12")
+        wait_until(lambda pid=pid: shop.pids("debian12").get("shop-beat", pid) != pid, "beat does not come back")
+        before = ticks(shop)
+        wait_until(lambda before=before: ticks(shop) > before, "no tick is done after it came back", timeout=60)
+        assert int(shop.output(LAST_RUN, "debian12")) >= runs, "it began a new schedule"
+        assert beats(shop) == {"debian12": 1, "debian13": 0}
+
+
+def test_it_moves_to_another_host_and_is_never_doubled(shop: Shop) -> None:
+    run = subprocess.run(
+        ["ansible-playbook", str(CONVERGE), "--tags", "workers,beat", "-e", "celery_beat_group=other"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert beats(shop) == {"debian12": 0, "debian13": 1}
+    stop = run.stdout.index("Take beat off every host but its own")
+    assert stop < run.stdout.index("PLAY [Run beat]")
+    before = ticks(shop)
+    wait_until(lambda: ticks(shop) > before, "no tick is done from the new host", timeout=60)

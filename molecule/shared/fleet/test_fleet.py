@@ -1,0 +1,140 @@
+"""The whole fleet: what a team would notice on the first day, and in the first bad night."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from shared.shop import RUN, Shop, call, wait_until
+
+testinfra_hosts = ["ansible://control1"]
+WORKERS = {"customers": "general", "email": "general", "ticks": "general", "video": "media", "reports": "media"}
+GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
+SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop(sender="control1", hosts=("worker1", "worker2", "control1"))
+
+
+def count(shop: Shop) -> dict[str, int]:
+    """Return the figures of all ledgers, as the shop's own counting gives them."""
+    lines = "".join(shop.output("cat /var/lib/shop/ledger/*.jsonl || true", name) for name in shop.hosts)
+    shop.host("control1").check_output("install -d -o shop /tmp/ledgers && echo %s > /tmp/ledgers/all.jsonl", lines)
+    total: dict[str, int] = json.loads(shop.output(f"{RUN} python -m shop.ledger count /tmp/ledgers"))["total"]
+    return total
+
+
+def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None:
+    sent = json.loads(shop.output(f"{RUN} django-admin send_load --count 150"))
+    ids = [task for queue in sent["queues"].values() for task in queue]
+    ended = {"done", "failed"}
+    wait_until(
+        lambda: {line["id"] for line in shop.ledger(ids) if line["event"] in ended} == set(ids),
+        "the load is not done",
+        timeout=180,
+    )
+    for queue in set(sent["queues"]) - {"ticks"}:
+        lines = shop.events(sent["queues"][queue], "done")
+        assert {line["queue"] for line in lines} == {queue}
+        assert {line["host"] for line in lines} <= GROUPS[WORKERS[queue]]
+        assert {line["user"] for line in lines} == {"shop"}
+        assert {line["release"] for line in lines} == {"1.0.0"}
+    settled = wait_until(lambda: (total := count(shop))["lost"] == 0 and total, "tasks are lost", timeout=60)
+    assert settled["repeated"] == 0
+    assert settled["done"] >= sent["total"] - settled["failed"]
+    assert settled["retried"] > 0, "no task was retried, though the load provokes it"
+
+
+def test_both_hosts_of_a_group_take_part(shop: Shop) -> None:
+    lines = shop.run(*[call("email.send_order_confirmation", number, "a@shop.example") for number in range(80)])
+    assert {line["host"] for line in lines} == GROUPS["general"]
+
+
+def test_tasks_for_later_do_not_hold_up_those_for_now(shop: Shop) -> None:
+    later = shop.send(*[call("video.transcode", number, 0.1, countdown=25) for number in range(6)])
+    shop.run(*[call("video.transcode", number, 0.1) for number in range(3)], timeout=15)
+    assert not shop.events(later, "started")
+    assert len(shop.wait_for(later, timeout=60)) == 6
+
+
+def test_a_stop_ends_running_tasks_and_hands_back_the_others(shop: Shop) -> None:
+    ids = shop.send(*[call("reports.build", "2026-01", 6) for _ in range(6)])
+    wait_until(lambda: len(shop.events(ids, "started")) >= 2, "no report is begun")
+    shop.output("supervisorctl stop shop-reports", "worker2")
+    ended = {line["id"] for line in shop.events(ids, "done")}
+    assert ended == {line["id"] for line in shop.events(ids, "started")}, "a running task was not ended"
+    assert len(ended) < 6
+    shop.output("supervisorctl start shop-reports", "worker2")
+    assert len(shop.wait_for(ids, timeout=60)) == 6, "a task ran twice"
+
+
+def test_a_restart_of_the_host_waits_for_its_tasks(shop: Shop) -> None:
+    ids = shop.send(*[call("reports.build", "2026-02", 8) for _ in range(4)])
+    wait_until(lambda: len(shop.events(ids, "started")) >= 2, "no report is begun")
+    container = f"fleet-{SCENARIO}-worker2"
+    subprocess.run(["podman", "stop", "--time", "120", container], check=True, capture_output=True)
+    subprocess.run(["podman", "start", container], check=True, capture_output=True)
+    wait_until(lambda: shop.host("worker2").run("true").rc == 0, "the host does not come back", timeout=90)
+    assert len(shop.wait_for(ids, timeout=90)) == 4, "a task ran twice"
+    assert len(shop.events(ids, "started")) == 4, "a task was broken off and begun again"
+
+
+def test_the_fleet_works_on_after_a_restart_of_the_broker(shop: Shop) -> None:
+    before = {name: shop.pids(name) for name in ("worker1", "worker2")}
+    shop.output("systemctl restart rabbitmq-server", "broker1")
+    calls = [call("customers.sync", 1), call("email.send_order_confirmation", 1, "a@shop.example")]
+    calls += [call("video.transcode", 1, 0.1), call("reports.build", "2026-03", 0.1)]
+    assert len(shop.run(*calls, timeout=90)) == 4
+    assert {name: set(shop.pids(name)) for name in before} == {name: set(pids) for name, pids in before.items()}
+
+
+def test_remote_control_reaches_each_worker(shop: Shop) -> None:
+    answer = json.loads(shop.output(f"{RUN} celery -A shop.celery:app inspect ping --json --timeout 10"))
+    expected = {f"{worker}@{host}" for worker in ("customers", "email") for host in GROUPS["general"]}
+    assert set(answer) == expected | {"video@worker2", "reports@worker2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("broker1", {"{ip}:5672", "{ip}:15672"}),
+        ("worker1", set()),
+        ("worker2", set()),
+        ("control1", {"{ip}:80"}),
+    ],
+)
+def test_nothing_listens_wider_than_told(shop: Shop, name: str, allowed: set[str]) -> None:
+    address = shop.output("ip -4 -o addr show scope global | awk '{print $4}' | cut -d/ -f1", name).strip()
+    sockets = {line.split()[3] for line in shop.output("ss -tlnH", name).splitlines()}
+    wide = {socket for socket in sockets if not re.match(r"(127\.|\[::1\])", socket)}
+    assert wide - {"0.0.0.0:22", "[::]:22"} == {socket.format(ip=address) for socket in allowed}
+
+
+def test_an_old_password_is_of_no_use_after_a_change(shop: Shop) -> None:
+    old = shop.output("sh -c '. /etc/shop/environment; echo $CELERY_BROKER_URL'", "worker1").strip()
+    before = shop.pids("worker1")
+    converge = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
+    password = "%h p@ss/w:ö'rd \"# 100%"
+    run = subprocess.run(
+        ["ansible-playbook", str(converge), "-e", json.dumps({"rabbitmq_application_password": password})],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert password not in run.stdout
+    new = shop.output("sh -c '. /etc/shop/environment; echo $CELERY_BROKER_URL'", "worker1").strip()
+    assert new != old
+    after = shop.pids("worker1")
+    assert all(after[program] != pid for program, pid in before.items()), "a worker goes on with the old password"
+    assert len(shop.run(call("customers.noop"), call("email.send_order_confirmation", 2, "a@shop.example"))) == 2
+    attempt = f"import kombu; kombu.Connection({old!r}).connect()"
+    refused = shop.host("control1").run(f"{RUN} python -c %s", attempt)
+    assert refused.rc != 0
+    assert "AccessRefused" in refused.stderr

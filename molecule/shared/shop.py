@@ -1,0 +1,117 @@
+"""The shop on a scenario's hosts, as its tests use it: tasks are sent, and the ledger says what became of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import testinfra
+
+RUN = "runuser -u shop -- /srv/shop/bin/celery_run"
+SEND = """
+import json, sys
+from shop.celery import app
+app.loader.import_default_modules()
+for call in json.loads(sys.argv[1]):
+    task = app.signature(call["task"], args=call["args"], kwargs=call["kwargs"], app=app)
+    print(task.apply_async(**call["options"]).id)
+"""
+
+
+def connect(name: str) -> Any:
+    """Return a host of the scenario's inventory, as root."""
+    return testinfra.get_host(f"ansible://{name}", sudo=True)
+
+
+def wait_until(check: Callable[[], Any], what: str, timeout: float = 60, interval: float = 0.3) -> Any:
+    """Return what check returns as soon as that is true.
+
+    Args:
+        what: is waited for, for the message.
+        timeout: seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while not (result := check()):
+        assert time.monotonic() < deadline, f"after {timeout} s: {what}"
+        time.sleep(interval)
+    return result
+
+
+def call(task: str, *args: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
+    """Return a call of a task as Shop.send takes it; the options are those of apply_async."""
+    return {"task": task, "args": list(args), "kwargs": kwargs or {}, "options": options}
+
+
+@dataclass
+class Shop:
+    """A fleet that runs the shop.
+
+    Attributes:
+        sender: name of the host that tasks are sent from.
+        hosts: names of the hosts whose ledgers count.
+    """
+
+    sender: str
+    hosts: tuple[str, ...]
+    _connections: dict[str, Any] = field(default_factory=dict)
+
+    def host(self, name: str) -> Any:
+        if name not in self._connections:
+            self._connections[name] = connect(name)
+        return self._connections[name]
+
+    def output(self, command: str, host: str = "") -> str:
+        """Return what a command prints on a host, the sender if none is named; it must succeed."""
+        result = self.host(host or self.sender).run(command)
+        assert result.rc == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return str(result.stdout)
+
+    def send(self, *calls: dict[str, Any]) -> list[str]:
+        """Send tasks and return their ids."""
+        return self.output(f"{RUN} python -c {shlex.quote(SEND)} {shlex.quote(json.dumps(calls))}").split()
+
+    def ledger(self, ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """Return the lines of all hosts' ledgers, or those of some tasks."""
+        wanted = set(ids) if ids is not None else None
+        lines: list[dict[str, Any]] = []
+        for name in self.hosts:
+            text = self.output("cat /var/lib/shop/ledger/*.jsonl 2>/dev/null || true", name)
+            lines += [json.loads(line) for line in text.splitlines()]
+        return [line for line in lines if wanted is None or line["id"] in wanted]
+
+    def events(self, ids: Iterable[str], event: str) -> list[dict[str, Any]]:
+        return [line for line in self.ledger(ids) if line["event"] == event]
+
+    def wait_for(self, ids: Iterable[str], event: str = "done", timeout: float = 60) -> list[dict[str, Any]]:
+        """Wait until each task has come to an event and return those lines."""
+        ids = set(ids)
+
+        def all_there() -> list[dict[str, Any]]:
+            lines = self.events(ids, event)
+            return lines if {line["id"] for line in lines} == ids else []
+
+        lines: list[dict[str, Any]] = wait_until(all_there, f"not all of {len(ids)} tasks are {event}", timeout)
+        return lines
+
+    def run(self, *calls: dict[str, Any], timeout: float = 60) -> list[dict[str, Any]]:
+        """Send tasks, wait until they are done and return those lines of the ledger."""
+        return self.wait_for(self.send(*calls), timeout=timeout)
+
+    def inspect(self, what: str, node: str) -> dict[str, Any]:
+        """Return what a worker says of itself: stats, active, conf …"""
+        text = self.output(f"{RUN} celery -A shop.celery:app inspect {what} --json --timeout 10 -d {node}")
+        answer: dict[str, Any] = json.loads(text)[node]
+        return answer
+
+    def pid(self, host: str, program: str) -> int:
+        """Return the process id that Supervisor has for a program; 0 if it doesn't run."""
+        return int(self.output(f"supervisorctl pid {program} || true", host).split()[-1])
+
+    def pids(self, host: str) -> dict[str, int]:
+        """Return the process id of each program that runs on a host."""
+        rows = (line.split() for line in self.output("supervisorctl status || true", host).splitlines())
+        return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}

@@ -1,0 +1,26 @@
+"""Filters that hand values to the typed core; the logic is in module_utils."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url
+
+
+class FilterModule:
+    """The filters of fleet.celery."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "broker_url": broker_url,
+            "host_facts": _host_facts,
+            "supervisor_command": command,
+            "supervisor_escape": escape,
+        }
+
+
+def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {host: host_facts(hostvars[host]) for host in hosts}

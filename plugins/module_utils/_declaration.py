@@ -1,0 +1,535 @@
+"""What a user declares: queues, and the workers that consume them.
+
+Everything here is pure: a raw declaration goes in, typed values and a list of problems come out. A problem never ends
+the reading, so that a user sees all mistakes at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
+from ansible_collections.fleet.celery.plugins.module_utils._units import parse_size
+
+# Supervisor splits program lists at white space and commas and groups at colons, and expands %; Celery splits node
+# names at @ and queue lists at commas.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_RESERVED_WORKERS = ("beat", "flower")
+_SECONDS_A_DAY = 86400
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """Why a declaration can't work: where it was set, what is wrong with it, and what would be right."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.fix}"
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A queue and the tasks that go to it.
+
+    Attributes:
+        tasks: task names or patterns (fnmatch, as in Celery's task_routes) that are routed here.
+        time_limit: seconds that a task of this queue may take.
+        soft_time_limit: seconds after which it is told to end.
+        transient: its messages live in memory only and are gone after a restart of the broker.
+    """
+
+    name: str
+    tasks: tuple[str, ...] = ()
+    time_limit: int = 300
+    soft_time_limit: int = 270
+    transient: bool = False
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker program as declared, before it is placed on the hosts of its group.
+
+    Attributes:
+        minimum: tasks at once; with autoscale the smallest pool. None: one a processor of its host.
+        maximum: the largest pool; equal to minimum without autoscale.
+        time_limit: seconds, None: the longest of its queues.
+        soft_time_limit: seconds, None: the longest of its queues.
+        max_memory_per_child: bytes.
+        memory: bytes that the whole program may take, for pools without a cap.
+    """
+
+    name: str
+    group: str
+    queues: tuple[str, ...]
+    pool: Pool
+    minimum: int | None
+    maximum: int | None
+    time_limit: int | None = None
+    soft_time_limit: int | None = None
+    max_memory_per_child: int | None = None
+    max_tasks_per_child: int | None = None
+    memory: int | None = None
+    prefetch_multiplier: int = 1
+    optimization: str = "fair"
+    log_level: str = "INFO"
+    node_name: str = ""
+    extra_args: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def autoscale(self) -> bool:
+        return self.minimum != self.maximum
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """All that a user declares about a fleet, read and checked for itself, without its hosts."""
+
+    app_name: str
+    app_module: str
+    queues: tuple[Queue, ...]
+    workers: tuple[Worker, ...]
+    default_queue: str
+
+
+class Reader:
+    """Takes values out of a raw mapping, checking each, and keeps the problems that it finds."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
+        self.raw = raw
+        self.where = where
+        self.problems = problems
+        self.known: set[str] = set()
+
+    def problem(self, key: str, what: str, fix: str) -> None:
+        self.problems.append(Problem(f"{self.where}.{key}" if key else self.where, what, fix))
+
+    def _take(self, key: str) -> Any:  # noqa: ANN401 - YAML gives anything
+        self.known.add(key)
+        return self.raw.get(key)
+
+    def integer(self, key: str, *, least: int = 1, unit: str = "a whole number") -> int | None:
+        value = self._take(key)
+        if value is None:
+            return None
+        number = as_integer(value)
+        if number is None or number < least:
+            self.problem(key, f"{value!r} is not {unit} of at least {least}", f"Set {unit}, such as {max(least, 30)}")
+            return None
+        return number
+
+    def seconds(self, key: str) -> int | None:
+        return self.integer(key, unit="a number of seconds")
+
+    def size(self, key: str) -> int | None:
+        value = self._take(key)
+        if value is None:
+            return None
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.problem(key, str(error), "Give a number and a unit: KB, MB or GB (powers of 1024)")
+            return None
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self._take(key)
+        if value is None:
+            return default
+        if not isinstance(value, (str, int)) or isinstance(value, bool):
+            self.problem(key, f"{value!r} is not a text", f"Write it as {key}: some-text")
+            return default
+        return str(value)
+
+    def choice(self, key: str, choices: Iterable[str], default: str) -> str:
+        value = self.text(key, default)
+        choices = tuple(choices)
+        if value not in choices:
+            self.problem(key, f"{value!r} is unknown{_closest(value, choices)}", f"Choose one of {', '.join(choices)}")
+            return default
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._take(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, (str, int, float)) for item in value):
+            self.problem(key, f"{value!r} is not a list of texts", f"Write it as {key}: [one, two]")
+            return ()
+        return tuple(str(item) for item in value)
+
+    def flag(self, key: str) -> bool:
+        value = self._take(key)
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        self.problem(key, f"{value!r} is neither true nor false", "Write true or false")
+        return False
+
+    def environment(self, key: str) -> dict[str, str]:
+        value = self._take(key)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            self.problem(key, f"{value!r} is not a mapping", f"Write it as {key}: {{NAME: value}}")
+            return {}
+        for name, text in value.items():
+            if not _ENVIRONMENT_NAME.fullmatch(str(name)):
+                self.problem(key, f"{name!r} can't name a variable", "Use letters, digits and _, no digit first")
+            if isinstance(text, (Mapping, list)) or "\n" in str(text) or "\0" in str(text):
+                self.problem(key, f"the value of {name} is not one line of text", "Give a text without line breaks")
+        return {str(name): _environment_text(text) for name, text in value.items()}
+
+    def name(self, key: str = "name") -> str:
+        value = self.text(key)
+        if not value:
+            self.problem(key, "is missing", "Give it a name")
+        elif not _NAME.fullmatch(value):
+            self.problem(
+                key,
+                f"{value!r} has characters that Supervisor or Celery can't take in a name",
+                "Use letters, digits, '_', '-' and '.', with a letter or digit first",
+            )
+        return value
+
+    def unknown_keys(self) -> None:
+        for key in self.raw:
+            if key not in self.known:
+                self.problem(
+                    str(key),
+                    f"is not known{_closest(str(key), self.known)}",
+                    f"Known: {', '.join(sorted(self.known))}",
+                )
+
+
+def as_integer(value: object) -> int | None:
+    """Return a whole number given as such or, as Jinja leaves it, as a text; None if it is neither."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        return None
+
+
+def _environment_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _mappings(raw: object, variable: str, problems: list[Problem]) -> list[Mapping[str, Any]]:
+    """Return the entries of a list of mappings, noting what is none."""
+    if not isinstance(raw, list):
+        problems.append(Problem(variable, f"{raw!r} is not a list", f"Write {variable} as a list of '- name: ...'"))
+        return []
+    entries = []
+    for index, entry in enumerate(raw):
+        if isinstance(entry, Mapping):
+            entries.append(entry)
+        else:
+            problems.append(Problem(f"{variable}[{index}]", f"{entry!r} is not a mapping", "Write it as '- name: ...'"))
+    return entries
+
+
+def _soft_below(hard: int) -> int:
+    """Return the soft limit in seconds that goes with a hard one: a tenth earlier, so that a task can tidy up."""
+    return max(1, hard - max(1, hard // 10))
+
+
+def _read_limits(reader: Reader) -> tuple[int | None, int | None]:
+    hard = reader.seconds("time_limit")
+    soft = reader.seconds("soft_time_limit")
+    if hard is not None and soft is not None and soft >= hard:
+        reader.problem(
+            "soft_time_limit",
+            f"{soft} s is not below the hard time_limit of {hard} s, so it would never be raised",
+            f"Set it to {_soft_below(hard)} or so, or raise time_limit",
+        )
+    return hard, soft
+
+
+def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Queue:
+    """Return a queue as declared; what is wrong with it is added to problems."""
+    reader = Reader(raw, where, problems)
+    name = reader.name()
+    hard, soft = _read_limits(reader)
+    if hard is None and soft is not None:
+        hard = max(Queue.time_limit, soft + max(1, soft // 9))
+    hard = hard or Queue.time_limit
+    queue = Queue(
+        name=name,
+        tasks=reader.texts("tasks"),
+        time_limit=hard,
+        soft_time_limit=soft or _soft_below(hard),
+        transient=reader.flag("transient"),
+    )
+    reader.unknown_keys()
+    return queue
+
+
+def _read_size_of_pool(reader: Reader, pool: Pool) -> tuple[int | None, int | None]:
+    concurrency = reader.integer("concurrency")
+    raw = reader._take("autoscale")
+    if raw is None:
+        if pool.name == "solo" and concurrency not in (None, 1):
+            reader.problem(
+                "concurrency", f"is {concurrency}, but solo runs one task at a time", "Set 1, or use prefork"
+            )
+        size = concurrency or pool.concurrency
+        return size, size
+    if not pool.autoscale:
+        reader.problem(
+            "autoscale",
+            f"the {pool.name} pool can't grow or shrink (its worker would end at the first load)",
+            f"Set concurrency instead, or use {pools_that('autoscale')}",
+        )
+    if concurrency is not None:
+        reader.problem("concurrency", "is set beside autoscale, which overrides it", "Keep one of the two")
+    if not isinstance(raw, Mapping):
+        reader.problem("autoscale", f"{raw!r} is not a range", "Write it as autoscale: {min: 2, max: 8}")
+        return 1, 1
+    bounds = Reader(raw, f"{reader.where}.autoscale", reader.problems)
+    low, high = bounds.integer("min", least=0), bounds.integer("max")
+    bounds.unknown_keys()
+    if high is None and "max" not in raw:
+        bounds.problem("max", "is missing", "Write it as autoscale: {min: 2, max: 8}")
+    if low is not None and high is not None and low > high:
+        bounds.problem("min", f"{low} is above max, {high}", "Swap them, or raise max")
+    return (1 if low is None else low), high or 1
+
+
+def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Worker:
+    """Return a worker as declared; what is wrong with it is added to problems."""
+    reader = Reader(raw, where, problems)
+    name = reader.name()
+    if name in _RESERVED_WORKERS:
+        reader.problem("name", f"{name!r} is the name of a program of the fleet itself", "Choose another")
+    group = reader.text("group")
+    if not group:
+        reader.problem("group", "is missing", "Name the inventory group whose hosts run this worker")
+    queues = reader.texts("queues")
+    if not queues:
+        reader.problem("queues", "is empty", "List the queues that it consumes, such as queues: [customers]")
+    pool = POOLS[reader.choice("pool", POOLS, "prefork")]
+    minimum, maximum = _read_size_of_pool(reader, pool)
+    hard, soft = _read_limits(reader)
+    cap = reader.size("max_memory_per_child")
+    tasks = reader.integer("max_tasks_per_child")
+    for key, value, honoured in (
+        ("time_limit", hard, "hard_limit"),
+        ("soft_time_limit", soft, "soft_limit"),
+        ("max_memory_per_child", cap, "child_limits"),
+        ("max_tasks_per_child", tasks, "child_limits"),
+    ):
+        if value is not None and not getattr(pool, honoured):
+            reader.problem(key, f"the {pool.name} pool ignores it", f"Remove it, or use {pools_that(honoured)}")
+    extra_args = reader.texts("extra_args")
+    for argument in extra_args:
+        if "\n" in argument or "\0" in argument:
+            reader.problem("extra_args", f"{argument!r} has a line break", "Give each argument on one line")
+    node_name = reader.text("node_name")
+    if node_name and not re.fullmatch(r"[^\s,@%]+(%[hndIip][^\s,@%]*)*", node_name):
+        reader.problem(
+            "node_name",
+            f"{node_name!r} can't be the part of a node name before the @",
+            "Use letters, digits, '_', '-' and '.'; the host's name is added",
+        )
+    multiplier = reader.integer("prefetch_multiplier")
+    worker = Worker(
+        name=name,
+        group=group,
+        queues=queues,
+        pool=pool,
+        minimum=minimum,
+        maximum=maximum,
+        time_limit=hard,
+        soft_time_limit=soft,
+        max_memory_per_child=cap,
+        max_tasks_per_child=tasks,
+        memory=reader.size("memory"),
+        prefetch_multiplier=multiplier or pool.prefetch_multiplier,
+        optimization=reader.choice("optimization", ("fair", "default"), "fair"),
+        log_level=reader.choice("log_level", _LOG_LEVELS, "INFO"),
+        node_name=node_name,
+        extra_args=extra_args,
+        environment=reader.environment("environment"),
+    )
+    reader.unknown_keys()
+    return worker
+
+
+def _entry_name(entry: Mapping[str, Any], index: int) -> str:
+    return str(entry.get("name") or index)
+
+
+def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str, problems: list[Problem]) -> None:
+    names = [queue.name for queue in queues]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        problems.append(Problem(f"celery_queues[{name}]", "is declared twice", "Merge the two entries"))
+    routes: dict[str, str] = {}
+    for queue in queues:
+        for pattern in queue.tasks:
+            first = routes.setdefault(pattern, queue.name)
+            if first != queue.name:
+                problems.append(
+                    Problem(
+                        f"celery_queues[{queue.name}].tasks",
+                        f"{pattern!r} is routed to the queue {first} already",
+                        "Keep it in one of the two",
+                    )
+                )
+    for worker in workers:
+        for name in worker.queues:
+            if name not in names:
+                problems.append(
+                    Problem(
+                        f"celery_workers[{worker.name}].queues",
+                        f"{name!r} is not declared in celery_queues{_closest(name, names)}",
+                        "Declare the queue, or correct its name",
+                    )
+                )
+        if len(set(worker.queues)) != len(worker.queues):
+            problems.append(
+                Problem(f"celery_workers[{worker.name}].queues", "names a queue twice", "Name each queue once")
+            )
+    consumed = {name for worker in workers for name in worker.queues}
+    for name in names:
+        if name and name not in consumed:
+            problems.append(
+                Problem(
+                    f"celery_queues[{name}]",
+                    "no worker consumes it, so its tasks would wait forever",
+                    "Add it to the queues of an entry of celery_workers, or remove it",
+                )
+            )
+    if default_queue not in names and names:
+        problems.append(
+            Problem(
+                "celery_default_queue",
+                f"{default_queue!r} is not declared in celery_queues{_closest(default_queue, names)}",
+                "Name a declared queue",
+            )
+        )
+
+
+def _check_limits(queues: list[Queue], workers: list[Worker], raw_queues: object, problems: list[Problem]) -> None:
+    """Note each worker whose own limit would end tasks that their queue allows to go on."""
+    declared = (
+        {str(entry.get("name")) for entry in raw_queues or () if isinstance(entry, Mapping) and entry.get("time_limit")}
+        if isinstance(raw_queues, list)
+        else set()
+    )
+    limits = {queue.name: queue.time_limit for queue in queues if queue.name in declared}
+    for worker in workers:
+        for name in worker.queues:
+            allowed = limits.get(name)
+            if worker.time_limit is not None and allowed is not None and worker.time_limit < allowed:
+                problems.append(
+                    Problem(
+                        f"celery_workers[{worker.name}].time_limit",
+                        f"{worker.time_limit} s ends tasks that the queue {name} allows {allowed} s",
+                        f"Raise it to {allowed}, or lower celery_queues[{name}].time_limit",
+                    )
+                )
+    for worker in workers:
+        if worker.time_limit is None and worker.soft_time_limit is not None:
+            hard = max((queue.time_limit for queue in queues if queue.name in worker.queues), default=0)
+            if hard and worker.soft_time_limit >= hard:
+                problems.append(
+                    Problem(
+                        f"celery_workers[{worker.name}].soft_time_limit",
+                        f"{worker.soft_time_limit} s is not below the hard limit of {hard} s that its queues give",
+                        f"Set it to {_soft_below(hard)} or so, or set time_limit beside it",
+                    )
+                )
+
+
+def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]]:
+    """Return what a user declared and everything that is wrong with it.
+
+    Args:
+        raw: app_name, app_module, queues, workers, queue_defaults, worker_defaults, default_queue, as in the
+            variables of the same names with the prefix celery_.
+    """
+    problems: list[Problem] = []
+    app_name, app_module = str(raw.get("app_name") or ""), str(raw.get("app_module") or "")
+    if not _APP_NAME.fullmatch(app_name):
+        problems.append(
+            Problem(
+                "celery_app_name",
+                f"{app_name!r} can't name a user and directories" if app_name else "is missing",
+                "Use lower-case letters, digits, '-' and '_', a letter first, 31 characters at most, such as shop",
+            )
+        )
+    if not _MODULE.fullmatch(app_module):
+        problems.append(
+            Problem(
+                "celery_app_module",
+                f"{app_module!r} is no Python module" if app_module else "is missing",
+                "Give what celery's -A takes, such as shop.celery:app",
+            )
+        )
+    defaults = {}
+    for key in ("queue_defaults", "worker_defaults"):
+        defaults[key] = raw.get(key) or {}
+        if not isinstance(defaults[key], Mapping):
+            problems.append(Problem(f"celery_{key}", "is not a mapping", "Write it as {key: value}"))
+            defaults[key] = {}
+    queues = [
+        read_queue({**defaults["queue_defaults"], **entry}, f"celery_queues[{_entry_name(entry, index)}]", problems)
+        for index, entry in enumerate(_mappings(raw.get("queues") or [], "celery_queues", problems))
+    ]
+    workers = [
+        read_worker(
+            {**_applicable(defaults["worker_defaults"], entry), **entry},
+            f"celery_workers[{_entry_name(entry, index)}]",
+            problems,
+        )
+        for index, entry in enumerate(_mappings(raw.get("workers") or [], "celery_workers", problems))
+    ]
+    if not queues:
+        problems.append(Problem("celery_queues", "is empty", "Declare a queue: - {name: default, tasks: ['*']}"))
+    if not workers:
+        problems.append(
+            Problem(
+                "celery_workers",
+                "is empty",
+                "Declare one: - {name: default, group: workers, queues: [default]}",
+            )
+        )
+    default_queue = str(raw.get("default_queue") or (queues[0].name if queues else ""))
+    _check_queues(queues, workers, default_queue, problems)
+    _check_limits(queues, workers, raw.get("queues"), problems)
+    return Declaration(app_name, app_module, tuple(queues), tuple(workers), default_queue), problems
+
+
+def _applicable(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults for all workers that this one's pool honours.
+
+    A default is meant for those whom it fits, so a cap for all prefork workers doesn't refuse a gevent one beside them.
+    """
+    pool = POOLS.get(str(entry.get("pool", defaults.get("pool", "prefork"))))
+    if pool is None:
+        return dict(defaults)
+    needs = {
+        "time_limit": pool.hard_limit,
+        "soft_time_limit": pool.soft_limit,
+        "max_memory_per_child": pool.child_limits,
+        "max_tasks_per_child": pool.child_limits,
+        "autoscale": pool.autoscale and "concurrency" not in entry,
+        "concurrency": pool.name != "solo" and "autoscale" not in entry,
+    }
+    return {key: value for key, value in defaults.items() if needs.get(key, True)}

@@ -1,0 +1,447 @@
+"""The plan: from what a user declares and what the hosts are to programs, settings and budgets.
+
+Pure: no file, no network, no clock. Sizes are bytes, times are seconds unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
+    Declaration,
+    Problem,
+    Queue,
+    Worker,
+    read_declaration,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
+from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
+
+BROKERS = ("rabbitmq",)
+DELIVERY_LIMIT = 50
+
+# Seconds between the end of the longest task and the SIGKILL that Supervisor would send.
+STOP_MARGIN = 60
+# Seconds that systemd grants Supervisor beyond its programs.
+SUPERVISOR_STOP_MARGIN = 30
+# RabbitMQ's own default, never gone below, and what a full prefetch is granted beyond its run time.
+CONSUMER_TIMEOUT_LEAST = 1800
+CONSUMER_TIMEOUT_MARGIN = 600
+
+MIB = 1024 * 1024
+# Resident memory, measured with the example on Debian 12 and 13 by bench/memory.py and rounded up.
+WORKER_PARENT = 96 * MIB
+CHILD_CAP = 256 * MIB
+THREAD = 2 * MIB
+GREEN_THREAD = MIB // 4
+BEAT = 80 * MIB
+FLOWER = 256 * MIB
+BROKER_LEAST = 384 * MIB
+HOST_RESERVE = 128 * MIB
+
+# What a user's celery_settings may not change, since the plan derives it from the declaration.
+_DERIVED_SETTINGS = {
+    "task_queues": "celery_queues",
+    "task_routes": "tasks of celery_queues",
+    "task_default_queue": "celery_default_queue",
+    "broker_url": "celery_broker and its address and password",
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """What is known of a host.
+
+    Attributes:
+        memory: bytes that the fleet may use there; None if it is not known.
+        processors: None if it is not known.
+        address: what other hosts reach it by; empty if it is not known.
+    """
+
+    name: str
+    memory: int | None = None
+    processors: int | None = None
+    address: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A Supervisor program that runs a Celery worker on one host."""
+
+    name: str
+    worker: str
+    node: str
+    pool: str
+    queues: tuple[str, ...]
+    size: str
+    argv: tuple[str, ...]
+    longest_task: int
+    stopwaitsecs: int
+    memory: int
+    concurrency: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the roles need to know, or the problems that keep it from working."""
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+    values: dict[str, Any]
+
+
+def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
+    """Return the hosts of an inventory.
+
+    Args:
+        raw: for each inventory name: memory_mb, processors, address, and declared_memory where the user set
+            celery_host_memory.
+    """
+    hosts = {}
+    for name, facts in raw.items():
+        memory = int(facts["memory_mb"]) * MIB if facts.get("memory_mb") else None
+        if facts.get("declared_memory"):
+            try:
+                memory = parse_size(facts["declared_memory"])
+            except ValueError as error:
+                problems.append(Problem(f"celery_host_memory of {name}", str(error), "Set it to 2GB, say"))
+        hosts[name] = Host(name, memory, facts.get("processors") or None, str(facts.get("address") or ""))
+    return hosts
+
+
+def limits(worker: Worker, queues: Mapping[str, Queue]) -> tuple[int, int]:
+    """Return the soft and the hard time limit of a worker's tasks in seconds: its own, or the longest of its queues."""
+    consumed = [queues[name] for name in worker.queues if name in queues]
+    hard = worker.time_limit or max((queue.time_limit for queue in consumed), default=Queue.time_limit)
+    soft = worker.soft_time_limit or max((queue.soft_time_limit for queue in consumed), default=Queue.soft_time_limit)
+    if soft >= hard:
+        soft = max(1, hard - max(1, hard // 10))
+    return soft, hard
+
+
+def worker_memory(worker: Worker, concurrency: int) -> int:
+    """Return the bytes that a worker may take at its largest: children times cap, and the parent.
+
+    Celery replaces a child that is above its cap once its task has ended, so a task's own spike comes on top.
+    """
+    if worker.memory is not None:
+        return worker.memory
+    if worker.pool.child_limits:
+        return WORKER_PARENT + concurrency * (worker.max_memory_per_child or CHILD_CAP)
+    return WORKER_PARENT + concurrency * (GREEN_THREAD if worker.pool.name in ("gevent", "eventlet") else THREAD)
+
+
+def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Host) -> Program:
+    """Return the program that runs a worker on a host."""
+    processors = host.processors or 1
+    minimum, maximum = worker.minimum, worker.maximum
+    concurrency = processors if maximum is None else maximum
+    soft, hard = limits(worker, queues)
+    node = f"{worker.node_name or worker.name}@%h"
+    argv = [
+        "worker",
+        f"--hostname={node}",
+        f"--queues={','.join(worker.queues)}",
+        f"--pool={worker.pool.name}",
+        f"--autoscale={maximum},{minimum}" if worker.autoscale else f"--concurrency={concurrency}",
+        f"--prefetch-multiplier={worker.prefetch_multiplier}",
+        f"--loglevel={worker.log_level}",
+    ]
+    if worker.pool.child_limits:
+        argv += [
+            f"-O{worker.optimization}",
+            f"--max-memory-per-child={(worker.max_memory_per_child or CHILD_CAP) // 1024}",
+            f"--max-tasks-per-child={worker.max_tasks_per_child or 1000}",
+        ]
+    if worker.pool.hard_limit:
+        argv.append(f"--time-limit={hard}")
+    if worker.pool.soft_limit:
+        argv.append(f"--soft-time-limit={soft}")
+    # Neighbours' clocks and revokes are not worth a second at each start and n² messages.
+    argv += ["--without-mingle", "--without-gossip", *worker.extra_args]
+    return Program(
+        name=f"{app_name}-{worker.name}",
+        worker=worker.name,
+        node=node,
+        pool=worker.pool.name,
+        queues=worker.queues,
+        size=f"{minimum}-{maximum}" if worker.autoscale else str(concurrency),
+        argv=tuple(argv),
+        longest_task=hard,
+        stopwaitsecs=worker.pool.drain_factor * hard + STOP_MARGIN,
+        memory=worker_memory(worker, concurrency),
+        concurrency=concurrency,
+        environment=worker.environment,
+    )
+
+
+def consumer_timeout(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
+    """Return RabbitMQ's consumer_timeout in milliseconds.
+
+    A message that waits in a worker's prefetch is unacknowledged too: with a multiplier of n the last waits for n tasks
+    of its slot. A worker whose message times out ends (celery/celery#6760).
+    """
+    longest = max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
+    return max(CONSUMER_TIMEOUT_LEAST, longest + CONSUMER_TIMEOUT_MARGIN) * 1000
+
+
+def place(
+    declaration: Declaration,
+    groups: Mapping[str, list[str]],
+    hosts: Mapping[str, Host],
+    problems: list[Problem],
+) -> dict[str, list[Program]]:
+    """Return the programs of each host; a group without hosts and names that clash are problems."""
+    queues = {queue.name: queue for queue in declaration.queues}
+    programs: dict[str, list[Program]] = {}
+    for worker in declaration.workers:
+        members = groups.get(worker.group, [])
+        if worker.group and not members:
+            state = "has no hosts" if worker.group in groups else "is not a group of the inventory"
+            problems.append(
+                Problem(
+                    f"celery_workers[{worker.name}].group",
+                    f"{worker.group!r} {state}",
+                    f"Put a host into it, or name another group ({_some(groups)})",
+                )
+            )
+        for name in members:
+            programs.setdefault(name, []).append(
+                program(worker, declaration.app_name, queues, hosts.get(name, Host(name)))
+            )
+    for host, placed in programs.items():
+        for kind, labels in (
+            ("program", [item.name for item in placed]),
+            ("node name", {item.name: item.node for item in placed}.values()),
+        ):
+            for label, count in Counter(labels).items():
+                if count > 1:
+                    problems.append(
+                        Problem(
+                            "celery_workers", f"two of them make the {kind} {label} on {host}", "Rename one of them"
+                        )
+                    )
+    return programs
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    return "there are: " + ", ".join(sorted(set(names) - {"all", "ungrouped"})) if names else "there are none"
+
+
+def _one_host(variable: str, group: str, groups: Mapping[str, list[str]], warnings: list[str]) -> str:
+    """Return the first host of a group that must not have more, or an empty text if it has none."""
+    members = groups.get(group, [])
+    if len(members) > 1:
+        warnings.append(f"{variable} {group!r} has {len(members)} hosts: {members[0]} is used, exactly one may run")
+    return members[0] if members else ""
+
+
+def _broker_host(
+    raw: Mapping[str, Any],
+    groups: Mapping[str, list[str]],
+    hosts: Mapping[str, Host],
+    problems: list[Problem],
+) -> tuple[str, str]:
+    """Return the inventory name of the broker's host and the address that workers reach it by."""
+    kind, group = str(raw.get("broker") or "rabbitmq"), str(raw.get("broker_group") or "broker")
+    if kind not in BROKERS:
+        problems.append(Problem("celery_broker", f"{kind!r} is unknown", f"Choose one of {', '.join(BROKERS)}"))
+    members = groups.get(group, [])
+    if len(members) != 1:
+        problems.append(
+            Problem(
+                "celery_broker_group",
+                f"{group!r} has {len(members)} hosts, but a fleet has one broker",
+                f"Put exactly one host into the group {group}",
+            )
+        )
+        return "", ""
+    address = str(raw.get("broker_address") or "") or hosts.get(members[0], Host(members[0])).address
+    if not address:
+        problems.append(
+            Problem(
+                "celery_broker_address",
+                f"the address of {members[0]} is not known",
+                "Set it, or gather facts",
+            )
+        )
+    return members[0], address
+
+
+def _budget(
+    host: Host,
+    programs: list[Program],
+    extras: Mapping[str, int],
+    problems: list[Problem],
+    warnings: list[str],
+) -> dict[str, Any]:
+    """Return what a host's memory is planned for; more than it has is a problem, with the arithmetic."""
+    parts = {item.name: item.memory for item in programs} | dict(extras) | {"system": HOST_RESERVE}
+    needed = sum(parts.values())
+    if host.memory is None:
+        warnings.append(f"the memory of {host.name} is not known, so its budget of {format_size(needed)} is unchecked")
+    elif needed > host.memory:
+        terms = " + ".join(f"{name} {format_size(size)}" for name, size in parts.items())
+        problems.append(
+            Problem(
+                f"memory of {host.name}",
+                f"{terms} = {format_size(needed)}, but the host has {format_size(host.memory)}",
+                "Lower concurrency, autoscale.max or max_memory_per_child, or move a worker to another group",
+            )
+        )
+    return {"needed": needed, "available": host.memory, "parts": parts}
+
+
+def _duties(programs: list[Program], *, broker: bool, beat: bool, flower: bool) -> list[str]:
+    duties = {
+        "broker": broker,
+        "app": bool(programs) or beat,
+        "workers": bool(programs),
+        "beat": beat,
+        "flower": flower,
+    }
+    return [duty for duty, there in duties.items() if there]
+
+
+def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> None:
+    for name in sorted(overrides):
+        if name in _DERIVED_SETTINGS:
+            problems.append(
+                Problem(
+                    f"celery_settings.{name}",
+                    "is derived by the plan",
+                    f"Set {_DERIVED_SETTINGS[name]} instead",
+                )
+            )
+        elif name != name.lower():
+            problems.append(
+                Problem(f"celery_settings.{name}", "is not a Celery setting's name", f"Write it as {name.lower()}")
+            )
+    if str(overrides.get("worker_prefetch_multiplier")) == "0":
+        problems.append(
+            Problem(
+                "celery_settings.worker_prefetch_multiplier",
+                "0 lets one worker reserve the whole queue",
+                "Set 1 for long tasks, 4 for short ones",
+            )
+        )
+
+
+def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
+    """Return what works, but not as one might think."""
+    advice = []
+    for worker in declaration.workers:
+        if not worker.pool.hard_limit:
+            _, hard = limits(worker, queues)
+            advice.append(
+                f"celery_workers[{worker.name}]: the {worker.pool.name} pool can't end a task; the {hard} s of its "
+                "queues only bound how long a stop waits"
+            )
+        if worker.pool.name == "solo":
+            advice.append(
+                f"celery_workers[{worker.name}]: a solo worker answers nothing while its task runs, so it looks dead; "
+                "prefork with concurrency 1 does not"
+            )
+    return advice
+
+
+def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Mapping[str, Mapping[str, Any]]) -> Plan:
+    """Return the plan of a fleet.
+
+    Args:
+        raw: the declaration, keys as the user's variables without the prefix celery_.
+        groups: the inventory's groups and their hosts.
+        facts: what is known of each host, as read_hosts takes it.
+    """
+    declaration, problems = read_declaration(raw)
+    warnings: list[str] = []
+    hosts = read_hosts(facts, problems)
+    queues = {queue.name: queue for queue in declaration.queues}
+    placed = place(declaration, groups, hosts, problems)
+    broker_host, broker_address = _broker_host(raw, groups, hosts, problems)
+    beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
+    flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
+    overrides = raw.get("settings") or {}
+    _check_settings(overrides, problems)
+    warnings += _advice(declaration, queues)
+
+    longest_task = max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit)
+    fleet_hosts: dict[str, Any] = {}
+    for name in dict.fromkeys([broker_host, *placed, beat_host, flower_host]):
+        if not name:
+            continue
+        programs = placed.get(name, [])
+        extras = {
+            label: size
+            for label, size, there in (
+                ("broker", BROKER_LEAST, name == broker_host),
+                ("beat", BEAT, name == beat_host),
+                ("flower", FLOWER, name == flower_host),
+            )
+            if there
+        }
+        fleet_hosts[name] = {
+            "programs": [asdict(item) for item in programs],
+            "duties": _duties(programs, broker=name == broker_host, beat=name == beat_host, flower=name == flower_host),
+            "stop_timeout": max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
+            "memory": _budget(hosts.get(name, Host(name)), programs, extras, problems, warnings),
+        }
+
+    app = declaration.app_name
+    plan_queues = [
+        {
+            "name": queue.name,
+            "exchange": app,
+            "exchange_type": "topic",
+            "routing_key": queue.name,
+            "durable": not queue.transient,
+            "type": "classic" if queue.transient else "quorum",
+            "arguments": {} if queue.transient else {"x-queue-type": "quorum"},
+        }
+        for queue in declaration.queues
+    ]
+    settings = celery_settings(
+        broker="rabbitmq", app_name=app, default_queue=declaration.default_queue, longest_task=longest_task
+    )
+    values: dict[str, Any] = {
+        "app": {
+            "name": app,
+            "user": app,
+            "module": declaration.app_module,
+            "root": f"/srv/{app}",
+            "config_dir": f"/etc/{app}",
+            "state_dir": f"/var/lib/{app}",
+            "log_dir": f"/var/log/{app}",
+        },
+        "broker": {
+            "kind": "rabbitmq",
+            "host": broker_host,
+            "address": broker_address,
+            "port": 5672,
+            "management_port": 15672,
+            "vhost": app,
+            "user": app,
+            "consumer_timeout": consumer_timeout(declaration.workers, queues),
+            "exchange": app,
+            "dead_letter_exchange": f"{app}.dead",
+            "dead_letter_queue": f"{app}.dead",
+            "delivery_limit": DELIVERY_LIMIT,
+        },
+        "settings": {name: {"value": item.value, "reason": item.reason} for name, item in settings.items()}
+        | {name: {"value": value, "reason": "set in celery_settings"} for name, value in overrides.items()},
+        "queues": plan_queues,
+        "routes": [
+            {"pattern": pattern, "queue": queue.name} for queue in declaration.queues for pattern in queue.tasks
+        ],
+        "default_queue": declaration.default_queue,
+        "longest_task": longest_task,
+        "hosts": fleet_hosts,
+        "beat_host": beat_host,
+        "flower_host": flower_host,
+        "secrets_dir": str(raw.get("secrets_dir") or ""),
+    }
+    return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), values)

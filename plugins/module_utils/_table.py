@@ -1,0 +1,71 @@
+"""A plan as tables of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table, its columns as wide as they need."""
+    cells = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    cells.insert(1, tuple("-" * width for width in widths))
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def plan_tables(values: Mapping[str, Any]) -> list[str]:
+    """Return a plan's values as lines: programs, queues, hosts and the broker."""
+    programs = [
+        (
+            host,
+            item["name"],
+            item["pool"],
+            item["size"],
+            ",".join(item["queues"]),
+            f"{item['longest_task']} s",
+            f"{item['stopwaitsecs']} s",
+            format_size(item["memory"]),
+        )
+        for host, plan in values["hosts"].items()
+        for item in plan["programs"]
+    ]
+    routes: dict[str, list[str]] = {}
+    for route in values["routes"]:
+        routes.setdefault(route["queue"], []).append(route["pattern"])
+    consumers: dict[str, list[str]] = {}
+    for host, plan in values["hosts"].items():
+        for item in plan["programs"]:
+            for queue in item["queues"]:
+                consumers.setdefault(queue, []).append(f"{item['worker']}@{host}")
+    queues = [
+        (
+            queue["name"] + (" (default)" if queue["name"] == values["default_queue"] else ""),
+            queue["type"] if queue["durable"] else "transient",
+            ", ".join(routes.get(queue["name"], [])) or "-",
+            ", ".join(consumers.get(queue["name"], [])) or "-",
+        )
+        for queue in values["queues"]
+    ]
+    hosts = [
+        (
+            host,
+            ", ".join(duty for duty in plan["duties"] if duty != "app"),
+            format_size(plan["memory"]["needed"]),
+            format_size(plan["memory"]["available"]) if plan["memory"]["available"] is not None else "not known",
+        )
+        for host, plan in values["hosts"].items()
+    ]
+    broker = values["broker"]
+    return [
+        *table(("host", "program", "pool", "size", "queues", "longest task", "stop waits", "memory"), programs),
+        "",
+        *table(("queue", "kind", "tasks", "consumed by"), queues),
+        "",
+        *table(("host", "runs", "memory planned", "memory there"), hosts),
+        "",
+        f"broker: {broker['kind']} on {broker['host']} ({broker['address']}:{broker['port']}), "
+        f"consumer_timeout {broker['consumer_timeout'] // 1000} s",
+    ]

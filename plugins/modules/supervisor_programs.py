@@ -1,0 +1,308 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Make a set of Supervisor programs on a host be exactly as declared."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: supervisor_programs
+short_description: Make a set of Supervisor programs be exactly as declared, restarting warm what differs
+description:
+  - Writes one configuration file a program, removes the files of programs that are gone, and brings Supervisor to them.
+  - Supervisor's own parser checks the files before they replace the old ones.
+  - Restarts only programs whose configuration changed, or that run on another release, environment or settings than
+    those on disk. A restart is warm; all of them stop at the same time.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It says what it would write, restart and remove.}
+  diff_mode: {support: full, description: It shows the configuration files' differences.}
+options:
+  app_name:
+    description: The application. Programs whose names begin with it and a C(-) are its own.
+    type: str
+    required: true
+  kind:
+    description: Tells these programs' files from others of the application, such as C(worker) and C(beat).
+    type: str
+    required: true
+  programs:
+    description: The programs that should run.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name: {description: The program's name., type: str, required: true}
+      config: {description: Text of its configuration file., type: str, required: true}
+      environment: {description: Variables of this program alone; nothing secret., type: dict, default: {}}
+  root:
+    description: The application's directory, with C(current) in it.
+    type: path
+    required: true
+  config_dir:
+    description: Directory of the application's environment and settings.
+    type: path
+    required: true
+  directory:
+    description: Directory that Supervisor includes.
+    type: path
+    default: /etc/supervisor/conf.d
+  socket:
+    description: Supervisor's socket.
+    type: path
+    default: /run/supervisor.sock
+  stop_timeout:
+    description: Seconds that the slowest program may take to end its tasks.
+    type: int
+    default: 3600
+  start_timeout:
+    description: Seconds until each program must stay up.
+    type: int
+    default: 60
+"""
+
+EXAMPLES = r"""
+- name: Run the workers of this host
+  fleet.celery.supervisor_programs:
+    app_name: shop
+    kind: worker
+    programs:
+      - name: shop-customers
+        config: "{{ lookup('ansible.builtin.template', 'program.conf.j2') }}"
+    root: /srv/shop
+    config_dir: /etc/shop
+"""
+
+RETURN = r"""
+written: {description: Files written., type: list, elements: str, returned: always}
+removed: {description: Files removed., type: list, elements: str, returned: always}
+stopped: {description: Programs stopped warm., type: list, elements: str, returned: always}
+started: {description: Programs started., type: list, elements: str, returned: always}
+"""
+
+import grp
+import os
+import re
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._release import started_from
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    Process,
+    Reread,
+    Server,
+    SocketServer,
+    SupervisorError,
+    carry_out,
+    decide,
+    environment_of,
+    wait,
+)
+
+STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
+
+
+def environment_text(environment: Mapping[str, Any]) -> str:
+    """Return the text of a file that a shell reads variables from."""
+    return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in sorted(environment.items()))
+
+
+def check_with_supervisor(configs: Mapping[str, str]) -> None:
+    """Let Supervisor's own parser read the files.
+
+    Raises:
+        SupervisorError: with the parser's message.
+    """
+    from supervisor.options import ServerOptions  # noqa: PLC0415 - there only where Supervisor is
+
+    with tempfile.TemporaryDirectory() as directory:
+        for name, text in configs.items():
+            (Path(directory) / name).write_text(text, encoding="utf-8")
+        main_file = Path(directory) / "supervisord"
+        main_file.write_text(f"[supervisord]\n[include]\nfiles = {directory}/*.conf\n", encoding="utf-8")
+        options = ServerOptions()
+        options.configfile = str(main_file)
+        try:
+            options.process_config(do_usage=False)
+        except ValueError as error:
+            raise SupervisorError(
+                "Supervisor can't read the new configuration, so the old one stays: "
+                f"{str(error).replace(directory, '')}"
+            ) from error
+
+
+class Files:
+    """The files of a set of programs: what they should hold and what they hold."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        parameters = module.params
+        self._module = module
+        self._directory = Path(parameters["directory"])
+        prefix = f"{parameters['app_name']}.{parameters['kind']}."
+        self.configs = {f"{prefix}{item['name']}.conf": item["config"] for item in parameters["programs"]}
+        self._environment_dir = Path(parameters["config_dir"]) / "programs"
+        group = parameters["app_name"]
+        self._wanted: dict[Path, tuple[str, int, str]] = {
+            self._directory / name: (text, 0o640, "root") for name, text in self.configs.items()
+        }
+        for item in parameters["programs"]:
+            if item["environment"]:
+                path = self._environment_dir / f"{item['name']}.env"
+                self._wanted[path] = (environment_text(item["environment"]), 0o640, group)
+        present = sorted(self._directory.glob(f"{prefix}*.conf")) if self._directory.is_dir() else []
+        gone = [path.name.removeprefix(prefix).removesuffix(".conf") for path in present if path not in self._wanted]
+        names = {item["name"] for item in parameters["programs"]}
+        environments = [self._environment_dir / f"{name}.env" for name in sorted(names | set(gone))]
+        self.removed = [path for path in (*present, *environments) if path not in self._wanted and path.exists()]
+        self.written = [path for path, (text, _, _) in self._wanted.items() if _read(path) != text]
+
+    def diff(self) -> list[dict[str, str]]:
+        """Return before and after of the configuration files; of an environment only that it changes."""
+        parts = []
+        for path in (*self.written, *self.removed):
+            header = {"before_header": str(path), "after_header": str(path)}
+            if path.parent == self._environment_dir:
+                parts.append({"prepared": f"{path} {'changes' if path in self.written else 'goes'}\n"})
+            else:
+                after = self._wanted[path][0] if path in self._wanted else ""
+                parts.append({**header, "before": _read(path) or "", "after": after})
+        return parts
+
+    def write(self) -> None:
+        """Bring the files to the disk, each at once."""
+        for path in self.written:
+            text, mode, group = self._wanted[path]
+            handle, temporary = tempfile.mkstemp(dir=self._module.tmpdir)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).chmod(mode)
+            os.chown(temporary, 0, grp.getgrnam(group).gr_gid)
+            self._module.atomic_move(temporary, str(path))
+        for path in self.removed:
+            path.unlink()
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def stale_programs(
+    names: list[str], server: Server, processes: Mapping[str, Process], root: Path, config_dir: Path
+) -> list[str]:
+    """Return the programs that run on something else than the release, environment and settings on disk.
+
+    A process that Supervisor has only just spawned is still the shell of the wrapper; it is waited for.
+    """
+    digests: dict[str, str] = {}
+
+    def no_digest() -> str:
+        current = server.processes()
+        for name in names:
+            item = current.get(name)
+            if item and item.pid and item.state in {"STARTING", "RUNNING"} and name not in digests:
+                digest = environment_of(item.pid).get(STARTED_FROM)
+                if digest:
+                    digests[name] = digest
+                elif item.state == "STARTING":
+                    return f"{name} is still starting"
+        return ""
+
+    wait(no_digest, timeout=30)
+    return [
+        name
+        for name in names
+        if name in processes and processes[name].pid and digests.get(name) != started_from(root, config_dir, name)
+    ]
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    parameters = module.params
+    names = [item["name"] for item in parameters["programs"]]
+    root, config_dir = Path(parameters["root"]), Path(parameters["config_dir"])
+    files = Files(module)
+    result: dict[str, Any] = {
+        "written": [str(path) for path in files.written],
+        "removed": [str(path) for path in files.removed],
+    }
+    if module._diff:
+        result["diff"] = files.diff()
+    fresh = not Path(parameters["socket"]).exists()
+    if module.check_mode and fresh:
+        return {**result, "changed": bool(names or files.removed), "stopped": [], "started": names}
+    if not module.check_mode:
+        check_with_supervisor(files.configs)
+        files.write()
+    server = SocketServer(parameters["socket"])
+    processes = server.processes()
+    reread = _predicted(files, processes, parameters) if module.check_mode else server.reread()
+    owned = re.compile(rf"{re.escape(parameters['app_name'])}-.+").fullmatch
+    stale = stale_programs(names, server, processes, root, config_dir)
+    actions = decide(names, lambda name: bool(owned(name)), reread, processes, stale)
+    if not module.check_mode:
+        carry_out(
+            server,
+            actions,
+            stop_timeout=parameters["stop_timeout"],
+            start_timeout=parameters["start_timeout"],
+        )
+    return {
+        **result,
+        "changed": bool(files.written or files.removed or actions.any),
+        "stopped": list(actions.stop),
+        "started": sorted({*actions.add, *actions.start}),
+    }
+
+
+def _predicted(files: Files, processes: Mapping[str, Process], parameters: Mapping[str, Any]) -> Reread:
+    """Return what Supervisor would say of the files, had they been written."""
+    prefix = f"{parameters['app_name']}.{parameters['kind']}."
+
+    def programs(paths: list[Path]) -> frozenset[str]:
+        return frozenset(
+            path.name.removeprefix(prefix).removesuffix(".conf") for path in paths if path.name.endswith(".conf")
+        )
+
+    written = programs(files.written)
+    return Reread(written - processes.keys(), written & processes.keys(), programs(files.removed))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app_name": {"type": "str", "required": True},
+            "kind": {"type": "str", "required": True},
+            "programs": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "config": {"type": "str", "required": True},
+                    "environment": {"type": "dict", "default": {}},
+                },
+            },
+            "root": {"type": "path", "required": True},
+            "config_dir": {"type": "path", "required": True},
+            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
+            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+            "stop_timeout": {"type": "int", "default": 3600},
+            "start_timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except SupervisorError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The inventories that come with the project declare fleets that work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def inventory(name: str) -> dict[str, Any]:
+    run = subprocess.run(
+        [str(Path(sys.executable).with_name("ansible-inventory")), "-i", str(ROOT / "inventories" / name), "--list"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    listed: dict[str, Any] = json.loads(run.stdout)
+    return listed
+
+
+def members(listed: dict[str, Any], group: str) -> list[str]:
+    entry = listed.get(group, {})
+    hosts = list(entry.get("hosts", []))
+    for child in entry.get("children", []):
+        hosts += [host for host in members(listed, child) if host not in hosts]
+    return hosts
+
+
+@pytest.mark.parametrize("name", ["lab", "single", "example"])
+def test_an_inventory_of_the_project_can_be_planned(name: str) -> None:
+    listed = inventory(name)
+    hosts = listed["_meta"]["hostvars"]
+    variables = next(iter(hosts.values()))
+    raw = {key.removeprefix("celery_"): value for key, value in variables.items() if key.startswith("celery_")}
+    groups = {group: members(listed, group) for group in listed if group != "_meta"}
+    facts = {host: {"memory_mb": 4096, "processors": 2, "address": "192.0.2.1"} for host in hosts}
+    plan = make_plan(raw, groups, facts)
+    assert plan.problems == ()
+    assert plan.values["beat_host"]
+    assert plan.values["flower_host"]
+    assert {duty for host in plan.values["hosts"].values() for duty in host["duties"]} >= {"broker", "workers"}

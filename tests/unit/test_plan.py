@@ -1,0 +1,174 @@
+"""What the plan derives, and what it refuses because of the inventory and the hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
+from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
+from fleet import FACTS, GROUPS, MIB, declaration, with_queue, with_worker
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def plan(raw: dict[str, Any], **facts: Any) -> Plan:
+    return make_plan(raw, GROUPS, {**FACTS, **facts})
+
+
+def program(raw: dict[str, Any], name: str = "shop-video", host: str = "worker1") -> dict[str, Any]:
+    made = plan(raw)
+    assert made.problems == ()
+    (found,) = [item for item in made.values["hosts"][host]["programs"] if item["name"] == name]
+    return dict(found)
+
+
+def test_a_worker_runs_on_each_host_of_its_group_and_nowhere_else() -> None:
+    hosts = plan(declaration()).values["hosts"]
+    assert {name: [item["worker"] for item in host["programs"]] for name, host in hosts.items()} == {
+        "broker1": [],
+        "worker1": ["customers", "video"],
+        "worker2": ["customers", "video"],
+        "control1": [],
+    }
+    assert hosts["control1"]["duties"] == ["app", "beat", "flower"]
+    assert hosts["broker1"]["duties"] == ["broker"]
+
+
+def test_the_command_says_what_was_declared() -> None:
+    argv = program(
+        with_worker(
+            concurrency=None,
+            autoscale={"min": 2, "max": 3},
+            max_memory_per_child="200MB",
+            max_tasks_per_child=7,
+            prefetch_multiplier=2,
+            log_level="DEBUG",
+            time_limit=1300,
+            extra_args=["--x", "a b"],
+        )
+    )["argv"]
+    assert argv[0] == "worker"
+    assert {
+        "--hostname=video@%h", "--queues=video", "--pool=prefork", "--autoscale=3,2", "--max-memory-per-child=204800",
+        "--max-tasks-per-child=7", "--prefetch-multiplier=2", "--loglevel=DEBUG", "--time-limit=1300",
+        "--soft-time-limit=1080", "-Ofair",
+    } <= set(argv)  # fmt: skip
+    assert list(argv[-2:]) == ["--x", "a b"]
+    assert not any(argument.startswith("--concurrency") for argument in argv)
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet", "solo"])
+def test_no_option_is_passed_that_the_pool_would_ignore(pool: str) -> None:
+    argv = program(with_worker(pool=pool, concurrency=None))["argv"]
+    refused = ["--soft-time-limit", "--max-memory-per-child", "--max-tasks-per-child", "--autoscale"]
+    refused += [] if pool == "gevent" else ["--time-limit"]
+    assert not [argument for argument in argv if argument.split("=")[0] in refused]
+
+
+@given(st.integers(1, 100_000), st.integers(1, 20), st.sampled_from(["prefork", "gevent", "eventlet", "threads"]))
+def test_nothing_is_killed_before_the_longest_task_can_have_ended(hard: int, multiplier: int, pool: str) -> None:
+    raw = with_worker(pool=pool, concurrency=1, prefetch_multiplier=multiplier)
+    raw["queues"][1]["time_limit"] = hard
+    made = plan(raw)
+    assert made.problems == ()
+    host = made.values["hosts"]["worker1"]
+    for item in host["programs"]:
+        assert item["stopwaitsecs"] > item["longest_task"]
+        assert host["stop_timeout"] > item["stopwaitsecs"]
+    assert made.values["broker"]["consumer_timeout"] > 1000 * multiplier * hard
+    assert made.values["broker"]["consumer_timeout"] >= 30 * 60 * 1000
+
+
+def test_a_green_pool_is_granted_two_rounds_of_tasks_to_drain() -> None:
+    assert program(with_worker(pool="gevent"))["stopwaitsecs"] > 2 * 1200
+
+
+def test_routes_and_queues_are_those_declared() -> None:
+    raw = with_queue(transient=True)
+    values = plan(raw).values
+    assert values["routes"] == [
+        {"pattern": "customers.*", "queue": "customers"},
+        {"pattern": "video.*", "queue": "video"},
+    ]
+    durable, transient = values["queues"]
+    assert (durable["type"], durable["durable"], durable["exchange_type"]) == ("quorum", True, "topic")
+    assert (transient["type"], transient["durable"]) == ("classic", False)
+    assert values["default_queue"] == "customers"
+
+
+@pytest.mark.parametrize(
+    ("raw", "where", "what"),
+    [
+        (with_worker(group="empty"), "celery_workers[video].group", "has no hosts"),
+        (with_worker(group="wrokers"), "celery_workers[video].group", "is not a group of the inventory"),
+        (with_worker(name="customers"), "celery_workers", "the program shop-customers on worker1"),
+        (with_worker(node_name="customers"), "celery_workers", "the node name customers@%h on worker1"),
+        (declaration(broker="kafka"), "celery_broker", "'kafka' is unknown"),
+        (declaration(broker_group="empty"), "celery_broker_group", "has 0 hosts"),
+        (declaration(broker_group="workers"), "celery_broker_group", "has 2 hosts"),
+        (declaration(settings={"task_routes": {}}), "celery_settings.task_routes", "derived by the plan"),
+        (declaration(settings={"TASK_ACKS_LATE": 1}), "celery_settings.TASK_ACKS_LATE", "is not a Celery setting"),
+        (
+            declaration(settings={"worker_prefetch_multiplier": 0}),
+            "celery_settings.worker_prefetch_multiplier",
+            "reserve the whole queue",
+        ),
+    ],
+)
+def test_what_the_inventory_rules_out_is_refused(raw: dict[str, Any], where: str, what: str) -> None:
+    found = [str(problem) for problem in plan(raw).problems]
+    assert any(line.startswith(f"{where}: ") and what in line for line in found), found
+
+
+def test_more_memory_than_the_host_has_is_refused_with_the_arithmetic() -> None:
+    raw = with_worker(concurrency=8, max_memory_per_child="1GB")
+    problems = [str(problem) for problem in plan(raw).problems]
+    assert len(problems) == 2  # one a host
+    assert "shop-video 8.09 GB" in problems[0]
+    assert "but the host has 4.00 GB" in problems[0]
+
+
+@pytest.mark.parametrize(("memory", "refused"), [("1GB", True), ("3GB", False), ("lots", True)])
+def test_the_memory_that_a_user_grants_counts_before_the_hosts(memory: str, refused: bool) -> None:
+    made = plan(declaration(), worker1={**FACTS["worker1"], "declared_memory": memory})
+    assert bool(made.problems) is refused
+
+
+@given(st.integers(1, 64), st.integers(16, 4096), st.integers(256, 65536))
+def test_a_plan_is_refused_exactly_when_it_needs_more_than_there_is(children: int, cap: int, memory: int) -> None:
+    raw = with_worker(concurrency=children, max_memory_per_child=f"{cap}MB")
+    made = plan(raw, worker1={**FACTS["worker1"], "memory_mb": memory})
+    budget = made.values["hosts"]["worker1"]["memory"]
+    assert budget["needed"] >= children * cap * MIB
+    refused = any(problem.where == "memory of worker1" for problem in made.problems)
+    assert refused == (budget["needed"] > memory * MIB)
+
+
+def test_a_host_without_facts_is_planned_with_a_warning() -> None:
+    made = plan(declaration(), worker2={})
+    assert made.problems == ()
+    assert any("memory of worker2 is not known" in line for line in made.warnings)
+
+
+def test_there_is_one_beat_whatever_the_inventory_says() -> None:
+    made = plan(declaration(beat_group="workers"))
+    assert made.values["beat_host"] == "worker1"
+    assert [name for name, host in made.values["hosts"].items() if "beat" in host["duties"]] == ["worker1"]
+    assert any("worker1 is used, exactly one may run" in line for line in made.warnings)
+
+
+def test_a_pool_that_cannot_end_tasks_is_pointed_out() -> None:
+    assert any("can't end a task" in line for line in plan(with_worker(pool="threads")).warnings)
+
+
+def test_a_users_setting_replaces_a_default() -> None:
+    settings = plan(declaration(settings={"result_expires": 60})).values["settings"]
+    assert settings["result_expires"]["value"] == 60
+
+
+def test_the_tables_show_each_program_and_queue() -> None:
+    text = "\n".join(plan_tables(plan(declaration()).values))
+    assert "shop-customers" in text
+    assert "video@worker2" in text
+    assert "rabbitmq on broker1 (10.0.0.1:5672)" in text
