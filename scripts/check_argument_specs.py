@@ -7,6 +7,7 @@ nowhere but in wrong documentation. Prints one line a problem; exits with 1 if t
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ ROLES = Path(__file__).resolve().parent.parent / "roles"
 def load(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; a file that is absent or empty is an empty one."""
     return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
+
+
+def text_of(value: object) -> str:
+    """Give a value's one text, in which true differs from 1, as in YAML and unlike in Python."""
+    return json.dumps(value, sort_keys=True)
 
 
 def problems_of(role: str, defaults: dict[str, Any], spec: dict[str, Any]) -> list[str]:
@@ -44,7 +50,7 @@ def problems_of(role: str, defaults: dict[str, Any], spec: dict[str, Any]) -> li
             problems.append(f"{role}: the spec gives {name} a default that defaults/main.yml does not have")
         if "default" not in option and not option.get("required") and name in defaults:
             problems.append(f"{role}: the spec does not show the default of {name}")
-        if "default" in option and name in defaults and option["default"] != defaults[name]:
+        if "default" in option and name in defaults and text_of(option["default"]) != text_of(defaults[name]):
             problems.append(f"{role}: {name} defaults to {defaults[name]!r}, but its spec says {option['default']!r}")
     problems += [f"{role}: {name} has a default but is not in the spec" for name in defaults if name not in options]
     return problems

@@ -1,0 +1,104 @@
+"""The project's own scripts: what they count, and what they find wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scripts.check_argument_specs import problems_of
+from scripts.role_readmes import BEGIN, END, rendered
+from scripts.test import Step
+
+OPTION: dict[str, Any] = {"description": "Where it listens.", "type": "int", "default": 80}
+
+
+def spec(**options: dict[str, Any]) -> dict[str, Any]:
+    return {"argument_specs": {"main": {"short_description": "A role", "options": options}}}
+
+
+def read(step: Step, *lines: str) -> Step:
+    for line in lines:
+        step.read(line)
+    return step
+
+
+def test_a_spec_that_agrees_with_the_defaults_has_no_problems() -> None:
+    assert problems_of("web", {"web_port": 80}, spec(web_port=OPTION)) == []
+
+
+@pytest.mark.parametrize(
+    ("defaults", "option", "problem"),
+    [
+        ({"web_port": 81}, OPTION, "web: web_port defaults to 81, but its spec says 80"),
+        ({}, OPTION, "web: the spec gives web_port a default that defaults/main.yml does not have"),
+        ({"web_port": 80}, {**OPTION, "description": ""}, "web: web_port has no description"),
+        (
+            {"web_port": 80},
+            {"description": "x", "type": "int", "required": True},
+            "web: web_port is required, yet it has a default",
+        ),
+        ({"web_port": 80}, {"description": "x", "type": "int"}, "web: the spec does not show the default of web_port"),
+    ],
+)
+def test_each_difference_between_spec_and_defaults_is_named(
+    defaults: dict[str, Any], option: dict[str, Any], problem: str
+) -> None:
+    assert problems_of("web", defaults, spec(web_port=option)) == [problem]
+
+
+def test_a_default_without_documentation_is_named() -> None:
+    assert problems_of("web", {"web_port": 80, "web_x": 1}, spec(web_port=OPTION)) == [
+        "web: web_x has a default but is not in the spec"
+    ]
+
+
+def test_true_and_1_are_not_the_same_default() -> None:
+    option = {"description": "x", "type": "bool", "default": True}
+    assert problems_of("web", {"web_on": 1}, spec(web_on=option)) != []
+
+
+def test_a_readme_keeps_its_authors_text_around_the_table() -> None:
+    text = rendered("web", spec(web_port=OPTION), f"# Web\n\nBefore.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
+    assert text.startswith("# Web\n\nBefore.\n")
+    assert text.endswith(f"{END}\n\nAfter.\n")
+    assert "| `web_port` | int | `80` | Where it listens. |" in text
+    assert "old" not in text
+    assert rendered("web", spec(web_port=OPTION), text) == text
+
+
+def test_a_bar_in_a_description_does_not_end_its_cell() -> None:
+    text = rendered("web", spec(web_port={**OPTION, "description": "C(a|b), see V(c)."}), "")
+    assert "| `a\\|b`, see `c`. |" in text
+
+
+def test_the_phases_and_tests_of_a_scenario_are_counted() -> None:
+    step = read(
+        Step("web", "scenario", []),
+        "INFO     [web > create] Executing\n",
+        "INFO     [web > create] Executed: Successful\n",
+        "INFO     [web > verify] Executing\n",
+        "5 passed in 8.22s\n",
+        "INFO     [web > verify] Executed: Successful\n",
+        "web > create: Executed: Successful\n",
+    )
+    step.close(0)
+    assert (step.passed, step.failed, step.phase) == (6, 0, "verify")
+
+
+def test_failed_tests_and_errors_are_counted_as_failed() -> None:
+    step = read(Step("unit", "unit", []), "2 failed, 3 passed, 1 error in 20.51s\n")
+    step.close(1)
+    assert (step.passed, step.failed) == (3, 3)
+
+
+def test_a_command_that_fails_without_a_failed_test_is_a_failure() -> None:
+    step = read(Step("unit", "unit", []), "3 passed in 1.0s\n")
+    step.close(2)
+    assert (step.passed, step.failed) == (3, 1)
+
+
+def test_a_run_without_any_test_is_a_failure() -> None:
+    step = Step("unit", "unit", [])
+    step.close(0)
+    assert step.failed == 1
