@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 BOOT_SECONDS = 60
+PODMAN = ["podman"] if os.geteuid() == 0 else ["sudo", "podman"]
 
 
 def container(name: str) -> str:
@@ -21,8 +22,8 @@ def reboot(host: Any, name: str) -> None:
     Raises:
         TimeoutError: if it is not up after BOOT_SECONDS.
     """
-    subprocess.run(["podman", "stop", "--time", "600", container(name)], check=True, capture_output=True)
-    subprocess.run(["podman", "start", container(name)], check=True, capture_output=True)
+    subprocess.run([*PODMAN, "stop", "--time", "600", container(name)], check=True, capture_output=True)
+    subprocess.run([*PODMAN, "start", container(name)], check=True, capture_output=True)
     deadline = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < deadline:
         try:
