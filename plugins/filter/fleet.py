@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url
@@ -16,7 +18,9 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "broker_url": broker_url,
+            "environment_text": environment_text,
             "host_facts": _host_facts,
+            "python_literal": _python_literal,
             "supervisor_command": command,
             "supervisor_escape": escape,
         }
@@ -24,3 +28,8 @@ class FilterModule:
 
 def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {host: host_facts(hostvars[host]) for host in hosts}
+
+
+def _python_literal(value: object) -> str:
+    # Through JSON, which leaves plain types of what Ansible passes in its own.
+    return repr(json.loads(json.dumps(value)))

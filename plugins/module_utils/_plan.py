@@ -307,6 +307,11 @@ def _duties(programs: list[Program], *, broker: bool, beat: bool, flower: bool) 
     return [duty for duty, there in duties.items() if there]
 
 
+def _route_options(queue: Queue) -> dict[str, Any]:
+    """Return what a sender passes with each task of a queue; delivery mode 1 keeps a message off the disk."""
+    return {"queue": queue.name} | ({"delivery_mode": 1} if queue.transient else {})
+
+
 def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> None:
     for name in sorted(overrides):
         if name in _DERIVED_SETTINGS:
@@ -433,9 +438,17 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         },
         "settings": {name: {"value": item.value, "reason": item.reason} for name, item in settings.items()}
         | {name: {"value": value, "reason": "set in celery_settings"} for name, value in overrides.items()},
+        # Flower runs without the application, but must agree with its workers on these.
+        "flower_settings": {
+            name: item.value
+            for name, item in settings.items()
+            if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
+        },
         "queues": plan_queues,
         "routes": [
-            {"pattern": pattern, "queue": queue.name} for queue in declaration.queues for pattern in queue.tasks
+            {"pattern": pattern, "queue": queue.name, "options": _route_options(queue)}
+            for queue in declaration.queues
+            for pattern in queue.tasks
         ],
         "default_queue": declaration.default_queue,
         "longest_task": longest_task,

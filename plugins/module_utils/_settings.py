@@ -70,7 +70,7 @@ _COMMON = {
         True, "the broker gives an unacknowledged task to another worker at once; it must not run in both"
     ),
     "worker_hijack_root_logger": Setting(False, "the application's own logging stays"),
-    "worker_proc_alive_timeout": Setting(30, "a child of a large project takes more than 4 s to import it on a busy host"),
+    "worker_proc_alive_timeout": Setting(30, "a child takes more than Celery's 4 s to start on a busy host"),
     "broker_connection_retry_on_startup": Setting(True, "a worker that starts before its broker waits for it"),
     "broker_connection_max_retries": Setting(None, "a worker never gives up on its broker"),
     "broker_pool_limit": Setting(10, "connections that a process keeps for sending"),
@@ -87,7 +87,7 @@ _RABBITMQ = {
     ),
     "broker_transport_options": Setting(
         {"confirm_publish": True, "read_timeout": 15, "write_timeout": 15},
-        "no task is taken for sent that the broker did not take; a connection that is silent is not waited for for ever",
+        "a task counts as sent once the broker has it; a connection that went silent is given up",
     ),
     "broker_channel_error_retry": Setting(False, "a worker whose message timed out ends and is restarted, not stuck"),
     "task_default_queue_type": Setting("quorum", "classic queues of RabbitMQ 4 block a worker behind tasks for later"),

@@ -83,13 +83,13 @@ started: {description: Programs started., type: list, elements: str, returned: a
 import grp
 import os
 import re
-import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._release import started_from
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     Process,
@@ -104,11 +104,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
 )
 
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
-
-
-def environment_text(environment: Mapping[str, Any]) -> str:
-    """Return the text of a file that a shell reads variables from."""
-    return "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in sorted(environment.items()))
 
 
 def check_with_supervisor(configs: Mapping[str, str]) -> None:

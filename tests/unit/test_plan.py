@@ -87,9 +87,9 @@ def test_a_green_pool_is_granted_two_rounds_of_tasks_to_drain() -> None:
 def test_routes_and_queues_are_those_declared() -> None:
     raw = with_queue(transient=True)
     values = plan(raw).values
-    assert values["routes"] == [
-        {"pattern": "customers.*", "queue": "customers"},
-        {"pattern": "video.*", "queue": "video"},
+    assert [(route["pattern"], route["options"]) for route in values["routes"]] == [
+        ("customers.*", {"queue": "customers"}),
+        ("video.*", {"queue": "video", "delivery_mode": 1}),
     ]
     durable, transient = values["queues"]
     assert (durable["type"], durable["durable"], durable["exchange_type"]) == ("quorum", True, "topic")

@@ -1,0 +1,246 @@
+"""Artifacts: an application's release as one file, with everything that it is installed from.
+
+An artifact is a tar of wheels and a manifest with the SHA-256 of each. It is built once on the controller, for the
+Python of the hosts, which then need no index and no compiler.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256
+
+_IGNORED = shutil.ignore_patterns(
+    ".*", "__pycache__", "*.pyc", "*.egg-info", "build", "dist", "node_modules", "venv", "htmlcov"
+)
+# Oldest first: Debian 12 has glibc 2.36, so wheels for all of these run on it and on what follows.
+_GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
+# So that one source gives one and the same wheel: the earliest time that a zip can hold.
+_EPOCH = "315532800"
+
+
+def source_files(source: Path) -> Iterator[Path]:
+    """Return the files that a build reads, in a fixed order: a file, or a directory's without what builds leave."""
+    if source.is_file():
+        yield source
+        return
+    for directory, folders, files in os.walk(source):
+        ignored = _IGNORED(directory, [*folders, *files])
+        folders[:] = sorted(set(folders) - ignored)
+        yield from (Path(directory) / name for name in sorted(set(files) - ignored))
+
+
+def digest_of(files: Iterable[Path], root: Path, *more: str) -> str:
+    """Return a digest over the names and contents of files, and over some texts."""
+    total = hashlib.sha256("\0".join(more).encode())
+    for path in files:
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        total.update(f"\0{name}\0{file_sha256(path)}".encode())
+    return total.hexdigest()
+
+
+def find_requirements(source: Path | None) -> Path | None:
+    """Return the file of pinned dependencies that lies beside a source, if there is one."""
+    if source is None or not source.is_dir():
+        return None
+    return next(
+        (source / name for name in ("requirements.lock", "requirements.txt") if (source / name).is_file()), None
+    )
+
+
+def minor_version(python: str) -> str:
+    """Return 3.11 for 3.11.2."""
+    return ".".join(python.split(".")[:2])
+
+
+def python_tag(python: str) -> str:
+    """Return py311 for 3.11.2."""
+    return f"py{minor_version(python).replace('.', '')}"
+
+
+def requirements_for(text: str, python: str, machine: str) -> str:
+    """Return the lines of a requirements file that hold for a Python and a machine, without their conditions.
+
+    pip evaluates conditions for the Python that runs it, also where it downloads for another one.
+
+    Args:
+        python: such as 3.11.2: conditions may name the last digit.
+        machine: such as x86_64.
+    """
+    from packaging.markers import Marker  # noqa: PLC0415 - on the controller only
+
+    environment = {
+        "python_version": minor_version(python),
+        "python_full_version": python,
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
+    kept = []
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        requirement, semicolon, rest = line.partition(";")
+        if not semicolon or line.lstrip().startswith(("#", "-")):
+            kept.append(line)
+            continue
+        condition, hashes = re.match(r"(.*?)((?:\s--hash.*)?)$", rest.split(" #")[0]).groups()  # type: ignore[union-attr]
+        if Marker(condition.strip()).evaluate(environment):
+            kept.append(requirement.rstrip() + hashes)
+    return "\n".join(kept) + "\n"
+
+
+def pip(arguments: Iterable[str], **environment: str) -> str:
+    """Run the controller's pip, with the index and certificates of its own configuration.
+
+    Raises:
+        ReleaseError: with the end of what it said.
+    """
+    run = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+    if run.returncode:
+        raise ReleaseError(f"pip {next(iter(arguments))} failed:\n{(run.stdout + run.stderr)[-3000:]}")
+    return run.stdout
+
+
+def build_wheel(source: Path, directory: Path) -> Path:
+    """Build the wheel of a source directory or an sdist, or take a wheel as it is."""
+    if source.suffix == ".whl":
+        return Path(shutil.copy(source, directory))
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = source
+        if source.is_dir():
+            # A build writes beside what it reads; the user's directory stays as it is.
+            copy = Path(shutil.copytree(source, Path(temporary) / "source", ignore=_IGNORED))
+        wheels = Path(temporary) / "wheel"
+        pip(["wheel", "--no-deps", "--wheel-dir", str(wheels), str(copy)], SOURCE_DATE_EPOCH=_EPOCH)
+        (built,) = wheels.glob("*.whl")
+        return Path(shutil.copy(built, directory))
+
+
+def download(what: list[str], directory: Path, python: str, machine: str) -> None:
+    """Fetch wheels for another Python into a directory.
+
+    Raises:
+        ReleaseError: where a dependency has no wheel for it.
+    """
+    platforms = [f"manylinux{glibc}_{machine}" for glibc in _GLIBC] + [f"linux_{machine}"]
+    options = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
+    options += [f"--abi={abi}" for abi in (python_tag(python).replace("py", "cp"), "abi3", "none")]
+    options += [f"--platform={name}" for name in platforms]
+    try:
+        pip(["download", "--dest", str(directory), *options, *what])
+    except ReleaseError as error:
+        raise ReleaseError(
+            f"{error}\nEach dependency needs a wheel for Python {python} on {machine}. Where one has none, build a "
+            "directory of wheels on such a host (pip wheel) and name it as the wheelhouse"
+        ) from error
+
+
+def wheel_version(wheel: str) -> tuple[str, str]:
+    """Return the distribution's name and version from a wheel's file name (PEP 427)."""
+    name, version = wheel.split("-")[:2]
+    return name.replace("_", "-").lower(), version
+
+
+def pack(wheels: Path, artifact: Path, manifest: Mapping[str, object]) -> None:
+    """Write an artifact whose bytes depend on nothing but the wheels and the manifest."""
+    files = {path.name: path.read_bytes() for path in sorted(wheels.glob("*.whl"))}
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    files[MANIFEST] = json.dumps({**manifest, "wheels": sums}, indent=1, sort_keys=True).encode()
+    artifact.parent.mkdir(parents=True, exist_ok=True)
+    temporary = artifact.with_suffix(".part")
+    with tarfile.open(temporary, "w") as tar:
+        for name, content in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    temporary.replace(artifact)
+
+
+def build(
+    source: Path | None,
+    wheelhouse: Path | None,
+    requirements: Path | None,
+    *,
+    directory: Path,
+    python: str,
+    machine: str,
+) -> tuple[Path, bool]:
+    """Return the artifact of a source or a wheelhouse, built unless it is there already, and whether it was built.
+
+    Args:
+        source: a directory with a pyproject.toml, an sdist or a wheel; None where all is in the wheelhouse.
+        wheelhouse: a directory of wheels; nothing is fetched then.
+        requirements: what else to install, with hashes if it has them.
+        directory: where artifacts are kept.
+        python: of the hosts, such as 3.11.2.
+        machine: of the hosts, such as x86_64.
+
+    Raises:
+        ReleaseError: if it can't be built; the text says why.
+    """
+    inputs = [path for path in (source, wheelhouse, requirements) if path is not None]
+    for path in inputs:
+        if not path.exists():
+            raise ReleaseError(f"{path} is not there")
+    if (
+        source is not None
+        and source.is_dir()
+        and not any((source / name).is_file() for name in ("pyproject.toml", "setup.py"))
+    ):
+        raise ReleaseError(f"{source} has no pyproject.toml, so nothing can be built from it")
+    files = [(path, root) for root in inputs for path in source_files(root)]
+    keys = [digest_of([path], root, python, machine) for path, root in files]
+    key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
+    present = sorted(directory.glob(f"*-{python_tag(python)}-{key}.tar"))
+    if present:
+        return present[0], False
+    with tempfile.TemporaryDirectory() as temporary:
+        wheels = Path(temporary) / "wheels"
+        wheels.mkdir()
+        main = build_wheel(source, wheels) if source is not None else None
+        if wheelhouse is not None:
+            for path in wheelhouse.glob("*.whl"):
+                shutil.copy(path, wheels)
+        elif requirements is not None:
+            pinned = Path(temporary) / "requirements.txt"
+            pinned.write_text(
+                requirements_for(requirements.read_text(encoding="utf-8"), python, machine), encoding="utf-8"
+            )
+            download(["-r", str(pinned)], wheels, python, machine)
+        elif main is not None:
+            download([str(main)], wheels, python, machine)
+        if not any(wheels.glob("*.whl")):
+            raise ReleaseError(f"{wheelhouse or requirements} holds no wheels")
+        name, version = wheel_version(main.name) if main else ((wheelhouse or requirements or directory).name, key)
+        artifact = directory / f"{name}-{version}-{python_tag(python)}-{key}.tar"
+        pack(wheels, artifact, {"name": name, "version": version, "python": python})
+    return artifact, True
+
+
+def manifest_of(artifact: Path) -> dict[str, str]:
+    """Return the manifest of an artifact: name, version, python and wheels."""
+    with tarfile.open(artifact) as tar:
+        member = tar.extractfile(MANIFEST)
+        if member is None:
+            raise ReleaseError(f"{artifact} has no manifest")
+        manifest: dict[str, str] = json.loads(member.read())
+        return manifest

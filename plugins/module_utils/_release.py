@@ -1,0 +1,117 @@
+"""Releases on a host: what one is made from, and what a process runs on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+RECORD = "release.json"
+SETTINGS = "celery_fleet_settings.py"
+
+# Runs on the new release before it is activated: imports the application and says what it finds.
+CHECK = """
+import json, os, sys
+from celery.app.defaults import DEFAULTS
+from celery.app.utils import find_app
+app = find_app(sys.argv[1])
+app.loader.import_default_modules()
+app.finalize()
+import celery_fleet_settings as fleet
+names = [name for name in vars(fleet) if name.islower() and not name.startswith("_") and name != "os"]
+print("\\n" + json.dumps({
+    "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
+    "reads_settings": app.conf.task_default_queue == fleet.task_default_queue
+    and app.conf.broker_connection_max_retries == fleet.broker_connection_max_retries,
+    "unknown": sorted(name for name in names if name not in DEFAULTS),
+    "known": sorted(DEFAULTS),
+}))
+"""
+
+
+class ReleaseError(Exception):
+    """A release can't be made or used; the text is for the user."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is kept of a release once it is complete.
+
+    Attributes:
+        sha256: of the artifact that it was made from.
+        checked: digest of the release, environment, settings and wrapper that it was last imported with.
+        tasks: names of its tasks then.
+    """
+
+    version: str
+    sha256: str
+    checked: str = ""
+    tasks: tuple[str, ...] = ()
+
+    def write(self, release: Path) -> None:
+        temporary = release / f".{RECORD}"
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        temporary.chmod(0o644)
+        temporary.replace(release / RECORD)
+
+
+def read_record(release: Path) -> Record | None:
+    """Return the record of a release; None if it was never completed."""
+    try:
+        raw = json.loads((release / RECORD).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return Record(raw["version"], raw["sha256"], raw["checked"], tuple(raw["tasks"]))
+
+
+def digest(release: Path, contents: Iterable[bytes]) -> str:
+    """Return what the wrapper exports as CELERY_FLEET_STARTED_FROM for a release and these files, in its order."""
+    total = hashlib.sha256(f"{release}\n".encode())
+    for content in contents:
+        total.update(content)
+    return total.hexdigest()
+
+
+def started_from(root: Path, config_dir: Path, program: str) -> str:
+    """Return the digest of what a program would run on if it started now.
+
+    The wrapper (templates/celery_supervisor.sh.j2) computes the same when it starts.
+    """
+    files = [root / "bin" / "celery_supervisor", config_dir / "environment", config_dir / SETTINGS]
+    own = config_dir / "programs" / f"{program}.env"
+    contents = [path.read_bytes() if path.exists() else b"" for path in files]
+    return digest((root / "current").resolve(), [*contents, *([own.read_bytes()] if own.exists() else [])])
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unpack(artifact: Path, directory: Path) -> list[Path]:
+    """Unpack an artifact and return its wheels, each checked against the manifest.
+
+    Raises:
+        ReleaseError: if a wheel is missing, surplus or other than the manifest says.
+    """
+    with tarfile.open(artifact) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.isfile() and "/" not in member.name else None
+            if content is None:
+                raise ReleaseError(f"{artifact} holds {member.name}, which is no plain file")
+            with (directory / member.name).open("wb") as file:
+                shutil.copyfileobj(content, file)
+    manifest: Mapping[str, Mapping[str, str]] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    wheels = sorted(directory.glob("*.whl"))
+    if {path.name for path in wheels} != set(manifest["wheels"]):
+        raise ReleaseError(f"{artifact} does not hold the wheels that its manifest names")
+    for path in wheels:
+        if file_sha256(path) != manifest["wheels"][path.name]:
+            raise ReleaseError(f"{path.name} in {artifact} is not the file that was built")
+    return wheels

@@ -1,0 +1,111 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Build an application's artifact on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_artifact
+short_description: Build an application and its dependencies into one file, once, on the controller
+description:
+  - Builds the wheel of a source, fetches the wheels of its dependencies for the Python of the hosts, and packs them
+    into one file. Hosts that install it need no index and no compiler.
+  - An artifact whose source, requirements and Python are the same is not built again.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode:
+    support: full
+    description: Artifacts are a cache. A check run builds them too, so that the hosts' part can be checked.
+  diff_mode: {support: none, description: An artifact is not a text.}
+options:
+  source:
+    description: A directory with a C(pyproject.toml), an sdist or a wheel.
+    type: path
+  wheelhouse:
+    description: A directory of ready wheels. Nothing is fetched then.
+    type: path
+  requirements:
+    description:
+      - A requirements file, with hashes if it has them.
+      - C(requirements.lock) or C(requirements.txt) in a source directory if not given.
+    type: path
+  directory:
+    description: Where artifacts are kept on the controller.
+    type: path
+    required: true
+  python:
+    description: The hosts' Python, such as C(3.11.2).
+    type: str
+    required: true
+  machine:
+    description: The hosts' machine.
+    type: str
+    default: x86_64
+"""
+
+EXAMPLES = r"""
+- name: Build the shop
+  fleet.celery.celery_artifact:
+    source: example
+    directory: ~/.cache/celery-fleet/artifacts
+    python: 3.11.2
+  delegate_to: localhost
+  register: artifact
+"""
+
+RETURN = r"""
+path: {description: The artifact's file., type: str, returned: success}
+sha256: {description: Its checksum., type: str, returned: success}
+name: {description: The distribution's name., type: str, returned: success}
+version: {description: The distribution's version., type: str, returned: success}
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import build, find_requirements, manifest_of
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "path"},
+            "wheelhouse": {"type": "path"},
+            "requirements": {"type": "path"},
+            "directory": {"type": "path", "required": True},
+            "python": {"type": "str", "required": True},
+            "machine": {"type": "str", "default": "x86_64"},
+        },
+        required_one_of=[("source", "wheelhouse", "requirements")],
+        supports_check_mode=True,
+    )
+    given = {
+        name: Path(module.params[name]) if module.params[name] else None
+        for name in ("source", "wheelhouse", "requirements")
+    }
+    requirements = given["requirements"] or find_requirements(given["source"])
+    try:
+        artifact, built = build(
+            given["source"],
+            given["wheelhouse"],
+            requirements,
+            directory=Path(module.params["directory"]),
+            python=module.params["python"],
+            machine=module.params["machine"],
+        )
+        manifest = manifest_of(artifact)
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=built,
+        path=str(artifact),
+        sha256=file_sha256(artifact),
+        name=manifest["name"],
+        version=manifest["version"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Bring a release of an application onto a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_release
+short_description: Bring a release with its environment and settings onto a host, checked before it takes effect
+description:
+  - Makes C(releases/<version>) with a virtual environment of its own from an artifact, without an index.
+  - Imports the application with the new environment and settings, as the application's user, and lists its tasks.
+  - Only then do environment, settings and wrapper replace the old ones, and C(current) points to the release.
+  - Restarts nothing.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It says what it would make and change.}
+  diff_mode: {support: full, description: Of the environment it shows only that it changes.}
+options:
+  user:
+    description: The application's user, and its group.
+    type: str
+    required: true
+  app:
+    description: What C(celery -A) takes.
+    type: str
+    required: true
+  version:
+    description: The release's name.
+    type: str
+    required: true
+  artifact:
+    description: The artifact's file on the host.
+    type: path
+    required: true
+  sha256:
+    description: The artifact's checksum.
+    type: str
+    required: true
+  root:
+    description: The application's directory.
+    type: path
+    required: true
+  config_dir:
+    description: Directory of its environment and settings.
+    type: path
+    required: true
+  state_dir:
+    description: Directory that its user may write to; the user's home.
+    type: path
+    required: true
+  log_dir:
+    description: Directory of its logs.
+    type: path
+    required: true
+  environment:
+    description: Text of the environment file; secret.
+    type: str
+    required: true
+  settings:
+    description: Text of the settings module.
+    type: str
+    required: true
+  wrapper:
+    description: Text of the wrapper.
+    type: str
+    required: true
+  activate:
+    description: Whether C(current) is to point to the release.
+    type: bool
+    default: true
+  python:
+    description: The Python that the virtual environment is made of.
+    type: path
+    default: /usr/bin/python3
+"""
+
+EXAMPLES = r"""
+- name: Bring the release
+  fleet.celery.celery_release:
+    user: shop
+    app: shop.celery:app
+    version: 1.0.0
+    artifact: /var/cache/celery-fleet-shop.tar
+    sha256: "{{ artifact.sha256 }}"
+    root: /srv/shop
+    config_dir: /etc/shop
+    state_dir: /var/lib/shop
+    log_dir: /var/log/shop
+    environment: "{{ environment_text }}"
+    settings: "{{ settings_text }}"
+    wrapper: "{{ wrapper_text }}"
+"""
+
+RETURN = r"""
+release: {description: The release's directory., type: str, returned: success}
+previous: {description: Where C(current) pointed before., type: str, returned: success}
+tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
+"""
+
+import difflib
+import grp
+import json
+import os
+import pwd
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._release import (
+    CHECK,
+    SETTINGS,
+    Record,
+    ReleaseError,
+    digest,
+    file_sha256,
+    read_record,
+    unpack,
+)
+
+USES_SETTINGS = """\
+app.config_from_object("django.conf:settings", namespace="CELERY")  # if it is a Django project
+app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)"""
+
+
+class Host:
+    """The application's directories and files on this host."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.parameters: dict[str, Any] = module.params
+        self.root = Path(module.params["root"])
+        self.config_dir = Path(module.params["config_dir"])
+        self.release = self.root / "releases" / module.params["version"]
+        self.current = self.root / "current"
+        self.changed = False
+        self.diff: list[dict[str, str]] = []
+
+    def directories(self) -> list[tuple[Path, int, str, str]]:
+        user = self.parameters["user"]
+        return [
+            (self.root, 0o755, "root", "root"),
+            (self.root / "bin", 0o755, "root", "root"),
+            (self.root / "releases", 0o755, "root", "root"),
+            (self.config_dir, 0o755, "root", "root"),
+            (self.config_dir / "programs", 0o750, "root", user),
+            (Path(self.parameters["state_dir"]), 0o750, user, user),
+            (Path(self.parameters["log_dir"]), 0o750, user, user),
+        ]
+
+    def files(self) -> list[tuple[Path, str, int, str, bool]]:
+        """Return path, text, mode, group and whether it is secret of each file."""
+        bin_dir, user = self.root / "bin", self.parameters["user"]
+        return [
+            (self.config_dir / "environment", self.parameters["environment"], 0o640, user, True),
+            (self.config_dir / SETTINGS, self.parameters["settings"], 0o644, "root", False),
+            (bin_dir / "celery_supervisor", self.parameters["wrapper"], 0o755, "root", False),
+        ]
+
+    def make_directories(self) -> None:
+        for path, mode, owner, group in self.directories():
+            status = path.stat() if path.is_dir() else None
+            if status and (status.st_mode & 0o7777) == mode:
+                try:
+                    if (status.st_uid, status.st_gid) == (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid):
+                        continue
+                except KeyError:
+                    pass  # a check run on a fresh host: the user is not there yet
+            self.changed = True
+            if not self.module.check_mode:
+                path.mkdir(parents=True, exist_ok=True)
+                path.chmod(mode)
+                shutil.chown(path, owner, group)
+
+    def contents(self) -> list[bytes]:
+        """Return what a program of this release starts from, in the wrapper's order."""
+        keys = ("wrapper", "environment", "settings")
+        return [self.parameters[key].encode() for key in keys]
+
+    def make_release(self) -> None:
+        """Install the artifact into a virtual environment, unless that is done already."""
+        artifact, expected = Path(self.parameters["artifact"]), self.parameters["sha256"]
+        if file_sha256(artifact) != expected:
+            raise ReleaseError(f"{artifact} is not the artifact that was built: its checksum differs")
+        # What an earlier run left when it was broken off has no record and is made anew.
+        shutil.rmtree(self.release, ignore_errors=True)
+        self.release.mkdir(mode=0o755)
+        venv = self.release / "venv"
+        self._command([self.parameters["python"], "-m", "venv", str(venv)], "The virtual environment can't be made")
+        with tempfile.TemporaryDirectory(dir=self.release) as temporary:
+            wheels = [str(path) for path in unpack(artifact, Path(temporary))]
+            pip = [str(venv / "bin" / "pip"), "--isolated", "--disable-pip-version-check", "--no-input"]
+            install = [*pip, "install", "--no-index", "--no-deps", "--no-cache-dir", *wheels]
+            self._command(install, "The release can't be installed")
+            self._command([*pip, "check"], "The release's dependencies don't fit together")
+        Record(self.parameters["version"], expected).write(self.release)
+
+    def check(self, checked: str) -> tuple[str, ...]:
+        """Import the application on the release with the new files, as its user, and return its tasks' names."""
+        user = self.parameters["user"]
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=".check-") as temporary:
+            directory = Path(temporary)
+            directory.chmod(0o750)
+            shutil.chown(directory, "root", user)
+            names = {"environment": "environment", "settings": SETTINGS, "wrapper": "celery_run"}
+            for key, name in names.items():
+                path = directory / name
+                path.touch(0o750 if key == "wrapper" else 0o640)
+                shutil.chown(path, "root", user)
+                path.write_text(self.parameters[key], encoding="utf-8")
+            run = ["runuser", "-u", user, "--", str(directory / "celery_run"), "python", "-c", CHECK]
+            variables = {"CELERY_FLEET_RELEASE": str(self.release), "CELERY_FLEET_CONFIG_DIR": temporary}
+            output = self._command(
+                [*run, self.parameters["app"]],
+                f"Release {self.parameters['version']} does not import, so nothing was changed or restarted",
+                variables,
+            )
+        found = json.loads(output.splitlines()[-1])
+        self._judge(found)
+        tasks = tuple(found["tasks"])
+        Record(self.parameters["version"], self.parameters["sha256"], checked, tasks).write(self.release)
+        return tasks
+
+    def _judge(self, found: dict[str, Any]) -> None:
+        problems = []
+        if not found["reads_settings"]:
+            problems.append(
+                f"{self.parameters['app']} does not read the fleet's settings. Add the second of these lines to it:\n"
+                f"{USES_SETTINGS}"
+            )
+        for name in found["unknown"]:
+            close = difflib.get_close_matches(name, found["known"], n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            problems.append(f"celery_settings.{name}: the release's Celery knows no such setting.{hint}")
+        if not found["tasks"]:
+            problems.append(
+                f"{self.parameters['app']} has no tasks. Name their modules in its include=, or call "
+                "app.autodiscover_tasks()"
+            )
+        if problems:
+            raise ReleaseError("\n".join(problems))
+
+    def _command(self, argv: list[str], failure: str, variables: dict[str, str] | None = None) -> str:
+        code, output, error = self.module.run_command(argv, environ_update=variables or {}, cwd="/")
+        if code:
+            raise ReleaseError(f"{failure}:\n{(output + error).strip()[-3000:]}")
+        return str(output)
+
+    def write_files(self) -> None:
+        for path, text, mode, group, secret in self.files():
+            before = path.read_text(encoding="utf-8") if path.exists() else None
+            if before == text and (path.stat().st_mode & 0o7777) == mode:
+                continue
+            self.changed = True
+            header = {"before_header": str(path), "after_header": str(path)}
+            self.diff.append(
+                {"prepared": f"{path} changes\n"} if secret else {**header, "before": before or "", "after": text}
+            )
+            if self.module.check_mode:
+                continue
+            handle, temporary = tempfile.mkstemp(dir=path.parent)
+            os.fchmod(handle, mode)
+            os.fchown(handle, 0, grp.getgrnam(group).gr_gid)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).replace(path)
+        self._link(self.root / "bin" / "celery_run", Path("celery_supervisor"))
+
+    def _link(self, link: Path, target: Path) -> None:
+        if link.is_symlink() and link.readlink() == target:
+            return
+        self.changed = True
+        self.diff.append(
+            {
+                "before_header": str(link),
+                "after_header": str(link),
+                "before": f"{link.readlink()}\n" if link.is_symlink() else "",
+                "after": f"{target}\n",
+            }
+        )
+        if not self.module.check_mode:
+            temporary = link.with_name(f".{link.name}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            temporary.replace(link)
+
+    def activate(self) -> None:
+        self._link(self.current, Path("releases") / self.parameters["version"])
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    host = Host(module)
+    previous = str(host.current.readlink()) if host.current.is_symlink() else ""
+    host.make_directories()
+    record = read_record(host.release)
+    if record and record.sha256 != module.params["sha256"]:
+        raise ReleaseError(
+            f"Release {record.version} is on this host already, made from something else. A version names one content: "
+            "raise celery_app_version (or the version of the project), or remove the release"
+        )
+    tasks = record.tasks if record else ()
+    checked = digest(host.release, host.contents())
+    if not record or record.checked != checked:
+        host.changed = True
+        if not module.check_mode:
+            if not record:
+                host.make_release()
+            tasks = host.check(checked)
+    host.write_files()
+    if module.params["activate"]:
+        host.activate()
+    result = {"changed": host.changed, "release": str(host.release), "previous": previous, "tasks": list(tasks)}
+    return {**result, "diff": host.diff} if module._diff else result
+
+
+def main() -> None:
+    texts = ("user", "app", "version", "sha256", "settings", "wrapper")
+    paths = ("artifact", "root", "config_dir", "state_dir", "log_dir")
+    module = AnsibleModule(
+        argument_spec={
+            **{name: {"type": "str", "required": True} for name in texts},
+            **{name: {"type": "path", "required": True} for name in paths},
+            "environment": {"type": "str", "required": True, "no_log": True},
+            "activate": {"type": "bool", "default": True},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
