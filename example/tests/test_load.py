@@ -39,6 +39,7 @@ def test_command_sends_them_and_prints_their_ids(ledger, capsys):
     assert len(sent) == 25
     assert printed["total"] == 25 + printed["children"]
     assert 10 <= printed["children"] <= 20
+    assert printed["failures"] == sum(entry["task"] == "customers.fail" for entry in ledger()) == 1
 
 
 def test_command_refuses_to_send_nothing():

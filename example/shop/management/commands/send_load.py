@@ -35,15 +35,17 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         # A task is known to the application once its module is imported.
         app.loader.import_default_modules()
         queues: dict[str, list[str]] = defaultdict(list)
-        children = 0
-        for call in mix(options["count"], options["seed"]):
+        calls = mix(options["count"], options["seed"])
+        for call in calls:
             queue = app.amqp.router.route({}, call.task)["queue"].name
             queues[queue].append(app.tasks[call.task].apply_async(kwargs=call.arguments).id)
-            children += call.children
+        children = sum(call.children for call in calls)
         sent = {
             "queues": dict(sorted(queues.items())),
             # Sent by those above when they run.
             "children": children,
-            "total": options["count"] + children,
+            "total": len(calls) + children,
+            # Those among them that are meant to fail.
+            "failures": sum(call.task == "customers.fail" for call in calls),
         }
         self.stdout.write(json.dumps(sent))

@@ -1,0 +1,471 @@
+#!/usr/bin/env python3
+"""The demo: boot hosts on this machine, build a fleet on them, and watch a few hundred real tasks finish.
+
+`make demo` runs `up`, `make demo-down` runs `down`. What each step prints goes to .cache/demo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.status import Status
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+LAB = ROOT / ".lab"
+LOGS = ROOT / ".cache" / "demo"
+IMAGES = "localhost/fleet-lab-*"
+
+TAIL_LINES = 40
+POLL_SECONDS = 1.5
+# A ledger that was last written to longer ago than this before the first task holds nothing of this run.
+CLOCK_SKEW_SECONDS = 3600
+REMOTE_TIMEOUT_SECONDS = 60
+# What systemd runs, and the programs' hosts otherwise do not list.
+UNITS = ["rabbitmq-server.service", "redis-server.service", "flower.service", "nginx.service"]
+
+TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
+RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)")
+# supervisorctl: name, state in capitals, and "pid 1, uptime 0:00:01" or what went wrong.
+PROGRAM = re.compile(r"^(?P<name>\S+)\s+(?P<state>[A-Z]+)\s*(?:pid \d+, uptime )?(?P<about>.*)$")
+
+console = Console(highlight=False)
+
+
+class DemoError(Exception):
+    """The demo can't go on. The message says why, for the one who ran it."""
+
+
+@dataclass
+class Fleet:
+    """What the demo must know of the inventory."""
+
+    name: str
+    app: str
+    network: str
+    state: Path
+    secrets: Path
+    #: Host's name to its address.
+    addresses: dict[str, str]
+    broker: str
+    beat: str
+    flower: str
+    #: Those that run the application, and so have a ledger.
+    app_hosts: list[str]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One program or service on a host, as its supervisor describes it."""
+
+    name: str
+    state: str
+    about: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether it runs."""
+        return self.state in {"RUNNING", "running"}
+
+
+@dataclass
+class Recap:
+    """What a playbook's output says of its run so far."""
+
+    play: str = ""
+    task: str = ""
+    tasks: int = 0
+    changed: int = 0
+    hosts: list[str] = field(default_factory=list)
+
+    def read(self, line: str) -> bool:
+        """Take up one line; true if another play or task has begun."""
+        if title := TITLE.match(line):
+            if title["kind"] == "PLAY":
+                self.play, self.task = title["name"], ""
+            else:
+                self.task = title["name"]
+                self.tasks += 1
+            return True
+        if recap := RECAP.match(line):
+            self.hosts.append(recap["host"])
+            self.changed += int(recap["changed"])
+        return False
+
+
+def parse_fleet(inventory: dict[str, Any], home: Path, source: Path) -> Fleet:
+    """Read the fleet from what `ansible-inventory --list` prints.
+
+    Args:
+        inventory: its output.
+        home: the user's home directory, below which a fleet's secrets lie by default.
+        source: the inventory's directory.
+
+    Raises:
+        DemoError: it is no inventory of lab hosts.
+    """
+    variables: dict[str, dict[str, Any]] = inventory.get("_meta", {}).get("hostvars", {})
+    missing = [host for host, values in variables.items() if not {"lab_network", "ansible_host"} <= set(values)]
+    if missing or not variables:
+        raise DemoError(f"{source} describes no hosts of the lab (lab_network, ansible_host): {', '.join(missing)}")
+    values = next(iter(variables.values()))
+    app = values.get("celery_app_name", "shop")
+    name = values.get("celery_fleet_name", app)
+
+    def members(group: str) -> list[str]:
+        content = inventory.get(group, {})
+        nested = (host for child in content.get("children", []) for host in members(child))
+        return [*content.get("hosts", []), *nested]
+
+    def first(duty: str) -> str:
+        group = values.get(f"celery_{duty}_group", duty)
+        hosts = members(group)
+        if not hosts:
+            raise DemoError(f"{source} has no host in the group {group}, which the demo shows")
+        return hosts[0]
+
+    beat = first("beat")
+    workers = {host for worker in values.get("celery_workers", []) for host in members(worker["group"])}
+
+    return Fleet(
+        name=name,
+        app=app,
+        network=values["lab_network"],
+        state=LAB / values["lab_network"],
+        secrets=home / ".local" / "share" / "celery-fleet" / name,
+        addresses={host: str(values["ansible_host"]) for host, values in sorted(variables.items())},
+        broker=first("broker"),
+        beat=beat,
+        flower=first("flower"),
+        app_hosts=sorted(workers | {beat}),
+    )
+
+
+def parse_programs(text: str) -> list[Process]:
+    """Read what `supervisorctl status` prints."""
+    matches = (PROGRAM.match(line) for line in text.splitlines())
+    return [Process(match["name"], match["state"], match["about"]) for match in matches if match]
+
+
+def parse_units(text: str) -> list[Process]:
+    """Read what `systemctl list-units --all --plain --no-legend` prints, without the units that are not there."""
+    processes = []
+    for line in text.splitlines():
+        unit, load, _active, state, *_description = line.split()
+        if load == "loaded":
+            processes.append(Process(unit.removesuffix(".service"), state))
+    return processes
+
+
+def say(text: str) -> None:
+    """Print a line as it is, however narrow the terminal."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for Ansible: our programs first, and output that can be read by line."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_FORCE_COLOR": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Say what begins, and how long it took."""
+    console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+    started = time.monotonic()
+    yield
+    say(f"  took {time.monotonic() - started:.0f} s")
+
+
+def become_options() -> list[str]:
+    """Return what makes Ansible ask for sudo's password, where sudo wants one."""
+    if os.geteuid() == 0 or not shutil.which("sudo"):
+        return []
+    able = subprocess.run(["sudo", "-n", "true"], check=False, capture_output=True).returncode == 0  # noqa: S607
+    return [] if able else ["--ask-become-pass"]
+
+
+def play(inventory: Path, playbook: str, options: list[str] | None = None) -> Recap:
+    """Run a playbook, with its current task on one line and all of its output in a log.
+
+    Raises:
+        DemoError: it failed. The log's last lines are printed.
+    """
+    log = LOGS / f"{Path(playbook).stem}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(BIN / "ansible-playbook"), "-i", str(inventory), playbook, *(options or [])]
+    recap = Recap()
+    with (
+        log.open("w", encoding="utf-8") as file,
+        Status("", console=console) as status,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        # Ansible may be asking for a password: leave the terminal alone until it plays.
+        status.stop()
+        for line in process.stdout or ():
+            file.write(line)
+            if recap.read(line):
+                status.update(escape(f"{recap.play}: {recap.task}" if recap.task else recap.play))
+                status.start()
+    if process.returncode != 0:
+        lines = log.read_text(encoding="utf-8").rstrip().splitlines()
+        say("\n".join(lines[-TAIL_LINES:]))
+        raise DemoError(f"{playbook} failed; all it said is in {log.relative_to(ROOT)}")
+    say(f"  {len(recap.hosts)} hosts, {recap.tasks} tasks, {recap.changed} changes")
+    return recap
+
+
+def remote(fleet: Fleet, host: str, command: list[str], allowed: Iterable[int] = (0,)) -> str:
+    """Run a command on a host over SSH and return what it prints.
+
+    Raises:
+        DemoError: its return code is not among those allowed.
+    """
+    ssh = ["ssh", "-F", str(fleet.state / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
+    try:
+        result = subprocess.run(ssh, check=False, capture_output=True, text=True, timeout=REMOTE_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise DemoError(f"{host} did not answer within {error.timeout:.0f} s: {shlex.join(command)}") from error
+    if result.returncode not in allowed:
+        said = (result.stderr or result.stdout).strip()
+        raise DemoError(f"on {host}, `{shlex.join(command)}` ended with {result.returncode}: {said}")
+    return result.stdout
+
+
+def send(fleet: Fleet, count: int) -> dict[str, Any]:
+    """Send tasks from the host that has beat, as the application's user, and return the command's answer."""
+    command = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run", "django-admin", "send_load"]
+    answer: dict[str, Any] = json.loads(remote(fleet, fleet.beat, [*command, "--count", str(count)]).splitlines()[-1])
+    return answer
+
+
+def read_ledgers(fleet: Fleet, since: float) -> Iterator[str]:
+    """Yield the lines of all hosts' ledgers that were written to since then, in one call a host."""
+    command = ["sudo", "-n", "find", f"/var/lib/{fleet.app}", "-path", "*/ledger/*.jsonl"]
+    command += ["-newermt", f"@{since - CLOCK_SKEW_SECONDS:.0f}", "-exec", "cat", "{}", "+"]
+    hosts = fleet.app_hosts
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        for text in pool.map(lambda host: remote(fleet, host, command), hosts):
+            yield from text.splitlines()
+
+
+def watch(fleet: Fleet, sent: dict[str, Any], since: float, timeout: float) -> Any:  # noqa: ANN401 - shop's Count
+    """Show a progress bar until every task that was sent has ended or the time is over, and return the count."""
+    sys.path.insert(0, str(ROOT / "example"))
+    ledger = importlib.import_module("shop.ledger")
+    roots = {task_id for ids in sent["queues"].values() for task_id in ids}
+    columns = (TextColumn("  "), BarColumn(), MofNCompleteColumn(), TextColumn("tasks"), TimeElapsedColumn())
+    end = time.monotonic() + timeout
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=sent["total"])
+        while True:
+            count = ledger.count(read_ledgers(fleet, since), roots)
+            ended = count.total.done + count.total.failed + count.total.revoked
+            progress.update(bar, completed=ended)
+            if ended >= sent["total"] or time.monotonic() > end:
+                return count
+            time.sleep(POLL_SECONDS)
+
+
+def processes(fleet: Fleet, host: str) -> list[Process]:
+    """Return what runs, or should, on a host: Supervisor's programs and systemd's services."""
+    command = ["systemctl", "list-units", "--all", "--plain", "--no-legend", *UNITS, "supervisor.service"]
+    units = parse_units(remote(fleet, host, command))
+    services = [unit for unit in units if unit.name != "supervisor"]
+    if len(services) == len(units):
+        return services
+    # 3: not every program runs. The table shows which.
+    return parse_programs(remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3))) + services
+
+
+def host_table(fleet: Fleet, found: dict[str, list[Process]]) -> Table:
+    """Return a table of the hosts and what runs on them."""
+    table = Table("host", "address", "program", "state", "up for", title="Hosts", title_justify="left")
+    for host, running in found.items():
+        for number, process in enumerate(running):
+            first = [host, fleet.addresses[host]] if number == 0 else ["", ""]
+            state = process.state if process.well else f"[bold red]{process.state}[/]"
+            table.add_row(*first, process.name, state, process.about, end_section=number == len(running) - 1)
+    return table
+
+
+def queue_table(count: Any) -> Table:  # noqa: ANN401 - shop's Count
+    """Return a table of what became of each queue's tasks."""
+    table = Table(title="Tasks", title_justify="left", show_footer=True)
+    table.add_column("queue", footer="all")
+    for name in ("sent", "done", "failed", "retried", "lost", "repeated"):
+        table.add_column(name, justify="right", footer=str(getattr(count.total, name)))
+    for queue, tally in count.queues.items():
+        figures = (tally.sent, tally.done, tally.failed, tally.retried, tally.lost, tally.repeated)
+        table.add_row(queue or "?", *map(str, figures))
+    return table
+
+
+def pages(fleet: Fleet) -> str:
+    """Return how to open the web pages."""
+    entries = [
+        ("RabbitMQ", f"http://{fleet.addresses[fleet.broker]}:15672/", f"{fleet.app}-admin", "rabbitmq_administrator"),
+        ("Flower", f"http://{fleet.addresses[fleet.flower]}/", "flower", "flower_basic_auth"),
+    ]
+    # Lines, not a table: they are to be copied, so they must not be cut or wrapped.
+    return "\n".join(
+        f"{name}: {address}\n  user {user}, password in {fleet.secrets / file}" for name, address, user, file in entries
+    )
+
+
+def load_fleet(inventory: Path) -> Fleet:
+    """Read the inventory.
+
+    Raises:
+        DemoError: it can't be read or is none of the lab.
+    """
+    result = subprocess.run(
+        [str(BIN / "ansible-inventory"), "-i", str(inventory), "--list"],
+        cwd=ROOT,
+        env=environment(),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode != 0:
+        raise DemoError(f"{inventory} can't be read: {result.stderr.strip()}")
+    return parse_fleet(json.loads(result.stdout), Path.home(), inventory)
+
+
+def up(options: argparse.Namespace) -> int:
+    """Boot, build, send, watch and tell. Whatever is there already is used again."""
+    started = time.monotonic()
+    fleet = load_fleet(options.inventory)
+    with step(f"Booting {len(fleet.addresses)} hosts on this machine (the first time: building their image)"):
+        play(options.inventory, "lab/create.yml", become_options())
+    with step("Building the fleet with site.yml"):
+        play(options.inventory, "site.yml")
+    with step(f"Sending {options.count} tasks from {fleet.beat} to every queue"):
+        since = time.time()
+        sent = send(fleet, options.count)
+        sizes = ", ".join(f"{len(ids)} to {queue}" for queue, ids in sent["queues"].items())
+        say(f"  {sizes}; some of them send {sent['children']} more")
+    with step("Watching them finish"):
+        count = watch(fleet, sent, since, options.timeout)
+    found = {host: processes(fleet, host) for host in fleet.addresses}
+    for table in (host_table(fleet, found), queue_table(count)):
+        console.print()
+        console.print(table)
+    say(f"The {sent['failures']} tasks of customers.fail are meant to fail.")
+    say(f"\n{pages(fleet)}\n")
+    say(f"Everything took {time.monotonic() - started:.0f} s. `make demo-down` removes it again.")
+    problems = [
+        f"{process.name} on {host} is {process.state}" for host in found for process in found[host] if not process.well
+    ]
+    total = count.total
+    if missing := sent["total"] - total.done - total.failed - total.revoked:
+        problems.append(f"{missing} tasks have no end after {options.timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
+    if total.repeated:
+        problems.append(f"{total.repeated} tasks were done twice: {' '.join(count.repeated_ids[:5])}")
+    if total.failed > sent["failures"]:
+        problems.append(f"{total.failed - sent['failures']} tasks failed that should not have: see the workers' logs")
+    if problems:
+        raise DemoError("; ".join(problems))
+    return 0
+
+
+def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run podman as root, as the lab does."""
+    command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and say so, if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+        say(f"  removed {path}")
+
+
+def remove_images() -> None:
+    """Remove the lab's images, except those that other hosts still run on."""
+    result = podman("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={IMAGES}")
+    for image in result.stdout.split():
+        removed = podman("rmi", image)
+        if removed.returncode == 0:
+            say(f"  removed the image {image}")
+        else:
+            say(f"  kept the image {image}: {removed.stderr.strip()}")
+
+
+def down(options: argparse.Namespace) -> int:
+    """Remove the hosts and all that was made for them. What other lab hosts use stays."""
+    fleet = load_fleet(options.inventory)
+    with step("Removing the demo"):
+        if shutil.which("podman"):
+            play(options.inventory, "lab/destroy.yml", become_options())
+            say(f"  removed the hosts {', '.join(fleet.addresses)} and their network {fleet.network}")
+            remove_images()
+        remove_tree(fleet.secrets)
+        artifacts = Path.home() / ".cache" / "celery-fleet" / "artifacts"
+        for artifact in artifacts.glob(f"{fleet.app}-*.tar"):
+            artifact.unlink()
+            say(f"  removed {artifact}")
+        for parent in (fleet.secrets.parent, artifacts, artifacts.parent):
+            if parent.is_dir() and not any(parent.iterdir()):
+                remove_tree(parent)
+        others = sorted(path.name for path in LAB.iterdir() if path.is_dir()) if LAB.is_dir() else []
+        if others:
+            say(f"  kept {LAB}, which {', '.join(others)} also use")
+        else:
+            remove_tree(LAB)
+        remove_tree(LOGS)
+    say("What `make setup` installed stays: Debian's packages and .venv.")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
+    commands = parser.add_subparsers(required=True, metavar="up|down")
+    upward = commands.add_parser("up", help="boot the hosts, build the fleet, send tasks and watch them")
+    upward.add_argument("--count", type=int, default=300, help="how many tasks (default: 300)")
+    upward.add_argument("--timeout", type=float, default=300, help="seconds to wait for the tasks (default: 300)")
+    upward.set_defaults(run=up)
+    downward = commands.add_parser("down", help="remove the hosts and every trace of them")
+    downward.set_defaults(run=down)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except DemoError as error:
+        console.print(f"[bold red]demo:[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
