@@ -1,0 +1,215 @@
+"""What must change on a RabbitMQ broker so that it holds what is declared.
+
+The broker's own format is used on both sides: `rabbitmqctl export_definitions` says what is there, `import_definitions`
+takes the difference (https://www.rabbitmq.com/docs/definitions).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Definitions = dict[str, list[dict[str, Any]]]
+
+SALT_BYTES = 4
+HASHING = "rabbit_password_hashing_sha256"
+_DIGESTS = {HASHING: "sha256", "rabbit_password_hashing_sha512": "sha512"}
+
+# What identifies an object among those of its kind, and which of its properties count. The vhost is common to all.
+_KEYS = {
+    "exchanges": ("name",),
+    "queues": ("name",),
+    "policies": ("name",),
+    "bindings": ("source", "destination", "destination_type", "routing_key"),
+}
+_PROPERTIES = {
+    "exchanges": ("type", "durable", "auto_delete", "arguments"),
+    "queues": ("durable", "auto_delete", "arguments"),
+    "policies": ("pattern", "apply-to", "definition", "priority"),
+    "bindings": ("arguments",),
+}
+_PERMISSIONS = ("configure", "write", "read")
+
+
+class DefinitionsError(Exception):
+    """What is declared can't be reached from what the broker holds; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class User:
+    """A user of the broker.
+
+    Attributes:
+        tags: what the user may do in the management API; none means that it may not log in there.
+    """
+
+    name: str
+    password: str = field(repr=False)
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What a vhost and its users should be.
+
+    Attributes:
+        permissions: patterns a user, by the user's name.
+        exchanges, queues, bindings, policies: objects in RabbitMQ's own format, without the vhost.
+        absent_users: names that must not exist.
+    """
+
+    vhost: str
+    users: tuple[User, ...] = ()
+    permissions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    exchanges: Sequence[Mapping[str, Any]] = ()
+    queues: Sequence[Mapping[str, Any]] = ()
+    bindings: Sequence[Mapping[str, Any]] = ()
+    policies: Sequence[Mapping[str, Any]] = ()
+    absent_users: tuple[str, ...] = ()
+
+
+@dataclass
+class Difference:
+    """What to do.
+
+    Attributes:
+        definitions: for import_definitions; holds salted hashes of passwords, never a password.
+        deleted_users: names.
+        cleared_permissions: pairs of vhost and user.
+        before, after: for people; neither holds a password or its hash.
+    """
+
+    definitions: Definitions = field(default_factory=dict)
+    deleted_users: list[str] = field(default_factory=list)
+    cleared_permissions: list[tuple[str, str]] = field(default_factory=list)
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def any(self) -> bool:
+        return bool(self.definitions or self.deleted_users or self.cleared_permissions)
+
+    def add(self, kind: str, label: str, item: dict[str, Any] | None, shown: tuple[Any, Any]) -> None:
+        """Note that an object is made or altered (with the item to import) or goes (without one)."""
+        if item is not None:
+            self.definitions.setdefault(kind, []).append(item)
+        for side, value in zip((self.before, self.after), shown, strict=True):
+            if value is not None:
+                side.setdefault(kind, {})[label] = value
+
+
+def password_hash(password: str, salt: bytes) -> str:
+    """Return a password's hash in RabbitMQ's format (https://www.rabbitmq.com/docs/passwords)."""
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def password_matches(password: str, stored: str, algorithm: str) -> bool:
+    """Tell whether a stored hash is that of the password; a hash of an unknown or broken kind is not."""
+    digest = _DIGESTS.get(algorithm)
+    if digest is None:
+        return False
+    try:
+        raw = base64.b64decode(stored, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    salt = raw[:SALT_BYTES]
+    return hmac.compare_digest(raw[SALT_BYTES:], hashlib.new(digest, salt + password.encode()).digest())
+
+
+def difference(current: Mapping[str, Any], desired: Desired, new_salt: Callable[[], bytes]) -> Difference:
+    """Return what brings the broker from what it holds to what is declared.
+
+    Users, permissions and objects that are not named are left alone, with one exception: a declared user has no other
+    permissions than those declared, unless it is an administrator, who may give itself any.
+
+    Args:
+        current: what export_definitions gave; empty for a broker that is not there yet.
+        new_salt: returns SALT_BYTES random bytes.
+
+    Raises:
+        DefinitionsError: an exchange or queue is there with other properties; RabbitMQ can't alter those.
+    """
+    result = Difference()
+    if not any(item["name"] == desired.vhost for item in current.get("vhosts", [])):
+        result.add("vhosts", desired.vhost, {"name": desired.vhost}, (None, {}))
+    _users(current, desired, new_salt, result)
+    _permissions(current, desired, result)
+    for kind in _KEYS:
+        _objects(kind, current, desired, result)
+    return result
+
+
+def _tags(user: Mapping[str, Any]) -> list[str]:
+    """Return a user's tags; releases before 3.9 exported them as one string."""
+    tags = user.get("tags") or []
+    return sorted(tag for tag in (tags.split(",") if isinstance(tags, str) else tags) if tag)
+
+
+def _users(current: Mapping[str, Any], desired: Desired, new_salt: Callable[[], bytes], result: Difference) -> None:
+    there = {item["name"]: item for item in current.get("users", [])}
+    for user in desired.users:
+        old, tags = there.get(user.name), sorted(user.tags)
+        same_password = old is not None and password_matches(
+            user.password, str(old.get("password_hash") or ""), str(old.get("hashing_algorithm") or HASHING)
+        )
+        if old is not None and same_password and _tags(old) == tags:
+            continue
+        item = {
+            "name": user.name,
+            "password_hash": old["password_hash"]
+            if old and same_password
+            else password_hash(user.password, new_salt()),
+            "hashing_algorithm": old.get("hashing_algorithm", HASHING) if old and same_password else HASHING,
+            "tags": tags,
+        }
+        before = (
+            None if old is None else {"tags": _tags(old), "password": "(as declared)" if same_password else "(another)"}
+        )
+        result.add("users", user.name, item, (before, {"tags": tags, "password": "(as declared)"}))
+    for name in desired.absent_users:
+        if name in there:
+            result.deleted_users.append(name)
+            result.add("users", name, None, ({"tags": _tags(there[name])}, None))
+
+
+def _permissions(current: Mapping[str, Any], desired: Desired, result: Difference) -> None:
+    there = {
+        (item["vhost"], item["user"]): {verb: item[verb] for verb in _PERMISSIONS}
+        for item in current.get("permissions", [])
+    }
+    for user, wanted in desired.permissions.items():
+        patterns = {verb: wanted[verb] for verb in _PERMISSIONS}
+        old = there.get((desired.vhost, user))
+        if old != patterns:
+            item = {"user": user, "vhost": desired.vhost, **patterns}
+            result.add("permissions", f"{user} on {desired.vhost}", item, (old, patterns))
+    held_exactly = {user.name for user in desired.users if "administrator" not in user.tags}
+    for (vhost, user), patterns in there.items():
+        if user in held_exactly and not (vhost == desired.vhost and user in desired.permissions):
+            result.cleared_permissions.append((vhost, user))
+            result.add("permissions", f"{user} on {vhost}", None, (patterns, None))
+
+
+def _objects(kind: str, current: Mapping[str, Any], desired: Desired, result: Difference) -> None:
+    def key(item: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(item[name]) for name in _KEYS[kind])
+
+    there = {key(item): item for item in current.get(kind, []) if item["vhost"] == desired.vhost}
+    for item in getattr(desired, kind):
+        old = there.get(key(item))
+        wanted = {name: item[name] for name in _PROPERTIES[kind] if name in item}
+        had = None if old is None else {name: old.get(name) for name in wanted}
+        if had == wanted:
+            continue
+        label = " ".join(part for part in key(item) if part)
+        if had is not None and kind in ("exchanges", "queues"):
+            raise DefinitionsError(
+                f"{kind[:-1]} {label!r} in vhost {desired.vhost!r} is there as {had}, but should be {wanted}. "
+                f"RabbitMQ can't alter it: move its messages away and delete it, or choose another name"
+            )
+        result.add(kind, label, {**item, "vhost": desired.vhost}, (had, wanted))

@@ -1,0 +1,265 @@
+"""What the broker holds, and what must change on it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import (
+    DefinitionsError,
+    Desired,
+    Difference,
+    User,
+    difference,
+    password_hash,
+    password_matches,
+)
+from ansible_collections.fleet.celery.plugins.modules.rabbitmq_definitions import desired
+from hypothesis import given
+from hypothesis import strategies as st
+
+SALT = bytes.fromhex("908dc60a")
+PATTERNS = {"configure": "^a$", "write": "^b$", "read": "^c$"}
+QUORUM = {"name": "shop.dead", "durable": True, "auto_delete": False, "arguments": {"x-queue-type": "quorum"}}
+FANOUT = {"name": "shop.dead", "type": "fanout", "durable": True, "auto_delete": False, "arguments": {}}
+BINDING = {
+    "source": "shop.dead",
+    "destination": "shop.dead",
+    "destination_type": "queue",
+    "routing_key": "",
+    "arguments": {},
+}
+POLICY = {"name": "p", "pattern": "^q$", "apply-to": "queues", "definition": {"delivery-limit": 50}, "priority": 0}
+SHOP = Desired(
+    vhost="shop",
+    users=(User("shop", "pass%w@rd"), User("shop-admin", "root's", ("administrator",))),
+    permissions={"shop": PATTERNS, "shop-admin": PATTERNS},
+    exchanges=(FANOUT,),
+    queues=(QUORUM,),
+    bindings=(BINDING,),
+    policies=(POLICY,),
+    absent_users=("guest",),
+)
+NEW = {
+    "users": [
+        {"name": "guest", "password_hash": "", "hashing_algorithm": "", "tags": ["administrator"]},
+    ],
+    "vhosts": [{"name": "/"}],
+    "permissions": [{"user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"}],
+}
+
+
+def salt() -> bytes:
+    return SALT
+
+
+def after(held: dict[str, Any], changes: Difference) -> dict[str, Any]:
+    """Return what a broker holds after the changes, as RabbitMQ's import and commands would leave it."""
+    keys = {
+        "users": ("name",),
+        "vhosts": ("name",),
+        "permissions": ("vhost", "user"),
+        "policies": ("vhost", "name"),
+        "exchanges": ("vhost", "name"),
+        "queues": ("vhost", "name"),
+        "bindings": ("vhost", "source", "destination", "routing_key"),
+    }
+    result = copy.deepcopy(held)
+    for kind, items in changes.definitions.items():
+        merged = {tuple(item[key] for key in keys[kind]): item for item in [*result.get(kind, []), *items]}
+        result[kind] = list(merged.values())
+    gone = set(changes.deleted_users)
+    result["users"] = [item for item in result["users"] if item["name"] not in gone]
+    result["permissions"] = [
+        item
+        for item in result["permissions"]
+        if item["user"] not in gone and (item["vhost"], item["user"]) not in changes.cleared_permissions
+    ]
+    return result
+
+
+@pytest.fixture
+def converged() -> dict[str, Any]:
+    return after(NEW, difference(NEW, SHOP, salt))
+
+
+def changed(**values: Any) -> Desired:
+    return Desired(**{**{name: getattr(SHOP, name) for name in Desired.__dataclass_fields__}, **values})
+
+
+def test_the_hash_is_the_one_of_rabbitmqs_documentation() -> None:
+    assert password_hash("test12", SALT) == "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
+
+
+@given(st.text(min_size=1), st.text(), st.binary(min_size=4, max_size=4))
+def test_a_hash_matches_its_password_and_no_other(password: str, other: str, salt: bytes) -> None:
+    stored = password_hash(password, salt)
+    assert password_matches(password, stored, "rabbit_password_hashing_sha256")
+    assert password_matches(other, stored, "rabbit_password_hashing_sha256") == (other == password)
+
+
+def test_sha512_matches_as_rabbitmqctl_made_it() -> None:
+    # rabbitmqctl eval 'base64:encode(rabbit_password:hash(rabbit_password_hashing_sha512, <<"test12">>)).'
+    stored = "wn868iU+9MaPuxrir0EAsBeIbLybClgsHUOJIJkplPeLNd+5bOm4jzZst7xZtW/YWyzrOvPVhWPwMekfNISPE5YWiW4="
+    assert password_matches("test12", stored, "rabbit_password_hashing_sha512")
+    assert not password_matches("other", stored, "rabbit_password_hashing_sha512")
+
+
+@pytest.mark.parametrize(
+    ("stored", "algorithm"),
+    [
+        ("kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR", "rabbit_password_hashing_md5"),
+        ("kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR", "rabbit_password_hashing_sha512"),
+        ("not base64 ö", "rabbit_password_hashing_sha256"),
+        ("", "rabbit_password_hashing_sha256"),
+        ("kI3GCg==", "rabbit_password_hashing_sha256"),
+    ],
+)
+def test_a_hash_of_another_kind_does_not_match(stored: str, algorithm: str) -> None:
+    assert not password_matches("test12", stored, algorithm)
+
+
+def test_a_new_broker_gets_everything_and_loses_guest() -> None:
+    changes = difference(NEW, SHOP, salt)
+    assert {kind: len(items) for kind, items in changes.definitions.items()} == {
+        "vhosts": 1,
+        "users": 2,
+        "permissions": 2,
+        "exchanges": 1,
+        "queues": 1,
+        "policies": 1,
+        "bindings": 1,
+    }
+    assert changes.definitions["queues"] == [{**QUORUM, "vhost": "shop"}]
+    assert changes.deleted_users == ["guest"]
+    assert changes.before == {"users": {"guest": {"tags": ["administrator"]}}}
+
+
+def test_a_second_run_changes_nothing(converged: dict[str, Any]) -> None:
+    changes = difference(converged, SHOP, salt)
+    assert not changes.any
+    assert (changes.before, changes.after) == ({}, {})
+
+
+def test_no_broker_at_all_means_that_all_is_new() -> None:
+    changes = difference({}, SHOP, salt)
+    assert sorted(changes.after["users"]) == ["shop", "shop-admin"]
+    assert not changes.deleted_users
+
+
+def test_a_changed_password_changes_that_user_only(converged: dict[str, Any]) -> None:
+    wanted = changed(users=(User("shop", "another"), SHOP.users[1]))
+    changes = difference(converged, wanted, salt)
+    assert list(changes.definitions) == ["users"]
+    (user,) = changes.definitions["users"]
+    assert user["name"] == "shop"
+    assert password_matches("another", user["password_hash"], user["hashing_algorithm"])
+    assert changes.before != changes.after
+    assert not difference(after(converged, changes), wanted, salt).any
+
+
+def test_nothing_shown_holds_a_password_or_a_hash(converged: dict[str, Any]) -> None:
+    changes = difference(converged, changed(users=(User("shop", "another"),)), salt)
+    shown = json.dumps([changes.before, changes.after]) + repr(SHOP)
+    for secret in ("another", "pass%w@rd", "root's", changes.definitions["users"][0]["password_hash"]):
+        assert secret not in shown.replace("(another)", "")
+
+
+def test_changed_tags_leave_the_password(converged: dict[str, Any]) -> None:
+    wanted = changed(users=(User("shop", "pass%w@rd", ("monitoring",)), SHOP.users[1]))
+    (user,) = difference(converged, wanted, lambda: b"xxxx").definitions["users"]
+    assert user["tags"] == ["monitoring"]
+    assert user["password_hash"] == password_hash("pass%w@rd", SALT)
+
+
+def test_tags_in_the_old_text_form_are_the_same(converged: dict[str, Any]) -> None:
+    for user in converged["users"]:
+        user["tags"] = ",".join(user["tags"])
+    assert not difference(converged, SHOP, salt).any
+
+
+def test_foreign_users_and_their_permissions_stay(converged: dict[str, Any]) -> None:
+    converged["users"].append({"name": "other", "password_hash": "", "tags": []})
+    converged["permissions"].append({"user": "other", "vhost": "shop", **PATTERNS})
+    assert not difference(converged, SHOP, salt).any
+
+
+def test_other_permissions_of_a_declared_user_go(converged: dict[str, Any]) -> None:
+    converged["permissions"].append({"user": "shop", "vhost": "/", **PATTERNS})
+    changes = difference(converged, SHOP, salt)
+    assert changes.cleared_permissions == [("/", "shop")]
+    assert changes.before == {"permissions": {"shop on /": PATTERNS}}
+    assert not difference(after(converged, changes), SHOP, salt).any
+
+
+def test_permissions_that_are_not_declared_any_more_go(converged: dict[str, Any]) -> None:
+    changes = difference(converged, changed(permissions={"shop-admin": PATTERNS}), salt)
+    assert changes.cleared_permissions == [("shop", "shop")]
+
+
+def test_an_administrator_keeps_what_it_gave_itself(converged: dict[str, Any]) -> None:
+    converged["permissions"].append({"user": "shop-admin", "vhost": "made by hand", **PATTERNS})
+    assert not difference(converged, SHOP, salt).any
+
+
+@pytest.mark.parametrize("verb", ["configure", "write", "read"])
+def test_each_pattern_counts(converged: dict[str, Any], verb: str) -> None:
+    wanted = changed(permissions={**SHOP.permissions, "shop": {**PATTERNS, verb: "^x$"}})
+    assert difference(converged, wanted, salt).definitions == {
+        "permissions": [{"user": "shop", "vhost": "shop", **PATTERNS, verb: "^x$"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pattern", "^r$"), ("definition", {"delivery-limit": 51}), ("apply-to", "all"), ("priority", 1)],
+)
+def test_a_changed_policy_is_replaced(converged: dict[str, Any], name: str, value: object) -> None:
+    changes = difference(converged, changed(policies=({**POLICY, name: value},)), salt)
+    assert changes.definitions == {"policies": [{**POLICY, name: value, "vhost": "shop"}]}
+
+
+def test_a_namesake_in_another_vhost_is_another_object(converged: dict[str, Any]) -> None:
+    for kind in ("policies", "queues", "exchanges", "bindings"):
+        for item in converged[kind]:
+            item["vhost"] = "elsewhere"
+    assert sorted(difference(converged, SHOP, salt).definitions) == ["bindings", "exchanges", "policies", "queues"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"queues": ({**QUORUM, "arguments": {"x-queue-type": "classic"}},)}, "queue 'shop.dead' in vhost 'shop'"),
+        ({"exchanges": ({**FANOUT, "type": "topic"},)}, "exchange 'shop.dead' in vhost 'shop'"),
+    ],
+)
+def test_what_rabbitmq_cannot_alter_is_refused(converged: dict[str, Any], wanted: Any, message: str) -> None:
+    with pytest.raises(DefinitionsError, match=f"{message}.*delete it, or choose another name"):
+        difference(converged, changed(**wanted), salt)
+
+
+def parameters(**values: Any) -> dict[str, Any]:
+    lists = ("users", "absent_users", "permissions", "exchanges", "queues", "bindings", "policies")
+    return {"vhost": "shop", "passwords": {}, **{name: [] for name in lists}, **values}
+
+
+@pytest.mark.parametrize("passwords", [{}, {"shop": ""}, {"other": "x"}])
+def test_a_user_without_a_password_is_refused(passwords: dict[str, str]) -> None:
+    with pytest.raises(DefinitionsError, match="no password is given for: shop"):
+        desired(parameters(users=[{"name": "shop", "tags": []}], passwords=passwords))
+
+
+def test_the_modules_words_become_rabbitmqs() -> None:
+    made = desired(
+        parameters(
+            users=[{"name": "shop", "tags": ["monitoring"]}],
+            passwords={"shop": 123},
+            bindings=[{"exchange": "e", "queue": "q", "routing_key": "k"}],
+            policies=[{"name": "p", "pattern": "^q$", "apply_to": "queues", "definition": {}, "priority": 0}],
+        )
+    )
+    assert made.users == (User("shop", "123", ("monitoring",)),)
+    assert made.bindings[0] == {**BINDING, "source": "e", "destination": "q", "routing_key": "k"}
+    assert made.policies[0]["apply-to"] == "queues"
