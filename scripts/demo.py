@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 LAB = ROOT / ".lab"
 LOGS = ROOT / ".cache" / "demo"
-IMAGES = "localhost/fleet-lab-*"
+IMAGES = "localhost/fleet-lab-"
 
 TAIL_LINES = 40
 POLL_SECONDS = 1.5
@@ -48,7 +48,7 @@ RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+
 # supervisorctl: name, state in capitals, and "pid 1, uptime 0:00:01" or what went wrong.
 PROGRAM = re.compile(r"^(?P<name>\S+)\s+(?P<state>[A-Z]+)\s*(?:pid \d+, uptime )?(?P<about>.*)$")
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)
 
 
 class DemoError(Exception):
@@ -383,6 +383,8 @@ def up(options: argparse.Namespace) -> int:
     problems = [
         f"{process.name} on {host} is {process.state}" for host in found for process in found[host] if not process.well
     ]
+    if "flower" not in {process.name for process in found[fleet.flower]}:
+        problems.append(f"Flower is not on {fleet.flower}")
     total = count.total
     if missing := sent["total"] - total.done - total.failed - total.revoked:
         problems.append(f"{missing} tasks have no end after {options.timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
@@ -410,8 +412,9 @@ def remove_tree(path: Path) -> None:
 
 def remove_images() -> None:
     """Remove the lab's images, except those that other hosts still run on."""
-    result = podman("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={IMAGES}")
-    for image in result.stdout.split():
+    result = podman("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={IMAGES}*")
+    # An image found by one of its names is listed under all of them, and the others are not the lab's.
+    for image in filter(lambda name: name.startswith(IMAGES), result.stdout.split()):
         removed = podman("rmi", image)
         if removed.returncode == 0:
             say(f"  removed the image {image}")
@@ -429,9 +432,11 @@ def down(options: argparse.Namespace) -> int:
             remove_images()
         remove_tree(fleet.secrets)
         artifacts = Path.home() / ".cache" / "celery-fleet" / "artifacts"
-        for artifact in artifacts.glob(f"{fleet.app}-*.tar"):
-            artifact.unlink()
-            say(f"  removed {artifact}")
+        # The shop's releases, and Flower with what it needs. Other applications' stay.
+        for pattern in (f"{fleet.app}-*.tar", "requirements.lock-*.tar"):
+            for artifact in artifacts.glob(pattern):
+                artifact.unlink()
+                say(f"  removed {artifact}")
         for parent in (fleet.secrets.parent, artifacts, artifacts.parent):
             if parent.is_dir() and not any(parent.iterdir()):
                 remove_tree(parent)
