@@ -1,0 +1,196 @@
+"""The wrapper, run by the real shell with a celery that says what it got."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
+from ansible_collections.fleet.celery.plugins.module_utils._release import digest, started_from
+from jinja2 import Environment, FileSystemLoader
+
+TEMPLATES = Path(__file__).parents[2] / "templates"
+TELL = """#!{python}
+import json, os, sys
+print(json.dumps({{"argv": sys.argv, "pid": os.getpid(), "cwd": os.getcwd(), "environment": dict(os.environ)}}))
+"""
+
+
+class Host:
+    """The application's directories, with a fake release."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.config_dir, self.state_dir = root / "srv shop", root / "etc shop", root / "var's"
+        bin_dir = self.root / "bin"
+        for path in (bin_dir, self.config_dir / "programs", self.state_dir):
+            path.mkdir(parents=True)
+        self.release("1.0.0")
+        (self.root / "current").symlink_to("releases/1.0.0")
+        self.environment({"A": "1"})
+        (self.config_dir / "celery_fleet_settings.py").write_text("x = 1\n")
+        self.wrapper = bin_dir / "celery_supervisor"
+        self.wrapper.write_text(self.render())
+        self.wrapper.chmod(0o755)
+        (bin_dir / "celery_run").symlink_to("celery_supervisor")
+
+    def render(self) -> str:
+        environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
+        environment.filters["quote"] = lambda text: "'" + text.replace("'", "'\"'\"'") + "'"
+        app = {
+            "name": "shop",
+            "user": "shop",
+            "module": "shop.celery:app",
+            "root": str(self.root),
+            "config_dir": str(self.config_dir),
+            "state_dir": str(self.state_dir),
+        }
+        return environment.get_template("celery_supervisor.sh.j2").render(app=app)
+
+    def release(self, version: str) -> Path:
+        release = self.root / "releases" / version
+        bin_dir = release / "venv" / "bin"
+        bin_dir.mkdir(parents=True)
+        (bin_dir / "activate").write_text(
+            f"VIRTUAL_ENV='{release}/venv'\nPATH=\"$VIRTUAL_ENV/bin:$PATH\"\nexport PATH VIRTUAL_ENV\n"
+        )
+        (bin_dir / "celery").write_text(TELL.format(python=sys.executable))
+        (bin_dir / "celery").chmod(0o755)
+        shutil.copy(bin_dir / "celery", bin_dir / "tell")
+        return release
+
+    def environment(self, environment: dict[str, str]) -> None:
+        (self.config_dir / "environment").write_text(environment_text(environment))
+
+    def own(self, program: str, environment: dict[str, str]) -> None:
+        (self.config_dir / "programs" / f"{program}.env").write_text(environment_text(environment))
+
+    def run(
+        self, *argv: str, command: str = "celery_supervisor", program: str = "", **variables: str
+    ) -> dict[str, Any]:
+        if program:
+            variables["SUPERVISOR_PROCESS_NAME"] = program
+        process = subprocess.Popen(
+            [self.root / "bin" / command, *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                "PATH": "/usr/bin:/bin",
+                **variables,
+            },
+        )
+        output, error = process.communicate(timeout=20)
+        assert process.returncode == 0, error
+        assert not error
+        told: dict[str, Any] = json.loads(output)
+        assert told["pid"] == process.pid, "the shell did not give its place to the command"
+        return told
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_celery_gets_the_very_arguments_in_the_shells_place(host: Host) -> None:
+    arguments = ["worker", "-n", "a@%h", "two words", "", "$HOME", "*", "'\"\\", "-Q", "x,y\nz"]
+    told = host.run(*arguments)
+    assert told["argv"] == [str(host.root / "releases/1.0.0/venv/bin/celery"), "-A", "shop.celery:app", *arguments]
+    assert told["cwd"] == str(host.state_dir)
+
+
+def test_celery_run_runs_any_command_of_the_release(host: Host) -> None:
+    told = host.run("tell", "a b", command="celery_run")
+    assert told["argv"] == [str(host.root / "releases/1.0.0/venv/bin/tell"), "a b"]
+
+
+def test_the_environment_is_the_applications(host: Host) -> None:
+    nasty = "100% 'of' \"it\" $HOME\nend\n"
+    host.environment({"SHOP_KEY": nasty, "config": "a", "release": "b", "own": "c"})
+    variables = host.run("worker")["environment"]
+    assert variables["SHOP_KEY"] == nasty
+    assert (variables["config"], variables["release"], variables["own"]) == ("a", "b", "c")
+    assert variables["HOME"] == str(host.state_dir)
+    assert variables["USER"] == "shop"
+    assert variables["PYTHONPATH"] == str(host.config_dir)
+    assert variables["CELERY_CONFIG_MODULE"] == "celery_fleet_settings"
+    assert variables["CELERY_APP_RELEASE"] == "1.0.0"
+    assert variables["VIRTUAL_ENV"] == str(host.root / "releases/1.0.0/venv")
+
+
+def test_a_programs_own_environment_comes_on_top_for_it_alone(host: Host) -> None:
+    host.environment({"A": "app", "B": "app"})
+    host.own("shop-video", {"A": "video"})
+    assert host.run(program="shop-video")["environment"]["A"] == "video"
+    assert host.run(program="shop-video")["environment"]["B"] == "app"
+    assert host.run(program="shop-email")["environment"]["A"] == "app"
+    assert host.run()["environment"]["A"] == "app"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_process_knows_what_it_was_started_from(host: Host, own: bool) -> None:
+    def started() -> str:
+        value: str = host.run(program="shop-video")["environment"]["CELERY_FLEET_STARTED_FROM"]
+        assert value == started_from(host.root, host.config_dir, "shop-video")
+        return value
+
+    if own:
+        host.own("shop-video", {"A": "video"})
+    seen = [started()]
+    host.environment({"A": "2"})
+    seen.append(started())
+    (host.config_dir / "celery_fleet_settings.py").write_text("x = 2\n")
+    seen.append(started())
+    with host.wrapper.open("a") as file:
+        file.write("# another wrapper\n")
+    seen.append(started())
+    host.release("1.1.0")
+    (host.root / "current").unlink()
+    (host.root / "current").symlink_to("releases/1.1.0")
+    seen.append(started())
+    host.own("shop-video", {"A": "3"})
+    seen.append(started())
+    assert len(set(seen)) == len(seen)
+    assert started() == seen[-1]
+
+
+def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host, tmp_path: Path) -> None:
+    release = host.release("2.0.0")
+    config = tmp_path / "check"
+    config.mkdir()
+    (config / "environment").write_text(environment_text({"A": "new"}))
+    (config / "celery_fleet_settings.py").write_text("x = 3\n")
+    told = host.run(
+        "tell", command="celery_run", CELERY_FLEET_RELEASE=str(release), CELERY_FLEET_CONFIG_DIR=str(config)
+    )
+    variables = told["environment"]
+    assert told["argv"] == [str(release / "venv/bin/tell")]
+    assert (variables["A"], variables["CELERY_APP_RELEASE"], variables["PYTHONPATH"]) == ("new", "2.0.0", str(config))
+    contents = [
+        path.read_bytes() for path in (host.wrapper, config / "environment", config / "celery_fleet_settings.py")
+    ]
+    assert variables["CELERY_FLEET_STARTED_FROM"] == digest(release, contents)
+
+
+def test_a_missing_release_ends_it(host: Host) -> None:
+    (host.root / "current").unlink()
+    run = subprocess.run(
+        [host.wrapper, "worker"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert run.returncode != 0
+    assert "activate" in run.stderr
+
+
+def test_its_syntax(host: Host) -> None:
+    subprocess.run(["sh", "-n", host.wrapper], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", "--exclude=SC1090,SC1091", host.wrapper], check=True)
