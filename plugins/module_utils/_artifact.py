@@ -16,18 +16,28 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256
 
-_IGNORED = shutil.ignore_patterns(
-    ".*", "__pycache__", "*.pyc", "*.egg-info", "build", "dist", "node_modules", "venv", "htmlcov"
-)
+_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
+# At the top alone: further down, these may be the names of packages.
+_LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
 # Oldest first: Debian 12 has glibc 2.36, so wheels for all of these run on it and on what follows.
 _GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
 # So that one source gives one and the same wheel: the earliest time that a zip can hold.
 _EPOCH = "315532800"
+
+
+def _ignore(source: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return what shutil.copytree asks for the names to leave out of a directory."""
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        top = _LEFTOVERS_AT_TOP & set(names) if Path(directory) == source else set()
+        return _LEFTOVERS(directory, names) | top
+
+    return ignored
 
 
 def source_files(source: Path) -> Iterator[Path]:
@@ -35,8 +45,9 @@ def source_files(source: Path) -> Iterator[Path]:
     if source.is_file():
         yield source
         return
+    leave_out = _ignore(source)
     for directory, folders, files in os.walk(source):
-        ignored = _IGNORED(directory, [*folders, *files])
+        ignored = leave_out(directory, [*folders, *files])
         folders[:] = sorted(set(folders) - ignored)
         yield from (Path(directory) / name for name in sorted(set(files) - ignored))
 
@@ -128,7 +139,7 @@ def build_wheel(source: Path, directory: Path) -> Path:
         copy = source
         if source.is_dir():
             # A build writes beside what it reads; the user's directory stays as it is.
-            copy = Path(shutil.copytree(source, Path(temporary) / "source", ignore=_IGNORED))
+            copy = Path(shutil.copytree(source, Path(temporary) / "source", ignore=_ignore(source)))
         wheels = Path(temporary) / "wheel"
         pip(["wheel", "--no-deps", "--wheel-dir", str(wheels), str(copy)], SOURCE_DATE_EPOCH=_EPOCH)
         (built,) = wheels.glob("*.whl")
@@ -158,6 +169,27 @@ def wheel_version(wheel: str) -> tuple[str, str]:
     """Return the distribution's name and version from a wheel's file name (PEP 427)."""
     name, version = wheel.split("-")[:2]
     return name.replace("_", "-").lower(), version
+
+
+def usable(wheelhouse: Path, python: str, machine: str) -> list[Path]:
+    """Return the wheels of a directory that a Python on a machine can install; it may hold those of several.
+
+    Of any glibc: the host's pip knows its own.
+    """
+    from packaging.tags import compatible_tags, cpython_tags  # noqa: PLC0415 - on the controller only
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415
+
+    major, minor = (int(number) for number in python.split(".")[:2])
+    platforms = [f"linux_{machine}", *(f"manylinux{policy}_{machine}" for policy in ("1", "2010", "2014"))]
+    platforms += [f"manylinux_2_{glibc}_{machine}" for glibc in range(5, 100)]
+    tags = {
+        *cpython_tags((major, minor), platforms=platforms),
+        *compatible_tags((major, minor), f"cp{major}{minor}", platforms),
+    }
+    try:
+        return [path for path in sorted(wheelhouse.glob("*.whl")) if parse_wheel_filename(path.name)[3] & tags]
+    except InvalidWheelFilename as error:
+        raise ReleaseError(f"{wheelhouse}: {error}") from error
 
 
 def pack(wheels: Path, artifact: Path, manifest: Mapping[str, object]) -> None:
@@ -218,8 +250,10 @@ def build(
         wheels.mkdir()
         main = build_wheel(source, wheels) if source is not None else None
         if wheelhouse is not None:
-            for path in wheelhouse.glob("*.whl"):
-                shutil.copy(path, wheels)
+            for path in usable(wheelhouse, python, machine):
+                # What the source says comes before a wheel of an older state of it.
+                if main is None or wheel_version(path.name)[0] != wheel_version(main.name)[0]:
+                    shutil.copy(path, wheels)
         elif requirements is not None:
             pinned = Path(temporary) / "requirements.txt"
             pinned.write_text(
@@ -229,7 +263,7 @@ def build(
         elif main is not None:
             download([str(main)], wheels, python, machine)
         if not any(wheels.glob("*.whl")):
-            raise ReleaseError(f"{wheelhouse or requirements} holds no wheels")
+            raise ReleaseError(f"{wheelhouse or requirements} holds no wheels for Python {python} on {machine}")
         name, version = wheel_version(main.name) if main else ((wheelhouse or requirements or directory).name, key)
         artifact = directory / f"{name}-{version}-{python_tag(python)}-{key}.tar"
         pack(wheels, artifact, {"name": name, "version": version, "python": python})
@@ -239,7 +273,7 @@ def build(
 def manifest_of(artifact: Path) -> dict[str, str]:
     """Return the manifest of an artifact: name, version, python and wheels."""
     with tarfile.open(artifact) as tar:
-        member = tar.extractfile(MANIFEST)
+        member = tar.extractfile(MANIFEST) if MANIFEST in tar.getnames() else None
         if member is None:
             raise ReleaseError(f"{artifact} has no manifest")
         manifest: dict[str, str] = json.loads(member.read())

@@ -1,0 +1,343 @@
+"""An artifact holds what a host needs, is built once, and is refused if it is another one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils import _artifact
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
+    build,
+    build_wheel,
+    digest_of,
+    find_requirements,
+    manifest_of,
+    pack,
+    requirements_for,
+    source_files,
+    usable,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
+
+EXAMPLE = Path(__file__).parents[2] / "example"
+LOCK = """\
+# made by hand
+--index-url https://index.example/simple;x
+amqp==5.4.2 \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+async-timeout==5.0.1 ; python_full_version < '3.11.3' \\
+    --hash=sha256:cc \\
+    --hash=sha256:dd
+colorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:ee
+tzdata==2026.1 ; python_version >= "3.12" # a comment
+uvloop==1.0; platform_machine == 'x86_64' and platform_python_implementation == 'CPython'
+"""
+
+
+def wheel(directory: Path, name: str, text: str = "VALUE = 1\n", tag: str = "py3-none-any") -> Path:
+    """Write the smallest wheel that pip takes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    project, version = name.split("-")
+    path = directory / f"{name}-{tag}.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{project}.py", text)
+        file.writestr(f"{name}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n")
+        file.writestr(f"{name}.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
+        file.writestr(f"{name}.dist-info/RECORD", "")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+def project(directory: Path) -> Path:
+    """Write a project, with what builds and tools leave in it."""
+    for name in (
+        "pyproject.toml",
+        "shop/__init__.py",
+        "shop/build/__init__.py",
+        "shop/data.txt",
+        "build/lib/shop/__init__.py",
+        "dist/shop-1.0.tar.gz",
+        "shop.egg-info/PKG-INFO",
+        "shop/__pycache__/x.cpython-311.pyc",
+        ".git/HEAD",
+        ".venv/bin/python",
+        "venv/bin/python",
+        "htmlcov/index.html",
+        "node_modules/x/index.js",
+    ):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("python", "kept"),
+    [("3.11.2", {"amqp", "async-timeout", "uvloop"}), ("3.13.5", {"amqp", "tzdata", "uvloop"})],
+)
+def test_conditions_are_those_of_the_hosts_python(python: str, kept: set[str]) -> None:
+    lines = requirements_for(LOCK, python, "x86_64").splitlines()
+    assert {line.split("==")[0] for line in lines if "==" in line} == kept
+    assert not any("python_" in line or "platform_" in line for line in lines)
+
+
+def test_the_machine_counts() -> None:
+    assert "uvloop" not in requirements_for(LOCK, "3.13.5", "aarch64")
+
+
+def test_hashes_comments_and_options_stay() -> None:
+    text = requirements_for(LOCK, "3.11.2", "x86_64")
+    (amqp,) = (line for line in text.splitlines() if line.startswith("amqp"))
+    assert amqp.split() == ["amqp==5.4.2", "--hash=sha256:aa", "--hash=sha256:bb"]
+    (timeout,) = (line for line in text.splitlines() if line.startswith("async-timeout"))
+    assert timeout.split() == ["async-timeout==5.0.1", "--hash=sha256:cc", "--hash=sha256:dd"]
+    assert "# made by hand" in text.splitlines()
+    assert "--index-url https://index.example/simple;x" in text.splitlines()
+
+
+def test_the_examples_lock_differs_between_debian_12_and_13() -> None:
+    text = (EXAMPLE / "requirements.lock").read_text()
+    assert "\nasync-timeout==" in requirements_for(text, "3.11.2", "x86_64")
+    assert "\nasync-timeout==" not in requirements_for(text, "3.13.5", "x86_64")
+    assert "win32" in text
+    assert "win32" not in requirements_for(text, "3.11.2", "x86_64")
+
+
+def test_a_lock_beside_the_source_is_found(tmp_path: Path) -> None:
+    assert find_requirements(tmp_path) is None
+    (tmp_path / "requirements.txt").touch()
+    assert find_requirements(tmp_path) == tmp_path / "requirements.txt"
+    (tmp_path / "requirements.lock").touch()
+    assert find_requirements(tmp_path) == tmp_path / "requirements.lock"
+    assert find_requirements(tmp_path / "requirements.txt") is None
+
+
+def test_what_builds_leave_is_no_source(tmp_path: Path) -> None:
+    source = project(tmp_path)
+    found = {str(path.relative_to(source)) for path in source_files(source)}
+    assert found == {"pyproject.toml", "shop/__init__.py", "shop/build/__init__.py", "shop/data.txt"}
+
+
+def test_the_digest_follows_contents_and_names_and_nothing_else(tmp_path: Path) -> None:
+    source = project(tmp_path / "a")
+    before = digest_of(source_files(source), source)
+    assert digest_of(source_files(project(tmp_path / "b")), tmp_path / "b") == before
+    (source / "build" / "more").touch()
+    os.utime(source / "pyproject.toml", (1, 1))
+    assert digest_of(source_files(source), source) == before
+    assert digest_of(source_files(source), source, "3.13.5") != before
+    (source / "shop" / "data.txt").rename(source / "shop" / "renamed.txt")
+    renamed = digest_of(source_files(source), source)
+    assert renamed != before
+    (source / "shop" / "build" / "__init__.py").write_text("changed")
+    assert digest_of(source_files(source), source) != renamed
+
+
+def test_a_build_reads_the_source_without_leftovers_and_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = project(tmp_path / "source")
+    seen: set[str] = set()
+
+    def fake_pip(arguments: list[str], **_: str) -> str:
+        copy = Path(arguments[-1])
+        seen.update(str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file())
+        (copy / "build").mkdir()
+        wheel(Path(arguments[arguments.index("--wheel-dir") + 1]), "shop-1.0")
+        return ""
+
+    monkeypatch.setattr(_artifact, "pip", fake_pip)
+    before = sorted(source.rglob("*"))
+    assert build_wheel(source, tmp_path).read_bytes()
+    assert seen == {"pyproject.toml", "shop/__init__.py", "shop/build/__init__.py", "shop/data.txt"}
+    assert sorted(source.rglob("*")) == before
+
+
+def test_an_artifact_depends_on_nothing_but_its_content(tmp_path: Path) -> None:
+    sums = []
+    for number, names in enumerate((["a-1.0", "b-2.0"], ["b-2.0", "a-1.0"])):
+        wheels = tmp_path / str(number)
+        wheels.mkdir()
+        for name in names:
+            (wheels / f"{name}-py3-none-any.whl").write_text(name)
+            os.utime(wheels / f"{name}-py3-none-any.whl", (number, number))
+        pack(wheels, tmp_path / f"{number}.tar", {"name": "shop"})
+        sums.append(file_sha256(tmp_path / f"{number}.tar"))
+    assert sums[0] == sums[1]
+    (tmp_path / "1" / "a-1.0-py3-none-any.whl").write_text("other")
+    pack(tmp_path / "1", tmp_path / "1.tar", {"name": "shop"})
+    assert file_sha256(tmp_path / "1.tar") != sums[0]
+
+
+def test_what_was_packed_is_unpacked(tmp_path: Path) -> None:
+    path = wheel(tmp_path / "wheels", "shop-1.0")
+    pack(tmp_path / "wheels", tmp_path / "shop.tar", {"name": "shop", "version": "1.0"})
+    (tmp_path / "out").mkdir()
+    (found,) = unpack(tmp_path / "shop.tar", tmp_path / "out")
+    assert (found.name, found.read_bytes()) == (path.name, path.read_bytes())
+    assert manifest_of(tmp_path / "shop.tar")["version"] == "1.0"
+
+
+def crafted(path: Path, files: dict[str, bytes], manifest: dict[str, object] | None) -> Path:
+    if manifest is not None:
+        files = {**files, MANIFEST: json.dumps(manifest).encode()}
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+SHA_A = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"  # of the letter a
+
+
+@pytest.mark.parametrize(
+    ("files", "wheels", "message"),
+    [
+        ({"a.whl": b"b"}, {"a.whl": SHA_A}, "not the file that was built"),
+        ({"a.whl": b"a", "b.whl": b"b"}, {"a.whl": SHA_A}, "does not hold the wheels"),
+        ({}, {"a.whl": SHA_A}, "does not hold the wheels"),
+        ({"../a.whl": b"a"}, {"a.whl": SHA_A}, r"holds \.\./a.whl, which is no plain file"),
+        ({"sub/a.whl": b"a"}, {"a.whl": SHA_A}, "which is no plain file"),
+    ],
+)
+def test_what_was_tampered_with_is_refused(
+    tmp_path: Path, files: dict[str, bytes], wheels: dict[str, str], message: str
+) -> None:
+    artifact = crafted(tmp_path / "x.tar", files, {"wheels": wheels})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ReleaseError, match=message):
+        unpack(artifact, tmp_path / "out")
+    assert not (tmp_path / "a.whl").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_a_member_that_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        member = tarfile.TarInfo("a.whl")
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ReleaseError, match="no plain file"):
+        unpack(tmp_path / "x.tar", tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_artifact_without_manifest_is_refused(tmp_path: Path) -> None:
+    artifact = crafted(tmp_path / "x.tar", {"a.whl": b"a"}, None)
+    (tmp_path / "out").mkdir()
+    for read in (manifest_of, lambda path: unpack(path, tmp_path / "out")):
+        with pytest.raises(ReleaseError, match="no manifest"):
+            read(artifact)
+
+
+def wheels_of(artifact: Path) -> set[str]:
+    with tarfile.open(artifact) as tar:
+        return set(tar.getnames()) - {MANIFEST}
+
+
+def test_an_artifact_is_built_once_and_again_when_something_changes(tmp_path: Path) -> None:
+    source = wheel(tmp_path / "source", "shop-1.0")
+    wheelhouse = tmp_path / "wheelhouse"
+    wheel(wheelhouse, "amqp-5.4")
+
+    def make(python: str = "3.11.2") -> tuple[Path, bool]:
+        return build(source, wheelhouse, None, directory=tmp_path / "cache", python=python, machine="x86_64")
+
+    first, built = make()
+    assert built
+    assert wheels_of(first) == {"shop-1.0-py3-none-any.whl", "amqp-5.4-py3-none-any.whl"}
+    manifest = manifest_of(first)
+    assert (manifest["name"], manifest["version"], manifest["python"]) == ("shop", "1.0", "3.11.2")
+    assert make() == (first, False)
+    wheel(tmp_path / "source", "shop-1.0", "VALUE = 2\n")
+    second, built = make()
+    assert built
+    assert second != first
+    wheel(wheelhouse, "amqp-5.4", "VALUE = 2\n")
+    third, built = make()
+    assert built
+    assert third not in (first, second)
+    fourth, built = make("3.13.5")
+    assert built
+    assert fourth != third
+    assert make() == (third, False)
+
+
+def test_a_wheelhouse_of_several_pythons_gives_each_its_own(tmp_path: Path) -> None:
+    names = {
+        "a-1.0": "cp311-cp311-manylinux_2_28_x86_64",
+        "b-1.0": "cp313-cp313-manylinux2014_x86_64.manylinux_2_17_x86_64",
+        "c-1.0": "cp38-abi3-linux_x86_64",
+        "d-1.0": "cp311-cp311-manylinux_2_28_aarch64",
+        "e-1.0": "py2.py3-none-any",
+        "f-1.0": "cp313-cp313-musllinux_1_2_x86_64",
+    }
+    for name, tag in names.items():
+        wheel(tmp_path, name, tag=tag)
+
+    def letters(python: str, machine: str = "x86_64") -> str:
+        return "".join(path.name[0] for path in usable(tmp_path, python, machine))
+
+    assert letters("3.11.2") == "ace"
+    assert letters("3.13.5") == "bce"
+    assert letters("3.11.2", "aarch64") == "de"
+
+
+def test_the_source_comes_before_an_older_wheel_of_itself(tmp_path: Path) -> None:
+    source = wheel(tmp_path / "source", "shop-1.0", "VALUE = 'new'\n")
+    for name in ("shop-1.0", "shop-0.9", "amqp-5.4"):
+        wheel(tmp_path / "wheelhouse", name, "VALUE = 'old'\n")
+    artifact, _ = build(
+        source, tmp_path / "wheelhouse", None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64"
+    )
+    assert wheels_of(artifact) == {"shop-1.0-py3-none-any.whl", "amqp-5.4-py3-none-any.whl"}
+    with tarfile.open(artifact) as tar:
+        packed = tar.extractfile(source.name)
+        assert packed
+        assert packed.read() == source.read_bytes()
+
+
+def test_requirements_are_fetched_for_the_hosts_python(tmp_path: Path) -> None:
+    wheel(tmp_path / "links", "amqp-5.4", tag="cp313-cp313-manylinux_2_28_x86_64")
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"--find-links {tmp_path / 'links'}\namqp==5.4 ; python_version >= '3.12'\n")
+    artifact, _ = build(None, None, requirements, directory=tmp_path, python="3.13.5", machine="x86_64")
+    assert wheels_of(artifact) == {"amqp-5.4-cp313-cp313-manylinux_2_28_x86_64.whl"}
+    requirements.write_text(f"--find-links {tmp_path / 'links'}\namqp==5.4\n")
+    with pytest.raises(ReleaseError, match=r"needs a wheel for Python 3\.11\.2 on x86_64.*wheelhouse"):
+        build(None, None, requirements, directory=tmp_path, python="3.11.2", machine="x86_64")
+
+
+@pytest.mark.parametrize(
+    ("there", "message"), [(False, "is not there"), (True, "has no pyproject.toml, so nothing can be built from it")]
+)
+def test_a_source_that_is_none_is_refused(tmp_path: Path, there: bool, message: str) -> None:
+    source = tmp_path / "source"
+    if there:
+        source.mkdir()
+    with pytest.raises(ReleaseError, match=f"{source} {message}"):
+        build(source, None, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+
+
+def test_a_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:
+    wheelhouse = tmp_path / "wheelhouse"
+    wheel(wheelhouse, "a-1.0", tag="cp313-cp313-linux_x86_64")
+    with pytest.raises(ReleaseError, match=r"holds no wheels for Python 3\.11\.2"):
+        build(None, wheelhouse, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+    shutil.copy(wheelhouse / "a-1.0-cp313-cp313-linux_x86_64.whl", wheelhouse / "nonsense.whl")
+    with pytest.raises(ReleaseError, match="nonsense"):
+        build(None, wheelhouse, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+    assert not list((tmp_path / "cache").glob("*"))
