@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -23,19 +24,33 @@ app = find_app(sys.argv[1])
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
-names = [name for name in vars(fleet) if name.islower() and not name.startswith("_") and name != "os"]
+names = {name for name in vars(fleet) if name.islower() and not name.startswith("_") and name != "os"}
+if os.environ.get("DJANGO_SETTINGS_MODULE"):
+    from django.conf import settings
+    names -= {name.removeprefix("CELERY_").lower() for name in dir(settings)}
 print("\\n" + json.dumps({
     "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
-    "reads_settings": app.conf.task_default_queue == fleet.task_default_queue
-    and app.conf.broker_connection_max_retries == fleet.broker_connection_max_retries,
+    "reads_settings": app.conf.task_queues is getattr(fleet, "task_queues", None),
     "unknown": sorted(name for name in names if name not in DEFAULTS),
     "known": sorted(DEFAULTS),
 }))
 """
 
 
+# A name of a directory, so nothing that leads out of it: versions of distributions (PEP 440) and the like.
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
+
+
 class ReleaseError(Exception):
     """A release can't be made or used; the text is for the user."""
+
+
+def check_version(version: str) -> None:
+    """Raise ReleaseError for a version that can't name a release's directory."""
+    if not _VERSION.fullmatch(version):
+        raise ReleaseError(
+            f"celery_app_version {version!r} can't name a release. Use letters, digits and ._+!-, none of these first"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,6 +122,8 @@ def unpack(artifact: Path, directory: Path) -> list[Path]:
                 raise ReleaseError(f"{artifact} holds {member.name}, which is no plain file")
             with (directory / member.name).open("wb") as file:
                 shutil.copyfileobj(content, file)
+    if not (directory / MANIFEST).exists():
+        raise ReleaseError(f"{artifact} has no manifest")
     manifest: Mapping[str, Mapping[str, str]] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     wheels = sorted(directory.glob("*.whl"))
     if {path.name for path in wheels} != set(manifest["wheels"]):

@@ -110,11 +110,13 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     CHECK,
     SETTINGS,
     Record,
     ReleaseError,
+    check_version,
     digest,
     file_sha256,
     read_record,
@@ -162,13 +164,8 @@ class Host:
 
     def make_directories(self) -> None:
         for path, mode, owner, group in self.directories():
-            status = path.stat() if path.is_dir() else None
-            if status and (status.st_mode & 0o7777) == mode:
-                try:
-                    if (status.st_uid, status.st_gid) == (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid):
-                        continue
-                except KeyError:
-                    pass  # a check run on a fresh host: the user is not there yet
+            if path.is_dir() and _is(path, mode, owner, group):
+                continue
             self.changed = True
             if not self.module.check_mode:
                 path.mkdir(parents=True, exist_ok=True)
@@ -251,14 +248,14 @@ class Host:
 
     def write_files(self) -> None:
         for path, text, mode, group, secret in self.files():
-            before = path.read_text(encoding="utf-8") if path.exists() else None
-            if before == text and (path.stat().st_mode & 0o7777) == mode:
+            # Bytes, since reading as text would turn a value's carriage return into a newline.
+            before = path.read_bytes() if path.exists() else b""
+            if path.exists() and before == text.encode() and _is(path, mode, "root", group):
                 continue
             self.changed = True
+            texts = {"before": before.decode(errors="replace"), "after": text}
             header = {"before_header": str(path), "after_header": str(path)}
-            self.diff.append(
-                {"prepared": f"{path} changes\n"} if secret else {**header, "before": before or "", "after": text}
-            )
+            self.diff.append({"prepared": f"{path} changes\n"} if secret else header | texts)
             if self.module.check_mode:
                 continue
             handle, temporary = tempfile.mkstemp(dir=path.parent)
@@ -291,11 +288,25 @@ class Host:
         self._link(self.current, Path("releases") / self.parameters["version"])
 
 
+def _is(path: Path, mode: int, owner: str, group: str) -> bool:
+    status = path.stat()
+    try:
+        ids = (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        return False  # a check run on a fresh host: the user is not there yet
+    return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *ids)
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
+    check_version(module.params["version"])
+    # The application's user must read the release, whatever mask root has.
+    os.umask(0o022)
     host = Host(module)
     previous = str(host.current.readlink()) if host.current.is_symlink() else ""
     host.make_directories()
     record = read_record(host.release)
+    if record and record.sha256 != module.params["sha256"] and not record.checked:
+        record = None  # it never passed its check, so nothing runs on it: what mends it may have the same version
     if record and record.sha256 != module.params["sha256"]:
         raise ReleaseError(
             f"Release {record.version} is on this host already, made from something else. A version names one content: "
@@ -329,6 +340,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # A traceback of the application may show what is in its environment.
+    module.no_log_values |= secrets_in(module.params["environment"])
     try:
         result = run(module)
     except ReleaseError as error:

@@ -1,0 +1,81 @@
+"""What is kept of a release, and what may name one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._release import (
+    RECORD,
+    Record,
+    ReleaseError,
+    check_version,
+    read_record,
+    started_from,
+)
+
+
+def test_a_record_is_read_back(tmp_path: Path) -> None:
+    record = Record("1.0.0", "aa", "bb", ("customers.sync", "video.transcode"))
+    record.write(tmp_path)
+    assert read_record(tmp_path) == record
+    assert (tmp_path / RECORD).stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+
+
+def test_a_release_that_was_never_completed_has_no_record(tmp_path: Path) -> None:
+    assert read_record(tmp_path / "missing") is None
+    (tmp_path / RECORD).write_text('{"version": "1.0')
+    assert read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1!2.0rc1+debian.1", "2026-11-21_a", "8c1f77a"])
+def test_versions_name_releases(version: str) -> None:
+    check_version(version)
+
+
+@pytest.mark.parametrize("version", ["", ".", "..", "../1.0", "feature/login", "1 0", "-1", "1\n", ".1"])
+def test_a_version_that_leads_elsewhere_is_refused(version: str) -> None:
+    with pytest.raises(ReleaseError, match=r"celery_app_version .* can't name a release"):
+        check_version(version)
+
+
+def host(root: Path) -> tuple[Path, Path]:
+    """Write what a program starts from; return the application's directory and its configuration's."""
+    app, config = root / "srv", root / "etc"
+    for directory in (app / "bin", app / "releases" / "1", app / "releases" / "2", config / "programs"):
+        directory.mkdir(parents=True)
+    (app / "current").symlink_to("releases/1")
+    (app / "bin" / "celery_supervisor").write_text("wrapper")
+    (config / "environment").write_text("environment")
+    (config / "celery_fleet_settings.py").write_text("settings")
+    return app, config
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "srv/bin/celery_supervisor",
+        "etc/environment",
+        "etc/celery_fleet_settings.py",
+        "etc/programs/shop-x.env",
+        "srv/current",
+    ],
+)
+def test_what_a_program_starts_from_changes_with_each_part(tmp_path: Path, changed: str) -> None:
+    app, config = host(tmp_path)
+    before = started_from(app, config, "shop-x")
+    path = tmp_path / changed
+    if path.is_symlink():
+        path.unlink()
+        path.symlink_to("releases/2")
+    else:
+        path.write_text("other")
+    assert started_from(app, config, "shop-x") != before
+
+
+def test_a_programs_own_environment_touches_no_other(tmp_path: Path) -> None:
+    app, config = host(tmp_path)
+    before = started_from(app, config, "shop-y")
+    (config / "programs" / "shop-x.env").write_text("A=1")
+    assert started_from(app, config, "shop-y") == before
