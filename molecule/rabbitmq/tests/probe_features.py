@@ -1,0 +1,87 @@
+"""Does what an application can do with Celery on RabbitMQ, as the application's user; prints a JSON line a feature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from celery import chain, group
+from rabbitmq.tests.probe_app import QUEUES, add, app, once_more
+
+WAIT = 30
+control = app.control
+
+
+def events() -> bool:
+    """Tell whether the events of a task arrive at a listener such as Flower."""
+    seen = []
+
+    def note(event: dict[str, Any]) -> None:
+        seen.append(event["type"])
+        if event["type"] == "task-succeeded":
+            receiver.should_stop = True
+
+    with app.connection_for_read() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": note})
+        add.apply_async((1, 1), countdown=1)
+        try:
+            receiver.capture(limit=None, timeout=WAIT)
+        except TimeoutError:
+            return False
+    return "task-succeeded" in seen
+
+
+def purge() -> int:
+    """Return how many messages went from a queue that nobody consumes at the moment."""
+    control.cancel_consumer("customers", reply=True, timeout=WAIT, limit=1)
+    for _ in range(3):
+        add.apply_async((1, 2), queue="customers", ignore_result=True)
+    with app.connection_for_write() as connection:
+        gone = connection.default_channel.queue_purge("customers")
+    control.add_consumer("customers", reply=True, timeout=WAIT, limit=1)
+    return int(gone)
+
+
+def on_queue(name: str) -> Any:
+    return add.apply_async((1, 2), queue=name).get(WAIT)
+
+
+FEATURES: dict[str, tuple[Callable[[], Any], Any]] = {
+    **{f"a task on {name}": (partial(on_queue, name), 3) for name in QUEUES},
+    "countdown": (lambda: add.apply_async((1, 2), countdown=2).get(WAIT), 3),
+    "retry": (lambda: once_more.apply_async().get(WAIT), "retried"),
+    "priority": (lambda: add.apply_async((1, 2), priority=5).get(WAIT), 3),
+    "expires": (lambda: add.apply_async((1, 2), expires=WAIT).get(WAIT), 3),
+    "group": (lambda: group(add.s(number, 1) for number in range(3))().get(WAIT), [1, 2, 3]),
+    "chain": (lambda: chain(add.s(1, 1), add.s(2))().get(WAIT), 4),
+    "ping": (lambda: list(control.ping(timeout=WAIT, limit=1)[0].values()), [{"ok": "pong"}]),
+    "inspect": (
+        lambda: sorted(
+            queue["name"]
+            for answer in control.inspect(timeout=WAIT, limit=1).active_queues().values()
+            for queue in answer
+        ),
+        sorted(QUEUES),
+    ),
+    "revoke": (
+        lambda: next(iter(control.revoke("x", reply=True, timeout=WAIT, limit=1)[0].values()))["ok"],
+        "tasks {'x'} flagged as revoked",
+    ),
+    "events": (events, True),
+    "purge": (purge, 3),
+}
+
+
+def main() -> None:
+    for name, (run, expected) in FEATURES.items():
+        try:
+            result = run()
+        except Exception as error:
+            result = f"{type(error).__name__}: {error}"
+        print(json.dumps({"feature": name, "result": result, "expected": expected}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,426 @@
+"""The broker as its users meet it: what it lets in, what it refuses, what it keeps."""
+
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from amqp.exceptions import AccessRefused, NotAllowed  # type: ignore[import-untyped]
+from kombu.connection import Connection
+from playwright.sync_api import Page, sync_playwright
+from shared.shop import wait_until
+
+SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+PROJECT = SCENARIO.parents[1]
+USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring"}
+CONFIG = "/etc/rabbitmq/rabbitmq.conf"
+ODD_PASSWORD = '%h p@ss/w:ö\'rd \\ "#" 100%'
+
+
+@dataclass(frozen=True)
+class Broker:
+    """One of the scenario's brokers.
+
+    Attributes:
+        host: its testinfra connection.
+        passwords: by users' names.
+    """
+
+    host: Any
+    name: str
+    address: str
+    passwords: dict[str, str]
+
+    def url(self, password: str = "", vhost: str = "shop", user: str = "shop") -> str:
+        secret = quote(password or self.passwords[user], safe="")
+        return f"amqp://{user}:{secret}@{self.address}:5672/{quote(vhost, safe='')}"
+
+    def connect(self, **values: str) -> Connection:
+        """Return an open connection.
+
+        Raises:
+            AccessRefused: the broker does not take the password.
+            NotAllowed: the user has no right to the vhost.
+        """
+        connection = Connection(self.url(**values), connect_timeout=5)
+        connection.connect()
+        return connection
+
+    def api(self, user: str, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Return the status and answer of the management API; a body is put."""
+        request = urllib.request.Request(
+            f"http://{self.address}:15672/api/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            method="GET" if body is None else "PUT",
+            headers={
+                "Authorization": "Basic " + b64encode(f"{user}:{self.passwords[user]}".encode()).decode(),
+                "Content-Type": "application/json",
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                return answer.status, json.loads(answer.read() or "null")
+        except urllib.error.HTTPError as error:
+            return error.code, None
+
+    def ctl(self, *arguments: str) -> str:
+        result = self.host.run("rabbitmqctl --silent " + " ".join("%s" for _ in arguments), *arguments)
+        assert result.rc == 0, result.stderr
+        return str(result.stdout).strip()
+
+    def messages(self, queue: str) -> int:
+        rows = [line.split() for line in self.ctl("list_queues", "-p", "shop", "name", "messages").splitlines()]
+        return next((int(row[1]) for row in rows if row[0] == queue), 0)
+
+    def pid(self) -> str:
+        return str(self.host.check_output("systemctl show --property MainPID --value rabbitmq-server")).strip()
+
+    def converge(self, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Run the scenario's playbook on this host, with other values of variables."""
+        return subprocess.run(
+            [
+                "ansible-playbook",
+                str(SCENARIO / "converge.yml"),
+                "--diff",
+                "--limit",
+                self.name,
+                "-e",
+                json.dumps(variables),
+                *options,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+        )
+
+
+def changed(run: subprocess.CompletedProcess[str]) -> int:
+    """Return how many tasks changed something."""
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+    return int(re.findall(r"\bchanged=(\d+)", run.stdout)[0])
+
+
+@pytest.fixture(scope="module")
+def broker(host: Any) -> Broker:
+    variables = host.ansible.get_variables()
+    secrets = PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
+    passwords = {user: (secrets / f"rabbitmq_{file}").read_text().strip() for user, file in USERS.items()}
+    return Broker(host, variables["inventory_hostname"], variables["ansible_host"], passwords)
+
+
+def probe_environment(broker: Broker) -> dict[str, str]:
+    return os.environ | {
+        "BROKER_URL": broker.url(),
+        "PYTHONPATH": f"{PROJECT}/molecule:{PROJECT}/.ansible/collections",
+    }
+
+
+@pytest.fixture(scope="module")
+def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run a worker with the application's user; what it logs is in the file."""
+    log = tmp_path_factory.mktemp("worker") / "log"
+    arguments = ["-n", "probe@%h", "-c", "2", "-Q", "shop.default,customers,ticks", "-l", "INFO"]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "rabbitmq.tests.probe_app", "worker", *arguments],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=probe_environment(broker),
+        )
+        try:
+            wait_until(lambda: " ready." in log.read_text(), "the worker is not ready")
+            yield log
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def send(broker: Broker, task: str) -> None:
+    program = f"from rabbitmq.tests.probe_app import app; app.send_task({task!r}, queue='customers')"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, env=probe_environment(broker))
+
+
+def test_it_listens_only_where_told(broker: Broker) -> None:
+    expected = {
+        f"{broker.address}:5672",
+        f"{broker.address}:15672",
+        "127.0.0.1:15692",
+        "127.0.0.1:25672",
+        "127.0.0.1:4369",
+    }
+    sockets = {line.split()[3] for line in broker.host.check_output("ss -tlnH").splitlines()}
+    assert sockets - {"0.0.0.0:22", "[::]:22"} == expected
+
+
+def test_rabbitmqctl_listens_on_loopback_only(broker: Broker) -> None:
+    broker.host.check_output("systemd-run --unit=probe-ctl rabbitmqctl eval 'timer:sleep(8000).'")
+    line = wait_until(lambda: broker.host.run("ss -tlnH | grep :356").stdout, "rabbitmqctl does not listen at all", 8)
+    assert line.split()[3].startswith("127.0.0.1:")
+
+
+@pytest.fixture
+def page(broker: Broker) -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        # RabbitMQ 3.10 answers a wrong password with the browser's own dialog too: there guest tries again.
+        page = browser.new_page(http_credentials={"username": "guest", "password": "guest"})
+        page.goto(f"http://{broker.address}:15672/")
+        yield page
+        browser.close()
+
+
+def log_in(page: Page, user: str, password: str) -> None:
+    page.fill("input[name=username]", user)
+    page.fill("input[name=password]", password)
+    page.click("input[type=submit]")
+
+
+def test_the_administrator_logs_in_with_the_generated_password(broker: Broker, page: Page) -> None:
+    log_in(page, "shop-admin", broker.passwords["shop-admin"])
+    page.wait_for_selector("h1:has-text('Overview')")
+    page.goto(f"http://{broker.address}:15672/#/queues")
+    page.wait_for_selector("table.list td:has-text('shop.dead')")
+
+
+def test_guest_can_not_log_in(page: Page) -> None:
+    log_in(page, "guest", "guest")
+    page.wait_for_selector("text=/login failed/i")
+    assert page.query_selector("h1:has-text('Overview')") is None
+
+
+def test_the_application_can_not_log_in_to_the_page(broker: Broker, page: Page) -> None:
+    log_in(page, "shop", broker.passwords["shop"])
+    page.wait_for_selector("text=/not.*(management|authori[sz]ed)|login failed/i")
+    assert page.query_selector("h1:has-text('Overview')") is None
+
+
+def test_guest_is_gone_from_amqp_too(broker: Broker) -> None:
+    assert "guest" not in broker.ctl("list_users")
+    with pytest.raises(AccessRefused):
+        broker.connect(user="guest", password="guest", vhost="/")
+
+
+def test_nobody_logs_in_without_a_password(broker: Broker) -> None:
+    offered = broker.ctl(
+        "eval", "rabbit_data_coercion:to_list(element(2, application:get_env(rabbit, auth_mechanisms)))."
+    )
+    assert "ANONYMOUS" not in offered
+    assert "PLAIN" in offered
+
+
+def test_prometheus_answers_on_the_host(broker: Broker) -> None:
+    read = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:15692/metrics', timeout=10).read().decode())"
+    assert "rabbitmq_identity_info" in broker.host.check_output("python3 -c %s", read)
+
+
+def test_monitoring_sees_and_changes_nothing(broker: Broker) -> None:
+    status, queues = broker.api("shop-monitor", "queues/shop")
+    assert status == 200
+    assert "shop.dead" in {queue["name"] for queue in queues}
+    assert broker.api("shop-monitor", "nodes")[0] == 200
+    durable = {"durable": True, "auto_delete": False, "arguments": {}}
+    assert broker.api("shop-monitor", "queues/shop/made-by-monitor", durable)[0] in (401, 403)
+    assert broker.api("shop-monitor", "users/intruder", {"password": "x", "tags": "administrator"})[0] in (401, 403)
+    with broker.connect(user="shop-monitor") as connection, pytest.raises(AccessRefused):
+        connection.default_channel.basic_get("shop.dead")
+
+
+def test_all_that_celery_does_works(broker: Broker, worker: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "rabbitmq.tests.probe_features"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=probe_environment(broker),
+        timeout=300,
+    )
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(lines) > 10, run.stderr
+    assert {line["feature"]: line["result"] for line in lines} == {line["feature"]: line["expected"] for line in lines}
+    assert "AccessRefused" not in worker.read_text()
+    assert "ACCESS_REFUSED" not in worker.read_text()
+
+
+@pytest.mark.parametrize("task", ["nobody.knows", "refused", "put_back"])
+def test_what_no_worker_takes_goes_to_the_dead_letters(broker: Broker, worker: Path, task: str) -> None:
+    before = broker.messages("shop.dead")
+    send(broker, task)
+    wait_until(lambda: broker.messages("shop.dead") == before + 1, f"{task} is not among the dead letters", 30)
+    assert broker.messages("customers") == 0
+    if task == "put_back":
+        assert worker.read_text().count("Task put_back[") >= 5
+
+
+REFUSED: dict[str, Callable[[Any], Any]] = {
+    "declare another queue": lambda channel: channel.queue_declare("another", durable=True),
+    "declare a queue with a similar name": lambda channel: channel.queue_declare("customersX", durable=True),
+    "declare a queue as if a dot were any character": lambda channel: channel.queue_declare("shopXdefault"),
+    "delete the dead letters": lambda channel: channel.queue_delete("shop.dead"),
+    "empty the dead letters": lambda channel: channel.queue_purge("shop.dead"),
+    "read the dead letters": lambda channel: channel.basic_get("shop.dead"),
+    "delete the dead-letter exchange": lambda channel: channel.exchange_delete("shop.dead"),
+    "bind a queue to the dead-letter exchange": lambda channel: channel.queue_bind("customers", "shop.dead"),
+    "declare another exchange": lambda channel: channel.exchange_declare("another", "fanout"),
+    "listen to the broker's own log": lambda channel: channel.queue_bind("customers", "amq.rabbitmq.trace"),
+    "take the name of a queue of replies": lambda channel: channel.queue_declare("x.reply.celery.pidbox"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.usefixtures("worker")  # has declared the queues
+def test_the_application_may_not(broker: Broker, what: str) -> None:
+    with broker.connect() as connection, pytest.raises(AccessRefused):
+        REFUSED[what](connection.default_channel)
+
+
+def test_the_application_may_not_publish_to_the_dead_letters(broker: Broker) -> None:
+    before = broker.messages("shop.dead")
+    with broker.connect() as connection:
+        connection.Producer(serializer="json").publish({}, exchange="shop.dead", routing_key="")
+        with pytest.raises(AccessRefused):
+            connection.default_channel.queue_declare("customers", passive=True)
+    assert broker.messages("shop.dead") == before
+
+
+def test_the_application_reaches_no_other_vhost(broker: Broker) -> None:
+    broker.ctl("add_vhost", "foreign")
+    try:
+        for vhost in ("/", "foreign"):
+            with pytest.raises(NotAllowed):
+                broker.connect(vhost=vhost)
+    finally:
+        broker.ctl("delete_vhost", "foreign")
+
+
+def test_a_changed_password_is_the_only_one_and_shows_nowhere(broker: Broker) -> None:
+    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done > /root/cmdlines"
+    broker.host.check_output("systemd-run --unit=probe-watch sh -c %s", watch)
+    run = broker.converge("-vvv", rabbitmq_application_password=ODD_PASSWORD)
+    broker.host.check_output("systemctl stop probe-watch")
+    assert changed(run) == 1
+    with broker.connect(password=ODD_PASSWORD), pytest.raises(AccessRefused):
+        broker.connect()
+    assert changed(broker.converge(rabbitmq_application_password=ODD_PASSWORD)) == 0
+
+    hashes = re.findall(r'"password_hash":"([^"]+)"', broker.ctl("export_definitions", "-"))
+    assert len(hashes) == len(USERS)
+    assert "rabbitmqctl" in broker.host.check_output("cat /root/cmdlines"), "the watch saw nothing"
+    secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *broker.passwords.values()]
+    # Read here, not searched for there, where sudo would log what is searched for.
+    logs = "find /var/log /etc /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
+    text = b64decode(broker.host.check_output(f"(cat /root/cmdlines; {logs}) | base64 -w0")).decode(errors="replace")
+    assert len(text) > 10_000
+    for secret in [*secrets, *hashes]:
+        assert secret not in run.stdout
+        assert secret not in text
+
+    assert changed(broker.converge()) == 1
+    broker.connect().close()
+    with pytest.raises(AccessRefused):
+        broker.connect(password=ODD_PASSWORD)
+
+
+def test_secrets_are_for_their_owner_only(broker: Broker) -> None:
+    secrets = PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
+    assert secrets.stat().st_mode & 0o077 == 0
+    for file in USERS.values():
+        path = secrets / f"rabbitmq_{file}"
+        assert path.stat().st_mode & 0o077 == 0
+        assert re.fullmatch(r"[A-Za-z0-9]{32}", path.read_text().strip())
+    assert len(set(broker.passwords.values())) == len(USERS)
+
+
+def test_what_was_changed_by_hand_is_put_right(broker: Broker) -> None:
+    broker.ctl("set_permissions", "-p", "/", "shop", ".*", ".*", ".*")
+    broker.ctl("set_permissions", "-p", "shop", "shop", ".*", ".*", ".*")
+    broker.ctl("add_user", "guest", "guest")
+    broker.ctl("add_user", "somebody", "else")
+    try:
+        assert changed(broker.converge("--check")) == 1
+        assert "guest" in broker.ctl("list_users"), "a check changed something"
+        assert changed(broker.converge()) == 1
+        users = {line.split()[0] for line in broker.ctl("list_users").splitlines()}
+        assert users >= {"somebody", *USERS}
+        assert "guest" not in users
+        with pytest.raises(NotAllowed):
+            broker.connect(vhost="/")
+        with broker.connect() as connection, pytest.raises(AccessRefused):
+            connection.default_channel.queue_declare("another")
+        assert changed(broker.converge()) == 0
+    finally:
+        broker.ctl("delete_user", "somebody")
+
+
+def test_limits_change_while_the_broker_runs(broker: Broker) -> None:
+    pid = broker.pid()
+    values = {
+        "rabbitmq_consumer_timeout": 7_200_000,
+        "rabbitmq_vm_memory_high_watermark": "600MB",
+        "rabbitmq_disk_free_limit": "123MB",
+    }
+    assert changed(broker.converge(**values)) == 2  # the file, and the commands
+    assert broker.ctl("eval", "application:get_env(rabbit, consumer_timeout).") == "{ok,7200000}"
+    assert broker.ctl("eval", "vm_memory_monitor:get_memory_limit().") == "600000000"
+    assert broker.ctl("eval", "rabbit_disk_monitor:get_disk_free_limit().") == "123000000"
+    assert changed(broker.converge()) == 2
+    assert broker.ctl("eval", "application:get_env(rabbit, consumer_timeout).") == "{ok,1800000}"
+    assert broker.ctl("eval", "rabbit_disk_monitor:get_disk_free_limit().") == "1000000000"
+    assert broker.pid() == pid, "the broker was restarted"
+
+
+def test_a_plugin_disabled_by_hand_comes_back_without_a_restart(broker: Broker) -> None:
+    pid = broker.pid()
+    broker.host.check_output("rabbitmq-plugins disable rabbitmq_prometheus")
+    assert "127.0.0.1:15692" not in broker.host.check_output("ss -tlnH")
+    assert changed(broker.converge()) == 2
+    test_prometheus_answers_on_the_host(broker)
+    assert changed(broker.converge()) == 0
+    assert broker.pid() == pid
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"rabbitmq_listen_addresses": ["10.255.255.1"]}, "10.255.255.1 can't be listened on here"),
+        ({"rabbitmq_management_listen_address": "everywhere"}, "management.tcp.ip invalid"),
+        ({"rabbitmq_port": 99999999}, "99999999 is no port"),
+        ({"rabbitmq_vm_memory_high_watermark": "lots"}, "supported formats|is no size"),
+        ({"rabbitmq_disk_free_limit": "1QB"}, "supported formats|is no size"),
+        ({"rabbitmq_node_name": "rabbit@other"}, "data of rabbit@localhost, which rabbit@other would not see"),
+    ],
+)
+def test_a_bad_configuration_is_refused(broker: Broker, variables: dict[str, Any], reason: str) -> None:
+    files = f"{CONFIG} /etc/rabbitmq/conf.d/50-limits.conf /etc/rabbitmq/rabbitmq-env.conf"
+    before, pid = broker.host.check_output(f"sha256sum {files}"), broker.pid()
+    run = broker.converge(**variables)
+    assert run.returncode != 0
+    assert re.search(reason, " ".join(run.stdout.split())), run.stdout[-2000:]
+    assert broker.host.check_output(f"sha256sum {files}") == before
+    assert broker.pid() == pid
+    broker.connect().close()
+
+
+def test_the_broker_may_open_many_files(broker: Broker) -> None:
+    limit = broker.host.check_output("systemctl show --property LimitNOFILE --value rabbitmq-server")
+    assert int(limit) == 65536
+
+
+def test_its_data_are_not_filed_under_the_hosts_name(broker: Broker) -> None:
+    data = broker.host.check_output("ls /var/lib/rabbitmq/mnesia")
+    assert "rabbit@localhost" in data
+    assert broker.host.check_output("hostname").strip() not in data
