@@ -1,0 +1,96 @@
+"""The role's settings hold any secret as it is."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROLE = Path(__file__).parents[2] / "roles" / "flower"
+
+
+def trusted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def templar(**given: Any) -> Templar:
+    """Return a templar with the role's variables; the given ones are plain text."""
+    variables: dict[str, Any] = {"ansible_managed": "managed", "role_path": str(ROLE)}
+    for name in ("defaults", "vars"):
+        variables |= trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")))
+    secret = {"flower_broker_url": "amqp://a:b@c/d", "flower_basic_auth_password": "secret"}
+    return Templar(loader=DataLoader(), variables=variables | secret | given)
+
+
+def names(**given: Any) -> dict[str, Any]:
+    """Return what the rendered flowerconfig.py assigns."""
+    template = trust_as_template((ROLE / "templates" / "flowerconfig.py.j2").read_text(encoding="utf-8"))
+    text = templar(**given).template(template)
+    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1))
+def test_any_password_arrives_as_it_is(password: str) -> None:
+    got = names(
+        flower_basic_auth_password=password,
+        flower_broker_api="http://10.0.0.11:15672/api",
+        flower_broker_api_user="monitor",
+        flower_broker_api_password=password,
+    )
+    assert got["basic_auth"] == [f"flower:{password}"]
+    url = urlsplit(got["broker_api"])
+    assert (url.hostname, url.port, url.path) == ("10.0.0.11", 15672, "/api/")
+    assert unquote(url.password or "") == password
+
+
+def test_without_a_management_api_there_is_none() -> None:
+    assert "broker_api" not in names()
+
+
+def test_the_fleets_settings_win() -> None:
+    own = names(flower_celery_settings={"broker_transport_options": {"read_timeout": 3}, "control_exchange": "shop"})
+    assert own["broker_transport_options"] == {"read_timeout": 3}
+    assert own["control_exchange"] == "shop"
+    assert own["event_queue_exclusive"] is False
+    # Options of RabbitMQ's connections are unknown to Redis.
+    assert "broker_transport_options" not in names(flower_broker_url="redis://10.0.0.11/0")
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"flower_basic_auth_user": "a:b"}, "colon"),
+        ({"flower_basic_auth_password": "é"}, "printable ASCII"),
+        ({"flower_basic_auth_password": ""}, "must not be empty"),
+        ({"flower_tls_key": "/key.pem"}, "set both or none"),
+        ({"flower_broker_api": "10.0.0.11:15672"}, "flower_broker_api"),
+        ({"flower_memory_max": "512"}, "needs a unit"),
+    ],
+)
+def test_what_cant_work_is_named(variables: dict[str, str], problem: str) -> None:
+    problems = templar(**variables).template(trust_as_template("{{ __flower_problems }}"))
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_the_defaults_have_no_problem() -> None:
+    assert templar().template(trust_as_template("{{ __flower_problems }}")) == []
+
+
+@pytest.mark.parametrize(("given_", "limit"), [("512MB", "512M"), ("2GiB", "2G"), ("700M", "700M")])
+def test_memory_is_written_as_systemd_reads_it(given_: str, limit: str) -> None:
+    template = trust_as_template((ROLE / "templates" / "flower.service.j2").read_text(encoding="utf-8"))
+    text = templar(flower_memory_max=given_, __flower_venv="/opt/flower/venv").template(template)
+    assert f"\nMemoryMax={limit}\n" in text
