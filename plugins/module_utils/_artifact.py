@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -28,14 +29,25 @@ _LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
 _GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
 # So that one source gives one and the same wheel: the earliest time that a zip can hold.
 _EPOCH = "315532800"
+# Lines of a requirements file that name another file, or the project itself. pip reads them relative to their file.
+_REFERENCE = re.compile(
+    r"\s*(-r|--requirement|-c|--constraint|-f|--find-links)(?:\s*=\s*|\s+|(?<=-[rcf]))(\S+)(?:\s+#.*)?\s*"
+)
+_ITSELF = re.compile(r"\s*(?:(?:-e|--editable)(?:\s*=\s*|\s+))?(?:file:)?(\.[./]*)(?:\s+#.*)?\s*")
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Return whether a path is a link to nothing, or to a directory that it lies in."""
+    return path.is_symlink() and (not path.exists() or path.absolute().is_relative_to(path.resolve()))
 
 
 def _ignore(source: Path) -> Callable[[str, list[str]], set[str]]:
     """Return what shutil.copytree asks for the names to leave out of a directory."""
 
     def ignored(directory: str, names: list[str]) -> set[str]:
-        top = _LEFTOVERS_AT_TOP & set(names) if Path(directory) == source else set()
-        return _LEFTOVERS(directory, names) | top
+        here = Path(directory)
+        top = _LEFTOVERS_AT_TOP & set(names) if here == source else set()
+        return _LEFTOVERS(directory, names) | top | {name for name in names if _leads_nowhere(here / name)}
 
     return ignored
 
@@ -46,7 +58,8 @@ def source_files(source: Path) -> Iterator[Path]:
         yield source
         return
     leave_out = _ignore(source)
-    for directory, folders, files in os.walk(source):
+    # A build copies what links lead to, so that counts too.
+    for directory, folders, files in os.walk(source, followlinks=True):
         ignored = leave_out(directory, [*folders, *files])
         folders[:] = sorted(set(folders) - ignored)
         yield from (Path(directory) / name for name in sorted(set(files) - ignored))
@@ -88,8 +101,11 @@ def requirements_for(text: str, python: str, machine: str) -> str:
     Args:
         python: such as 3.11.2: conditions may name the last digit.
         machine: such as x86_64.
+
+    Raises:
+        ReleaseError: for a condition that can't be read.
     """
-    from packaging.markers import Marker  # noqa: PLC0415 - on the controller only
+    from packaging.markers import InvalidMarker, Marker  # noqa: PLC0415 - on the controller only
 
     environment = {
         "python_version": minor_version(python),
@@ -103,14 +119,75 @@ def requirements_for(text: str, python: str, machine: str) -> str:
     }
     kept = []
     for line in re.sub(r"\\\n", " ", text).splitlines():
-        requirement, semicolon, rest = line.partition(";")
-        if not semicolon or line.lstrip().startswith(("#", "-")):
+        requirement, semicolon, rest = re.sub(r"(^|\s)#.*", "", line).partition(";")
+        if not semicolon or line.lstrip().startswith("-"):
             kept.append(line)
             continue
-        condition, hashes = re.match(r"(.*?)((?:\s--hash.*)?)$", rest.split(" #")[0]).groups()  # type: ignore[union-attr]
-        if Marker(condition.strip()).evaluate(environment):
+        condition, hashes = re.match(r"(.*?)((?:\s--hash.*)?)$", rest).groups()  # type: ignore[union-attr]
+        try:
+            holds = Marker(condition.strip()).evaluate(environment)
+        except InvalidMarker as error:
+            raise ReleaseError(f"{line.strip()}: the condition can't be read: {error}") from error
+        if holds:
             kept.append(requirement.rstrip() + hashes)
     return "\n".join(kept) + "\n"
+
+
+def _reference(line: str, path: Path) -> tuple[str, Path] | None:
+    """Return the option and the file or directory that a line of a requirements file leads to, if it is one."""
+    found = _REFERENCE.fullmatch(line)
+    if not found or "://" in found[2]:
+        return None
+    return f"-{found[1].lstrip('-')[0]}", path.parent / found[2]
+
+
+def requirement_files(path: Path, known: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+    """Return a requirements file and all those that it includes, each once.
+
+    Raises:
+        ReleaseError: if one is not there.
+    """
+    if path.resolve() in known:
+        return known
+    if not path.is_file():
+        raise ReleaseError(f"{path} is not there")
+    known = (*known, path.resolve())
+    for line in path.read_text(encoding="utf-8").splitlines():
+        option, other = _reference(line, path) or ("", path)
+        if option in ("-r", "-c"):
+            known = requirement_files(other, known)
+    return known
+
+
+def gather_requirements(
+    requirements: Path, source: Path | None, directory: Path, *, python: str, machine: str
+) -> dict[Path, str]:
+    """Return the texts of a requirements file and those that it includes, for a Python and a machine.
+
+    Each is to be written to the path that is its key, where the others name it. The project itself is left out, which
+    many locks name: its wheel is built already.
+
+    Args:
+        requirements: a file that pip reads.
+        source: the project's directory.
+        directory: where the texts are to be written.
+
+    Raises:
+        ReleaseError: if a file is not there or a condition can't be read.
+    """
+    files = requirement_files(requirements)
+    names = {path: directory / f"requirements-{number}.txt" for number, path in enumerate(files)}
+    texts = {}
+    for path, name in names.items():
+        lines = []
+        for line in requirements_for(path.read_text(encoding="utf-8"), python, machine).splitlines():
+            itself = _ITSELF.fullmatch(line)
+            if itself and source is not None and (path.parent / itself[1]).resolve() == source.resolve():
+                continue
+            option, other = _reference(line, path) or ("", path)
+            lines.append(f"{option} {names.get(other.resolve(), other.absolute())}" if option else line)
+        texts[name] = "\n".join(lines) + "\n"
+    return texts
 
 
 def pip(arguments: Iterable[str], **environment: str) -> str:
@@ -132,22 +209,31 @@ def pip(arguments: Iterable[str], **environment: str) -> str:
 
 
 def build_wheel(source: Path, directory: Path) -> Path:
-    """Build the wheel of a source directory or an sdist, or take a wheel as it is."""
+    """Build the wheel of a source directory or an sdist, or take a wheel as it is.
+
+    Raises:
+        ReleaseError: if it can't be built.
+    """
     if source.suffix == ".whl":
         return Path(shutil.copy(source, directory))
     with tempfile.TemporaryDirectory() as temporary:
         copy = source
         if source.is_dir():
             # A build writes beside what it reads; the user's directory stays as it is.
-            copy = Path(shutil.copytree(source, Path(temporary) / "source", ignore=_ignore(source)))
+            try:
+                copy = Path(shutil.copytree(source, Path(temporary) / "source", ignore=_ignore(source)))
+            except OSError as error:
+                raise ReleaseError(f"{source} can't be copied: {error}") from error
         wheels = Path(temporary) / "wheel"
         pip(["wheel", "--no-deps", "--wheel-dir", str(wheels), str(copy)], SOURCE_DATE_EPOCH=_EPOCH)
         (built,) = wheels.glob("*.whl")
         return Path(shutil.copy(built, directory))
 
 
-def download(what: list[str], directory: Path, python: str, machine: str) -> None:
-    """Fetch wheels for another Python into a directory.
+def download(what: list[str], directory: Path, python: str, machine: str) -> list[Path]:
+    """Fetch wheels for the hosts' Python into a new directory, and return them.
+
+    A dependency that has none is built here, if this Python is the hosts' and the result runs on any machine.
 
     Raises:
         ReleaseError: where a dependency has no wheel for it.
@@ -156,13 +242,27 @@ def download(what: list[str], directory: Path, python: str, machine: str) -> Non
     options = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
     options += [f"--abi={abi}" for abi in (python_tag(python).replace("py", "cp"), "abi3", "none")]
     options += [f"--platform={name}" for name in platforms]
+    way_out = (
+        f"Each dependency needs a wheel for Python {python} on {machine}. Where one has none, build a "
+        "directory of wheels on such a host (pip wheel) and name it as the wheelhouse"
+    )
     try:
         pip(["download", "--dest", str(directory), *options, *what])
     except ReleaseError as error:
-        raise ReleaseError(
-            f"{error}\nEach dependency needs a wheel for Python {python} on {machine}. Where one has none, build a "
-            "directory of wheels on such a host (pip wheel) and name it as the wheelhouse"
-        ) from error
+        if (python_tag(python), machine) != (python_tag(platform.python_version()), platform.machine()):
+            raise ReleaseError(f"{error}\n{way_out}") from error
+    else:
+        return sorted(directory.glob("*.whl"))
+    try:
+        pip(["wheel", "--wheel-dir", str(directory), *what], SOURCE_DATE_EPOCH=_EPOCH)
+    except ReleaseError as error:
+        raise ReleaseError(f"{error}\n{way_out}") from error
+    # What was built for this machine runs on others by luck alone: its libraries may be newer than theirs.
+    fit = set(usable(directory, python, platforms[:-1]))
+    unfit = [path.name for path in sorted(directory.glob("*.whl")) if path not in fit]
+    if unfit:
+        raise ReleaseError(f"{', '.join(unfit)} may run on this machine only. {way_out}")
+    return sorted(fit)
 
 
 def wheel_version(wheel: str) -> tuple[str, str]:
@@ -171,17 +271,18 @@ def wheel_version(wheel: str) -> tuple[str, str]:
     return name.replace("_", "-").lower(), version
 
 
-def usable(wheelhouse: Path, python: str, machine: str) -> list[Path]:
-    """Return the wheels of a directory that a Python on a machine can install; it may hold those of several.
+def any_glibc(machine: str) -> list[str]:
+    """Return the platforms of wheels that some Linux on a machine can install: the host's pip knows its own glibc."""
+    old = [f"manylinux{policy}_{machine}" for policy in ("1", "2010", "2014")]
+    return [f"linux_{machine}", *old, *(f"manylinux_2_{glibc}_{machine}" for glibc in range(5, 100))]
 
-    Of any glibc: the host's pip knows its own.
-    """
+
+def usable(wheelhouse: Path, python: str, platforms: list[str]) -> list[Path]:
+    """Return the wheels of a directory that a Python on these platforms can install; it may hold those of several."""
     from packaging.tags import compatible_tags, cpython_tags  # noqa: PLC0415 - on the controller only
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415
 
     major, minor = (int(number) for number in python.split(".")[:2])
-    platforms = [f"linux_{machine}", *(f"manylinux{policy}_{machine}" for policy in ("1", "2010", "2014"))]
-    platforms += [f"manylinux_2_{glibc}_{machine}" for glibc in range(5, 100)]
     tags = {
         *cpython_tags((major, minor), platforms=platforms),
         *compatible_tags((major, minor), f"cp{major}{minor}", platforms),
@@ -229,9 +330,8 @@ def build(
     Raises:
         ReleaseError: if it can't be built; the text says why.
     """
-    inputs = [path for path in (source, wheelhouse, requirements) if path is not None]
-    for path in inputs:
-        if not path.exists():
+    for path in (source, wheelhouse, requirements):
+        if path is not None and not path.exists():
             raise ReleaseError(f"{path} is not there")
     if (
         source is not None
@@ -239,34 +339,43 @@ def build(
         and not any((source / name).is_file() for name in ("pyproject.toml", "setup.py"))
     ):
         raise ReleaseError(f"{source} has no pyproject.toml, so nothing can be built from it")
-    files = [(path, root) for root in inputs for path in source_files(root)]
-    keys = [digest_of([path], root, python, machine) for path, root in files]
-    key = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-    present = sorted(directory.glob(f"*-{python_tag(python)}-{key}.tar"))
-    if present:
-        return present[0], False
     with tempfile.TemporaryDirectory() as temporary:
+        # Conditions may name the last digit of a Python's version. Otherwise it does not count, so that an update of a
+        # host's Python makes no other content of the same release.
+        texts = {}
+        if requirements is not None and wheelhouse is None:
+            texts = gather_requirements(requirements, source, Path(temporary), python=python, machine=machine)
+        files = [(path, root) for root in (source, wheelhouse) if root is not None for path in source_files(root)]
+        keys = [digest_of([path], root, minor_version(python), machine) for path, root in files]
+        keys += [hashlib.sha256(text.replace(temporary, "").encode()).hexdigest() for text in texts.values()]
+        key = hashlib.sha256("\n".join([*keys, machine]).encode()).hexdigest()[:16]
+        present = sorted(directory.glob(f"*-{python_tag(python)}-{key}.tar"))
+        if present:
+            return present[0], False
         wheels = Path(temporary) / "wheels"
         wheels.mkdir()
         main = build_wheel(source, wheels) if source is not None else None
-        if wheelhouse is not None:
-            for path in usable(wheelhouse, python, machine):
-                # What the source says comes before a wheel of an older state of it.
-                if main is None or wheel_version(path.name)[0] != wheel_version(main.name)[0]:
-                    shutil.copy(path, wheels)
-        elif requirements is not None:
-            pinned = Path(temporary) / "requirements.txt"
-            pinned.write_text(
-                requirements_for(requirements.read_text(encoding="utf-8"), python, machine), encoding="utf-8"
+        if main is not None and not usable(wheels, python, any_glibc(machine)):
+            raise ReleaseError(
+                f"{main.name} does not fit the hosts' Python {python} on {machine}. It holds compiled code: build its "
+                "wheel on such a host (pip wheel) and name that as the source"
             )
-            download(["-r", str(pinned)], wheels, python, machine)
-        elif main is not None:
-            download([str(main)], wheels, python, machine)
+        if wheelhouse is not None:
+            others = usable(wheelhouse, python, any_glibc(machine))
+        else:
+            for path, text in texts.items():
+                path.write_text(text, encoding="utf-8")
+            what = ["-r", str(next(iter(texts)))] if texts else [str(main)]
+            others = download(what, Path(temporary) / "fetched", python, machine)
+        for path in others:
+            # What the source says comes before a wheel of an older state of it.
+            if main is None or wheel_version(path.name)[0] != wheel_version(main.name)[0]:
+                shutil.copy(path, wheels)
         if not any(wheels.glob("*.whl")):
             raise ReleaseError(f"{wheelhouse or requirements} holds no wheels for Python {python} on {machine}")
         name, version = wheel_version(main.name) if main else ((wheelhouse or requirements or directory).name, key)
         artifact = directory / f"{name}-{version}-{python_tag(python)}-{key}.tar"
-        pack(wheels, artifact, {"name": name, "version": version, "python": python})
+        pack(wheels, artifact, {"name": name, "version": version, "python": minor_version(python)})
     return artifact, True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -17,10 +18,23 @@ SETTINGS = "celery_fleet_settings.py"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
-import json, os, sys
+import importlib.util, json, os, sys
+from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.app.utils import find_app
-app = find_app(sys.argv[1])
+name = sys.argv[1]
+module = importlib.import_module(name.partition(":")[0])
+try:
+    app = find_app(name)
+except (AttributeError, ImportError):
+    app = None
+    # find_app looks there too, and keeps to itself what it meets.
+    celery = module.__name__ + ".celery"
+    if hasattr(module, "__path__") and importlib.util.find_spec(celery):
+        importlib.import_module(celery)
+if not isinstance(app, Celery):
+    sys.exit(f"{module.__name__} imports, but holds no Celery application where celery_app_module says: {name}. "
+             "Give module:variable, such as shop.celery:app")
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
@@ -37,6 +51,7 @@ print("\\n" + json.dumps({
 """
 
 
+_PYTHON = re.compile(r"python3\.\d+")
 # A name of a directory, so nothing that leads out of it: versions of distributions (PEP 440) and the like.
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
 
@@ -61,12 +76,18 @@ class Record:
         sha256: of the artifact that it was made from.
         checked: digest of the release, environment, settings and wrapper that it was last imported with.
         tasks: names of its tasks then.
+        python: that it was made with, such as 3.11.2.
+        finished: when it was complete, in UTC.
+        files: fingerprint of its virtual environment when it was last imported.
     """
 
     version: str
     sha256: str
     checked: str = ""
     tasks: tuple[str, ...] = ()
+    python: str = ""
+    finished: str = ""
+    files: str = ""
 
     def write(self, release: Path) -> None:
         temporary = release / f".{RECORD}"
@@ -79,9 +100,32 @@ def read_record(release: Path) -> Record | None:
     """Return the record of a release; None if it was never completed."""
     try:
         raw = json.loads((release / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return Record(**{**raw, "tasks": tuple(raw["tasks"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    return Record(raw["version"], raw["sha256"], raw["checked"], tuple(raw["tasks"]))
+
+
+def fingerprint(directory: Path) -> str:
+    """Return a digest over the names and sizes of a directory's files, in tens of milliseconds.
+
+    It tells whether someone has changed a virtual environment. Compiled files don't count: Python writes them anew.
+    """
+    total = hashlib.sha256()
+    for folder, folders, files in os.walk(directory):
+        folders[:] = sorted(set(folders) - {"__pycache__"})
+        for name in sorted(files):
+            path = Path(folder, name)
+            total.update(f"{path.relative_to(directory)}\0{path.lstat().st_size}\0".encode())
+    return total.hexdigest()
+
+
+def made_for_another_python(venv: Path, python: Path) -> bool:
+    """Return whether a virtual environment belongs to another Python than the host has by now.
+
+    After an upgrade of the host, its python3 is another one, which does not look where the packages are.
+    """
+    name = python.resolve().name
+    return bool(_PYTHON.fullmatch(name)) and not (venv / "lib" / name).is_dir()
 
 
 def digest(release: Path, contents: Iterable[bytes]) -> str:

@@ -11,7 +11,10 @@ short_description: Build an application and its dependencies into one file, once
 description:
   - Builds the wheel of a source, fetches the wheels of its dependencies for the Python of the hosts, and packs them
     into one file. Hosts that install it need no index and no compiler.
-  - An artifact whose source, requirements and Python are the same is not built again.
+  - A dependency that has no wheel is built if the controller's Python and machine are the hosts', and what comes of it
+    runs on any machine. Otherwise it is refused; a wheelhouse is the way out.
+  - An artifact whose source, requirements and Python are the same is not built again. Files that a requirements file
+    includes count too, and so does what links in the source lead to.
 author: Celery Fleet (@celery-fleet)
 attributes:
   check_mode:

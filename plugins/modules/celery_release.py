@@ -67,7 +67,9 @@ options:
     type: str
     required: true
   activate:
-    description: Whether C(current) is to point to the release.
+    description:
+      - Whether the release takes effect. If not, it is made and checked, and C(current), environment, settings and
+        wrapper stay as they are.
     type: bool
     default: true
   python:
@@ -97,6 +99,7 @@ RETURN = r"""
 release: {description: The release's directory., type: str, returned: success}
 previous: {description: Where C(current) pointed before., type: str, returned: success}
 tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
+seconds: {description: How long it took., type: float, returned: success}
 """
 
 import difflib
@@ -106,6 +109,9 @@ import os
 import pwd
 import shutil
 import tempfile
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +125,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     check_version,
     digest,
     file_sha256,
+    fingerprint,
+    made_for_another_python,
     read_record,
     unpack,
 )
@@ -177,7 +185,7 @@ class Host:
         keys = ("wrapper", "environment", "settings")
         return [self.parameters[key].encode() for key in keys]
 
-    def make_release(self) -> None:
+    def make_release(self) -> Record:
         """Install the artifact into a virtual environment, unless that is done already."""
         artifact, expected = Path(self.parameters["artifact"]), self.parameters["sha256"]
         if file_sha256(artifact) != expected:
@@ -193,10 +201,22 @@ class Host:
             install = [*pip, "install", "--no-index", "--no-deps", "--no-cache-dir", *wheels]
             self._command(install, "The release can't be installed")
             self._command([*pip, "check"], "The release's dependencies don't fit together")
-        Record(self.parameters["version"], expected).write(self.release)
+        code = "import platform; print(platform.python_version())"
+        python = self._command([str(venv / "bin" / "python"), "-c", code], "The virtual environment does not run")
+        finished = datetime.now(tz=UTC).isoformat(timespec="seconds")
+        record = Record(self.parameters["version"], expected, python=python.strip(), finished=finished)
+        record.write(self.release)
+        return record
 
-    def check(self, checked: str) -> tuple[str, ...]:
-        """Import the application on the release with the new files, as its user, and return its tasks' names."""
+    def check(self, record: Record, checked: str, files: str) -> tuple[str, ...]:
+        """Import the application on the release with the new files, as its user, and return its tasks' names.
+
+        Raises:
+            ReleaseError: if that fails, with the end of what it said.
+        """
+        advice = "Mend it and run this again"
+        if record.files not in ("", files):
+            advice = f"Its virtual environment is not as it was made: remove {self.release} and run this again"
         user = self.parameters["user"]
         with tempfile.TemporaryDirectory(dir=self.root, prefix=".check-") as temporary:
             directory = Path(temporary)
@@ -212,13 +232,13 @@ class Host:
             variables = {"CELERY_FLEET_RELEASE": str(self.release), "CELERY_FLEET_CONFIG_DIR": temporary}
             output = self._command(
                 [*run, self.parameters["app"]],
-                f"Release {self.parameters['version']} does not import, so nothing was changed or restarted",
+                f"Release {self.parameters['version']} does not import, so nothing was changed or restarted. {advice}",
                 variables,
             )
         found = json.loads(output.splitlines()[-1])
         self._judge(found)
         tasks = tuple(found["tasks"])
-        Record(self.parameters["version"], self.parameters["sha256"], checked, tasks).write(self.release)
+        replace(record, checked=checked, tasks=tasks, files=files).write(self.release)
         return tasks
 
     def _judge(self, found: dict[str, Any]) -> None:
@@ -301,10 +321,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     check_version(module.params["version"])
     # The application's user must read the release, whatever mask root has.
     os.umask(0o022)
+    start = time.monotonic()
     host = Host(module)
     previous = str(host.current.readlink()) if host.current.is_symlink() else ""
     host.make_directories()
     record = read_record(host.release)
+    if record and made_for_another_python(host.release / "venv", Path(module.params["python"])):
+        record = None  # nothing can run on it since the host was upgraded
     if record and record.sha256 != module.params["sha256"] and not record.checked:
         record = None  # it never passed its check, so nothing runs on it: what mends it may have the same version
     if record and record.sha256 != module.params["sha256"]:
@@ -314,16 +337,21 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         )
     tasks = record.tasks if record else ()
     checked = digest(host.release, host.contents())
-    if not record or record.checked != checked:
+    if not record or (record.checked, record.files) != (checked, fingerprint(host.release / "venv")):
         host.changed = True
         if not module.check_mode:
-            if not record:
-                host.make_release()
-            tasks = host.check(checked)
-    host.write_files()
+            record = record or host.make_release()
+            tasks = host.check(record, checked, fingerprint(host.release / "venv"))
     if module.params["activate"]:
+        host.write_files()
         host.activate()
-    result = {"changed": host.changed, "release": str(host.release), "previous": previous, "tasks": list(tasks)}
+    result = {
+        "changed": host.changed,
+        "release": str(host.release),
+        "previous": previous,
+        "tasks": list(tasks),
+        "seconds": round(time.monotonic() - start, 2),
+    }
     return {**result, "diff": host.diff} if module._diff else result
 
 

@@ -10,8 +10,8 @@ module: wheel_venv
 short_description: Make a virtual environment of an artifact's wheels, without an index
 description:
   - Makes C(<root>/<version>-<checksum>/venv) of a file that M(fleet.celery.celery_artifact) built.
-  - Another content of the same version gets a directory of its own, so what runs on the old one is not disturbed. The one before
-    is kept, older ones are removed.
+  - Another content of the same version gets a directory of its own, so what runs on the old one is not disturbed. The
+    one before is kept, older ones are removed.
   - Restarts nothing.
 author: Celery Fleet (@celery-fleet)
 attributes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import shutil
 import tarfile
 import zipfile
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils import _artifact
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
+    any_glibc,
     build,
     build_wheel,
     digest_of,
+    download,
     find_requirements,
+    gather_requirements,
     manifest_of,
     pack,
     requirements_for,
@@ -37,6 +41,7 @@ async-timeout==5.0.1 ; python_full_version < '3.11.3' \\
     --hash=sha256:dd
 colorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:ee
 tzdata==2026.1 ; python_version >= "3.12" # a comment
+vine==5.1.0  # via amqp; and others
 uvloop==1.0; platform_machine == 'x86_64' and platform_python_implementation == 'CPython'
 """
 
@@ -84,7 +89,7 @@ def project(directory: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("python", "kept"),
-    [("3.11.2", {"amqp", "async-timeout", "uvloop"}), ("3.13.5", {"amqp", "tzdata", "uvloop"})],
+    [("3.11.2", {"amqp", "vine", "async-timeout", "uvloop"}), ("3.13.5", {"amqp", "vine", "tzdata", "uvloop"})],
 )
 def test_conditions_are_those_of_the_hosts_python(python: str, kept: set[str]) -> None:
     lines = requirements_for(LOCK, python, "x86_64").splitlines()
@@ -260,7 +265,7 @@ def test_an_artifact_is_built_once_and_again_when_something_changes(tmp_path: Pa
     assert built
     assert wheels_of(first) == {"shop-1.0-py3-none-any.whl", "amqp-5.4-py3-none-any.whl"}
     manifest = manifest_of(first)
-    assert (manifest["name"], manifest["version"], manifest["python"]) == ("shop", "1.0", "3.11.2")
+    assert (manifest["name"], manifest["version"], manifest["python"]) == ("shop", "1.0", "3.11")
     assert make() == (first, False)
     wheel(tmp_path / "source", "shop-1.0", "VALUE = 2\n")
     second, built = make()
@@ -289,7 +294,7 @@ def test_a_wheelhouse_of_several_pythons_gives_each_its_own(tmp_path: Path) -> N
         wheel(tmp_path, name, tag=tag)
 
     def letters(python: str, machine: str = "x86_64") -> str:
-        return "".join(path.name[0] for path in usable(tmp_path, python, machine))
+        return "".join(path.name[0] for path in usable(tmp_path, python, any_glibc(machine)))
 
     assert letters("3.11.2") == "ace"
     assert letters("3.13.5") == "bce"
@@ -341,3 +346,112 @@ def test_a_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="nonsense"):
         build(None, wheelhouse, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_condition_that_can_not_be_read_is_shown() -> None:
+    with pytest.raises(ReleaseError, match=r"amqp==5 ; python = 3: the condition can't be read"):
+        requirements_for("vine==5\namqp==5 ; python = 3\n", "3.11.2", "x86_64")
+
+
+def test_what_a_link_leads_to_is_source_too(tmp_path: Path) -> None:
+    source, common = tmp_path / "shop", tmp_path / "common"
+    source.mkdir()
+    common.mkdir()
+    (common / "money.py").write_text("VAT = 19\n")
+    (source / "common").symlink_to(common)
+    (source / "itself").symlink_to(".")
+    (source / "gone").symlink_to("nowhere")
+    assert [path.relative_to(source).as_posix() for path in source_files(source)] == ["common/money.py"]
+    before = digest_of(source_files(source), source)
+    (common / "money.py").write_text("VAT = 20\n")
+    assert digest_of(source_files(source), source) != before
+
+
+def test_requirements_that_include_others_are_read_whole(tmp_path: Path) -> None:
+    source = tmp_path / "shop"
+    (source / "requirements").mkdir(parents=True)
+    (source / "requirements.txt").write_text("-e .\n-r requirements/base.txt  # shared\n--find-links=wheels\n")
+    (source / "requirements" / "base.txt").write_text(
+        "-c limits.txt\n-r ../requirements.txt\n..\n./sub\nvine==5.1 ; python_version < '3.12'\n"
+        "uvloop==1 ; python_version > '3.12'\n"
+    )
+    (source / "requirements" / "limits.txt").write_text("amqp<6\n")
+    out = tmp_path / "out"
+    texts = gather_requirements(source / "requirements.txt", source, out, python="3.11.2", machine="x86_64")
+    assert texts == {
+        out / "requirements-0.txt": f"-r {out}/requirements-1.txt\n-f {source}/wheels\n",
+        out / "requirements-1.txt": f"-c {out}/requirements-2.txt\n-r {out}/requirements-0.txt\n./sub\nvine==5.1\n",
+        out / "requirements-2.txt": "amqp<6\n",
+    }
+    (source / "requirements" / "limits.txt").unlink()
+    with pytest.raises(ReleaseError, match=r"limits\.txt is not there"):
+        gather_requirements(source / "requirements.txt", source, out, python="3.11.2", machine="x86_64")
+
+
+def test_an_included_file_is_part_of_the_artifact(tmp_path: Path) -> None:
+    wheel(tmp_path / "links", "amqp-5.4")
+    wheel(tmp_path / "links", "vine-5.1")
+    (tmp_path / "requirements.txt").write_text("-r base.txt\n")
+    base = tmp_path / "base.txt"
+
+    def make(text: str, python: str = "3.11.2") -> tuple[set[str], bool]:
+        base.write_text(f"--find-links links\n{text}")
+        requirements = tmp_path / "requirements.txt"
+        artifact, built = build(None, None, requirements, directory=tmp_path, python=python, machine="x86_64")
+        return wheels_of(artifact), built
+
+    assert make("amqp==5.4\n") == ({"amqp-5.4-py3-none-any.whl"}, True)
+    assert make("amqp==5.4\n") == ({"amqp-5.4-py3-none-any.whl"}, False)
+    # Security updates of Python raise its last digit: the release stays what it is, unless a condition names it.
+    assert make("amqp==5.4\n", "3.11.9") == ({"amqp-5.4-py3-none-any.whl"}, False)
+    assert make("vine==5.1 ; python_full_version < '3.11.3'\namqp==5.4\n", "3.11.9")[0] == {"amqp-5.4-py3-none-any.whl"}
+    both = {"amqp-5.4-py3-none-any.whl", "vine-5.1-py3-none-any.whl"}
+    assert make("vine==5.1 ; python_full_version < '3.11.3'\namqp==5.4\n") == (both, True)
+
+
+HERE = (platform.python_version(), platform.machine())
+OTHER = "3.99.1"
+
+
+def sdist_only(directory: Path, tag: str) -> list[str]:
+    """Write a project whose build gives a wheel with a tag, and return what pip is asked for."""
+    directory.mkdir()
+    (directory / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'b'\nbackend-path = ['.']\n"
+    )
+    (directory / "b.py").write_text(
+        "import shutil\ndef build_wheel(directory, *rest):\n"
+        f"    return shutil.copy('docopt-0.6-{tag}.whl', directory).split('/')[-1]\n"
+    )
+    wheel(directory, "docopt-0.6", tag=tag)
+    metadata = "Metadata-Version: 2.1\nName: docopt\nVersion: 0.6\n"
+    (directory / "PKG-INFO").write_text(metadata)
+    links = directory.parent / "links"
+    links.mkdir()
+    with tarfile.open(links / "docopt-0.6.tar.gz", "w:gz") as tar:
+        tar.add(directory, "docopt-0.6")
+    return ["--find-links", str(links), "docopt==0.6"]
+
+
+def test_a_dependency_without_a_wheel_is_built_where_the_python_is_the_hosts(tmp_path: Path) -> None:
+    what = sdist_only(tmp_path / "docopt", "py3-none-any")
+    assert [path.name for path in download(what, tmp_path / "a", *HERE)] == ["docopt-0.6-py3-none-any.whl"]
+    with pytest.raises(
+        ReleaseError, match=rf"docopt==0\.6(?s:.*)needs a wheel for Python {OTHER}.* name it as the wheelhouse"
+    ):
+        download(what, tmp_path / "b", OTHER, HERE[1])
+
+
+def test_what_runs_on_this_machine_only_is_refused(tmp_path: Path) -> None:
+    python, machine = HERE
+    tag = f"cp{python.split('.')[0]}{python.split('.')[1]}"
+    what = sdist_only(tmp_path / "docopt", f"{tag}-{tag}-linux_{machine}")
+    with pytest.raises(ReleaseError, match=rf"docopt-0\.6-{tag}.* may run on this machine only.*wheelhouse"):
+        download(what, tmp_path / "a", python, machine)
+
+
+def test_a_compiled_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    source = wheel(tmp_path / "source", "shop-1.0", tag="cp399-cp399-linux_x86_64")
+    with pytest.raises(ReleaseError, match=r"shop-1\.0-cp399.* does not fit the hosts' Python 3\.11\.2 on x86_64"):
+        build(source, tmp_path, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+    assert not (tmp_path / "cache").exists()

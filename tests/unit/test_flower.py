@@ -10,9 +10,12 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.filter.core import FilterModule as AnsibleFilters
 from ansible.template import Templar, trust_as_template
+from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 ROLE = Path(__file__).parents[2] / "roles" / "flower"
 
@@ -32,11 +35,22 @@ def templar(**given: Any) -> Templar:
     return Templar(loader=DataLoader(), variables=variables | secret | given)
 
 
+def render(template: str, **given: Any) -> str:
+    """Return a template of the role with the variables that it names."""
+    filters = FilterModule().filters()
+    loader = FileSystemLoader(ROLE / "templates")
+    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701 - not HTML
+    environment.filters |= AnsibleFilters().filters() | {f"fleet.celery.{name}": filters[name] for name in filters}
+    source = (ROLE / "templates" / template).read_text(encoding="utf-8")
+    known = templar(**given)
+    wanted = {name for name in known.available_variables if name in source}
+    values = {name: known.template(trust_as_template("{{ " + name + " }}")) for name in wanted}
+    return environment.get_template(template).render(values)
+
+
 def names(**given: Any) -> dict[str, Any]:
     """Return what the rendered flowerconfig.py assigns."""
-    template = trust_as_template((ROLE / "templates" / "flowerconfig.py.j2").read_text(encoding="utf-8"))
-    text = templar(**given).template(template)
-    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.Assign)]
+    nodes = [node for node in ast.parse(render("flowerconfig.py.j2", **given)).body if isinstance(node, ast.Assign)]
     return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
@@ -91,6 +105,5 @@ def test_the_defaults_have_no_problem() -> None:
 
 @pytest.mark.parametrize(("given_", "limit"), [("512MB", "512M"), ("2GiB", "2G"), ("700M", "700M")])
 def test_memory_is_written_as_systemd_reads_it(given_: str, limit: str) -> None:
-    template = trust_as_template((ROLE / "templates" / "flower.service.j2").read_text(encoding="utf-8"))
-    text = templar(flower_memory_max=given_, __flower_venv="/opt/flower/venv").template(template)
+    text = render("flower.service.j2", flower_memory_max=given_, __flower_venv="/opt/flower/venv")
     assert f"\nMemoryMax={limit}\n" in text

@@ -10,13 +10,15 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     Record,
     ReleaseError,
     check_version,
+    fingerprint,
+    made_for_another_python,
     read_record,
     started_from,
 )
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
-    record = Record("1.0.0", "aa", "bb", ("customers.sync", "video.transcode"))
+    record = Record("1.0.0", "aa", "bb", ("customers.sync", "video.transcode"), "3.11.2", "2026-11-21T10:00:00", "cc")
     record.write(tmp_path)
     assert read_record(tmp_path) == record
     assert (tmp_path / RECORD).stat().st_mode & 0o777 == 0o644
@@ -27,6 +29,38 @@ def test_a_release_that_was_never_completed_has_no_record(tmp_path: Path) -> Non
     assert read_record(tmp_path / "missing") is None
     (tmp_path / RECORD).write_text('{"version": "1.0')
     assert read_record(tmp_path) is None
+    (tmp_path / RECORD).write_text('{"version": "1.0"}')
+    assert read_record(tmp_path) is None
+
+
+def test_a_changed_virtual_environment_is_seen(tmp_path: Path) -> None:
+    package = tmp_path / "venv" / "lib" / "package"
+    package.mkdir(parents=True)
+    (package / "a.py").write_text("x")
+    before = fingerprint(tmp_path / "venv")
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "a.pyc").write_text("x")
+    assert fingerprint(tmp_path / "venv") == before
+    (package / "b.py").write_text("")
+    more = fingerprint(tmp_path / "venv")
+    assert more != before
+    (package / "b.py").unlink()
+    assert fingerprint(tmp_path / "venv") == before
+    (package / "a.py").write_text("")
+    assert fingerprint(tmp_path / "venv") not in (before, more)
+
+
+def test_an_upgraded_host_is_seen(tmp_path: Path) -> None:
+    for name in ("python3.11", "python3.13", "pypy"):
+        (tmp_path / name).touch()
+    (tmp_path / "venv" / "lib" / "python3.11").mkdir(parents=True)
+    python = tmp_path / "python3"
+    seen = []
+    for name in ("python3.11", "python3.13", "pypy"):
+        python.unlink(missing_ok=True)
+        python.symlink_to(name)
+        seen.append(made_for_another_python(tmp_path / "venv", python))
+    assert seen == [False, True, False]
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1!2.0rc1+debian.1", "2026-11-21_a", "8c1f77a"])

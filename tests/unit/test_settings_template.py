@@ -86,8 +86,13 @@ class Project:
         (self.directory / "shop_settings.py").write_text(f"SECRET_KEY = 'x'\n{text}")
 
     def run(self, code: str, *arguments: str, django: bool = True) -> Any:
+        run = self.try_run(code, *arguments, django=django)
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout.splitlines()[-1])
+
+    def try_run(self, code: str, *arguments: str, django: bool = True) -> subprocess.CompletedProcess[str]:
         variables = {"DJANGO_SETTINGS_MODULE": "shop_settings"} if django else {}
-        run = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-Bc", code, *arguments],
             capture_output=True,
             text=True,
@@ -100,8 +105,6 @@ class Project:
                 **variables,
             },
         )
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout.splitlines()[-1])
 
 
 @pytest.fixture
@@ -175,3 +178,32 @@ def test_the_check_finds_an_application_that_does_not(project: Project) -> None:
 def test_the_check_finds_a_setting_that_celery_does_not_know(project: Project) -> None:
     project.write(READS, task_ack_late=True)
     assert project.run(CHECK, "shop_app:app")["unknown"] == ["task_ack_late"]
+
+
+@pytest.mark.parametrize("name", ["shop_app:nothing", "shop_app:sync_name", "shop_settings", "package"])
+def test_the_check_says_where_it_found_no_application(project: Project, name: str) -> None:
+    (project.directory / "package").mkdir()
+    (project.directory / "package" / "__init__.py").write_text("")
+    run = project.try_run(CHECK, name)
+    assert run.returncode == 1
+    assert f"holds no Celery application where celery_app_module says: {name}. Give module:variable" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("name", "missing"), [("shop_apps:app", "shop_apps"), ("broken:app", "no_such_package")])
+def test_the_check_shows_what_does_not_import(project: Project, name: str, missing: str) -> None:
+    (project.directory / "broken.py").write_text("import no_such_package\n")
+    run = project.try_run(CHECK, name)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == f"ModuleNotFoundError: No module named '{missing}'"
+
+
+def test_the_check_finds_the_application_of_a_package(project: Project) -> None:
+    (project.directory / "package").mkdir()
+    (project.directory / "package" / "__init__.py").write_text("")
+    celery = project.directory / "package" / "celery.py"
+    celery.write_text("from shop_app import app\n")
+    assert project.run(CHECK, "package")["tasks"] == ["customers.sync"]
+    celery.write_text("import no_such_package\n")
+    run = project.try_run(CHECK, "package")
+    assert "No module named 'no_such_package'" in run.stderr

@@ -368,3 +368,61 @@ def test_a_new_version_takes_over_and_the_old_one_stays(given: dict[str, str], t
     for each, before in zip(hosts, old, strict=True):
         assert each.check_output("readlink /srv/shop/current") == "releases/1.0.0"
         assert each.check_output("stat -c %i.%Y /srv/shop/releases/1.0.0/venv") == before
+
+
+@pytest.mark.usefixtures("restored")
+def test_a_release_can_be_made_before_it_takes_effect(one: Any, given: dict[str, str], tmp_path: Path) -> None:
+    before = state(one)
+    source = project(tmp_path / "shop", "1.6.0")
+    more = {"test_source": str(source), "test_more_environment": {"SHOP_STAGED": "yes"}} | given
+    output = apply("--check", "--diff", "--limit", "debian12", **more)
+    assert "-releases/1.0.0\n+releases/1.6.0" in output
+    assert state(one) == before
+    assert not one.file("/srv/shop/releases/1.6.0").exists
+
+    apply("--limit", "debian12", celery_app_activate=False, **more)
+    assert state(one) == before
+    assert "SHOP_STAGED" not in variables(one)
+    made = record(one, "1.6.0")
+    assert "customers.sync" in made["tasks"]
+    assert made["python"] == one.check_output("/usr/bin/python3 -c 'import platform; print(platform.python_version())'")
+    assert "changed=0" in apply("--limit", "debian12", celery_app_activate=False, **more)
+
+    apply("--limit", "debian12", **more)
+    assert variables(one)["SHOP_STAGED"] == "yes"
+    assert variables(one)["CELERY_APP_RELEASE"] == "1.6.0"
+    assert record(one, "1.6.0") == made
+
+
+def test_a_module_without_the_application_is_refused(one: Any) -> None:
+    before = state(one)
+    names = ("root", "config_dir", "state_dir", "log_dir")
+    directories = dict(zip(names, ("/srv/shop", "/etc/shop", "/var/lib/shop", "/var/log/shop"), strict=True))
+    output = refuse(celery_app_app={"name": "shop", "user": "shop", "module": "shop.settings:app", **directories})
+    assert "Release 1.0.0 does not import, so nothing was changed or restarted" in output
+    assert "shop.settings imports, but holds no Celery application where celery_app_module says" in output
+    assert state(one) == before
+
+
+def test_a_virtual_environment_that_broke_is_found(one: Any) -> None:
+    release = "/srv/shop/releases/1.0.0"
+    before = state(one)
+    one.check_output(f"rm {release}/venv/lib/python3.*/site-packages/celery/app/base.py")
+    output = refuse()
+    assert "No module named 'celery.app.base'" in output
+    assert f"remove {release} and run this again" in output
+    assert state(one) == before
+    one.check_output(f"rm -r {release}")
+    apply("--limit", "debian12")
+    assert one.run(f"{RUN} celery -A shop.celery:app --version").rc == 0
+    assert state(one) == before
+
+
+def test_a_release_of_another_python_is_made_anew(host: Any) -> None:
+    lib = "/srv/shop/releases/1.0.0/venv/lib"
+    # What an upgrade of the host leaves: packages where its new Python does not look.
+    host.check_output(f"mv {lib}/python3.* {lib}/python3.9")
+    assert host.run(f"{RUN} celery -A shop.celery:app --version").rc != 0
+    apply("--limit", host.backend.host)
+    assert host.run(f"{RUN} celery -A shop.celery:app --version").rc == 0
+    assert not host.file(f"{lib}/python3.9").exists
