@@ -43,16 +43,16 @@ def test_what_it_sends_is_done_by_the_worker(shop: Shop) -> None:
     wait_until(lambda: ticks(shop) > before, "no tick is done", timeout=45)
 
 
-def test_its_schedule_survives_a_restart_and_a_kill(shop: Shop) -> None:
-    for command in ("supervisorctl restart shop-beat", "kill -9 $(supervisorctl pid shop-beat)"):
-        pid = shop.pid("debian12", "shop-beat")
-        runs = int(shop.output(LAST_RUN, "debian12"))
-        shop.output(command, "debian12")
-        wait_until(lambda pid=pid: shop.pids("debian12").get("shop-beat", pid) != pid, "beat does not come back")
-        before = ticks(shop)
-        wait_until(lambda before=before: ticks(shop) > before, "no tick is done after it came back", timeout=60)
-        assert int(shop.output(LAST_RUN, "debian12")) >= runs, "it began a new schedule"
-        assert beats(shop) == {"debian12": 1, "debian13": 0}
+@pytest.mark.parametrize("command", ["supervisorctl restart shop-beat", "kill -9 $(supervisorctl pid shop-beat)"])
+def test_its_schedule_survives_a_restart_and_a_kill(shop: Shop, command: str) -> None:
+    pid = shop.pid("debian12", "shop-beat")
+    runs = int(shop.output(LAST_RUN, "debian12"))
+    shop.output(command, "debian12")
+    wait_until(lambda: shop.pids("debian12").get("shop-beat", pid) != pid, "beat does not come back")
+    before = ticks(shop)
+    wait_until(lambda: ticks(shop) > before, "no tick is done after it came back", timeout=60)
+    assert int(shop.output(LAST_RUN, "debian12")) >= runs, "it began a new schedule"
+    assert beats(shop) == {"debian12": 1, "debian13": 0}
 
 
 def test_it_moves_to_another_host_and_is_never_doubled(shop: Shop) -> None:
