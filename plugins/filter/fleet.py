@@ -9,7 +9,7 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
-from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url
 
 
 class FilterModule:
@@ -20,6 +20,7 @@ class FilterModule:
             "broker_url": broker_url,
             "environment_text": environment_text,
             "host_facts": _host_facts,
+            "management_url": management_url,
             "python_literal": _python_literal,
             "supervisor_command": command,
             "supervisor_escape": escape,

@@ -15,12 +15,14 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     Problem,
     Queue,
     Worker,
+    as_integer,
     read_declaration,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
 
 BROKERS = ("rabbitmq",)
+BROKER_PORT = 5672
 DELIVERY_LIMIT = 50
 
 # Seconds between the end of the longest task and the SIGKILL that Supervisor would send.
@@ -272,6 +274,15 @@ def _broker_host(
     return members[0], address
 
 
+def _broker_port(raw: Mapping[str, Any], problems: list[Problem]) -> int:
+    given = raw.get("broker_port") or BROKER_PORT
+    port = as_integer(given)
+    if port is None or not 0 < port < 2**16:
+        problems.append(Problem("celery_broker_port", f"{given!r} is no port", "Give a number from 1 to 65535"))
+        return BROKER_PORT
+    return port
+
+
 def _budget(
     host: Host,
     programs: list[Program],
@@ -426,8 +437,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             "kind": "rabbitmq",
             "host": broker_host,
             "address": broker_address,
-            "port": 5672,
-            "management_port": 15672,
+            "port": _broker_port(raw, problems),
             "vhost": app,
             "user": app,
             "consumer_timeout": consumer_timeout(declaration.workers, queues),
@@ -440,8 +450,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         | {name: {"value": value, "reason": "set in celery_settings"} for name, value in overrides.items()},
         # Flower runs without the application, but must agree with its workers on these.
         "flower_settings": {
-            name: item.value
-            for name, item in settings.items()
+            name: value
+            for name, value in ({key: item.value for key, item in settings.items()} | overrides).items()
             if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
         },
         "queues": plan_queues,

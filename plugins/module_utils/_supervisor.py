@@ -227,9 +227,15 @@ def log_tail(path: str, lines: int = 15) -> str:
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with; empty if it is gone."""
+    """Return the environment that a process was started with; empty if it is gone.
+
+    Raises:
+        SupervisorError: if it may not be read: even root can't where it has no CAP_SYS_PTRACE.
+    """
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError as error:
+        raise SupervisorError(f"{error}: whether a program runs on what is on disk can't be told") from error
     except OSError:
         return {}
     pairs = (item.partition("=") for item in raw.decode(errors="replace").split("\0") if item)

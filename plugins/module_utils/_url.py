@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+_ANY = {"0.0.0.0", "::"}  # noqa: S104 - what users write
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _SCHEMES = {"rabbitmq": "amqp"}
 
 
@@ -18,6 +20,23 @@ def broker_url(broker: Mapping[str, Any], password: str) -> str:
         broker: the plan's broker: kind, address, port, user, vhost.
     """
     user, secret, vhost = (quote(str(text), safe="") for text in (broker["user"], password, broker["vhost"]))
-    address = str(broker["address"])
-    host = f"[{address}]" if ":" in address else address
-    return f"{_SCHEMES[broker['kind']]}://{user}:{secret}@{host}:{broker['port']}/{vhost}"
+    return f"{_SCHEMES[broker['kind']]}://{user}:{secret}@{_bracketed(broker['address'])}:{broker['port']}/{vhost}"
+
+
+def management_url(broker: Mapping[str, Any], listen_address: str, port: int, client: str) -> str:
+    """Return the address of RabbitMQ's management API as one of the hosts reaches it; empty if it can't.
+
+    Args:
+        broker: the plan's broker: host, address.
+        listen_address: where the API listens.
+        port: on which.
+        client: inventory name of the host that asks.
+    """
+    if listen_address in _LOOPBACK and client != broker["host"]:
+        return ""
+    address = broker["address"] if listen_address in _ANY else listen_address
+    return f"http://{_bracketed(address)}:{port}/api/"
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

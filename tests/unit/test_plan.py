@@ -105,6 +105,8 @@ def test_routes_and_queues_are_those_declared() -> None:
         (with_worker(name="customers"), "celery_workers", "the program shop-customers on worker1"),
         (with_worker(node_name="customers"), "celery_workers", "the node name customers@%h on worker1"),
         (declaration(broker="kafka"), "celery_broker", "'kafka' is unknown"),
+        (declaration(broker_port="amqp"), "celery_broker_port", "'amqp' is no port"),
+        (declaration(broker_port=70000), "celery_broker_port", "70000 is no port"),
         (declaration(broker_group="empty"), "celery_broker_group", "has 0 hosts"),
         (declaration(broker_group="workers"), "celery_broker_group", "has 2 hosts"),
         (declaration(settings={"task_routes": {}}), "celery_settings.task_routes", "derived by the plan"),
