@@ -97,7 +97,8 @@ class Step:
 def lint_steps() -> list[Step]:
     """Everything that reads the sources and runs nothing."""
     python = str(BIN / "python")
-    typed = [name for name in ("plugins", "scripts", "tests", "molecule", "bench") if any((ROOT / name).rglob("*.py"))]
+    sources = ("plugins", "scripts", "tests", "molecule", "bench", "example/shop")
+    typed = [name for name in sources if any((ROOT / name).rglob("*.py"))]
     commands = {
         "ansible-lint": [str(BIN / "ansible-lint"), "--offline", "--strict"],
         "yamllint": [str(BIN / "yamllint"), "--strict", "."],

@@ -229,7 +229,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if module._diff:
         result["diff"] = files.diff()
     fresh = not Path(parameters["socket"]).exists()
-    if module.check_mode and fresh:
+    if fresh and (module.check_mode or not names):
+        # Nothing can run here, so nothing needs to be stopped.
+        if not module.check_mode:
+            files.write()
         return {**result, "changed": bool(names or files.removed), "stopped": [], "started": names}
     if not module.check_mode:
         check_with_supervisor(files.configs)

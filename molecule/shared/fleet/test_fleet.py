@@ -9,25 +9,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from shared.lab import reboot
 from shared.shop import RUN, Shop, call, wait_until
+from shop.ledger import Tally, count
 
 testinfra_hosts = ["ansible://control1"]
 WORKERS = {"customers": "general", "email": "general", "ticks": "general", "video": "media", "reports": "media"}
 GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
-SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
 
 
 @pytest.fixture(scope="module")
 def shop() -> Shop:
     return Shop(sender="control1", hosts=("worker1", "worker2", "control1"))
-
-
-def count(shop: Shop) -> dict[str, int]:
-    """Return the figures of all ledgers, as the shop's own counting gives them."""
-    lines = "".join(shop.output("cat /var/lib/shop/ledger/*.jsonl || true", name) for name in shop.hosts)
-    shop.host("control1").check_output("install -d -o shop /tmp/ledgers && echo %s > /tmp/ledgers/all.jsonl", lines)
-    total: dict[str, int] = json.loads(shop.output(f"{RUN} python -m shop.ledger count /tmp/ledgers"))["total"]
-    return total
 
 
 def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None:
@@ -45,10 +38,15 @@ def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None
         assert {line["host"] for line in lines} <= GROUPS[WORKERS[queue]]
         assert {line["user"] for line in lines} == {"shop"}
         assert {line["release"] for line in lines} == {"1.0.0"}
-    settled = wait_until(lambda: (total := count(shop))["lost"] == 0 and total, "tasks are lost", timeout=60)
-    assert settled["repeated"] == 0
-    assert settled["done"] >= sent["total"] - settled["failed"]
-    assert settled["retried"] > 0, "no task was retried, though the load provokes it"
+
+    def settled() -> Tally | None:
+        total = count(map(json.dumps, shop.ledger()), ids).total
+        return total if total.lost == 0 else None
+
+    total: Tally = wait_until(settled, "tasks are lost", timeout=60)
+    assert total.repeated == 0
+    assert (total.sent, total.done) == (sent["total"], sent["total"] - sent["failures"])
+    assert total.retried > 0, "no task was retried, though the load provokes it"
 
 
 def test_both_hosts_of_a_group_take_part(shop: Shop) -> None:
@@ -77,10 +75,7 @@ def test_a_stop_ends_running_tasks_and_hands_back_the_others(shop: Shop) -> None
 def test_a_restart_of_the_host_waits_for_its_tasks(shop: Shop) -> None:
     ids = shop.send(*[call("reports.build", "2026-02", 8) for _ in range(4)])
     wait_until(lambda: len(shop.events(ids, "started")) >= 2, "no report is begun")
-    container = f"fleet-{SCENARIO}-worker2"
-    subprocess.run(["podman", "stop", "--time", "120", container], check=True, capture_output=True)
-    subprocess.run(["podman", "start", container], check=True, capture_output=True)
-    wait_until(lambda: shop.host("worker2").run("true").rc == 0, "the host does not come back", timeout=90)
+    reboot(shop.host("worker2"), "worker2")
     assert len(shop.wait_for(ids, timeout=90)) == 4, "a task ran twice"
     assert len(shop.events(ids, "started")) == 4, "a task was broken off and begun again"
 
