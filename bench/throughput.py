@@ -1,0 +1,63 @@
+"""How many no-op tasks a worker does in a second with the rendered settings, against Celery's own defaults.
+
+On a worker's host of the demo, by turns, through a vhost and a user that exist for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import shlex
+import subprocess
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url
+
+from scripts.demo import Fleet, load_fleet
+
+NAME = "bench"
+ON_HOST = Path(__file__).with_name("throughput_on_host.py")
+
+
+def on(fleet: Fleet, host: str, command: list[str], given: str = "") -> str:
+    """Run a command on a host with something on its standard input, where no process list shows it."""
+    ssh = ["ssh", "-F", str(fleet.state / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
+    return subprocess.run(ssh, input=given, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
+    parser.add_argument("--tasks", type=int, default=3000, help="a round (default: 3000)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each (default: 3)")
+    options = parser.parse_args()
+    fleet = load_fleet(options.inventory)
+    worker = next(host for host in fleet.app_hosts if host != fleet.beat)
+    broker = {"kind": "rabbitmq", "address": fleet.addresses[fleet.broker], "port": 5672, "user": NAME, "vhost": NAME}
+    password = secrets.token_urlsafe(24)
+    control = ["sudo", "-n", "rabbitmqctl", "--quiet"]
+    rates: dict[str, list[float]] = {"rendered": [], "defaults": []}
+    try:
+        on(fleet, fleet.broker, [*control, "add_vhost", NAME])
+        on(fleet, fleet.broker, [*control, "add_user", NAME], password)
+        on(fleet, fleet.broker, [*control, "set_permissions", "-p", NAME, NAME, ".*", ".*", ".*"])
+        for number in range(options.rounds):
+            for settings, found in rates.items():
+                run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
+                run += ["python", "-c", ON_HOST.read_text(encoding="utf-8"), settings, str(options.tasks)]
+                answer: dict[str, Any] = json.loads(on(fleet, worker, run, broker_url(broker, password)))
+                found.append(answer["tasks"] / answer["seconds"])
+                print(f"round {number + 1}, {settings}: {found[-1]:.0f} tasks/s", flush=True)
+    finally:
+        on(fleet, fleet.broker, [*control, "delete_vhost", NAME])
+        on(fleet, fleet.broker, [*control, "delete_user", NAME])
+    middle = {settings: median(found) for settings, found in rates.items()}
+    print(f"median: rendered {middle['rendered']:.0f}, Celery's defaults {middle['defaults']:.0f} tasks/s")
+    print(f"rendered / defaults: {middle['rendered'] / middle['defaults']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

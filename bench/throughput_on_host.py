@@ -1,0 +1,68 @@
+"""One round on a worker's host: send no-op tasks, start a worker, and tell how long it took from its first to its last.
+
+The broker's URL comes on standard input; which settings, and how many tasks, are the arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+TIMEOUT_SECONDS = 300
+
+
+def ends(ledger: Path) -> list[dict[str, str]]:
+    """Return the ledger's lines of tasks that were started or done."""
+    lines = (line for path in ledger.glob("*.jsonl") for line in path.read_text(encoding="utf-8").splitlines())
+    return [entry for entry in map(json.loads, lines) if entry["event"] in ("started", "done")]
+
+
+def wait_for(count: int, ledger: Path) -> list[dict[str, str]]:
+    """Wait until so many tasks are done.
+
+    Raises:
+        TimeoutError: they are not.
+    """
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        lines = ends(ledger)
+        if sum(line["event"] == "done" for line in lines) == count:
+            return lines
+        time.sleep(0.5)
+    raise TimeoutError(f"{count} tasks are not done after {TIMEOUT_SECONDS} s")
+
+
+def main() -> None:
+    settings, tasks = sys.argv[1], int(sys.argv[2])
+    os.environ["CELERY_BROKER_URL"] = sys.stdin.read().strip()
+    if settings == "defaults":
+        del os.environ["CELERY_CONFIG_MODULE"]
+    with tempfile.TemporaryDirectory() as directory:
+        ledger = Path(directory)
+        os.environ["SHOP_LEDGER_DIR"] = directory
+        from shop.celery import app  # noqa: PLC0415 - reads what is set above
+
+        queue = "customers" if settings == "rendered" else "celery"
+        command = ["celery", "-A", "shop.celery:app", "worker", "--concurrency=2", f"--queues={queue}"]
+        for _ in range(tasks):
+            app.send_task("customers.noop", queue=queue)
+        worker = subprocess.Popen(
+            [*command, f"--hostname=bench-{settings}@%h", "--loglevel=WARNING"], stdout=sys.stderr, stderr=sys.stderr
+        )
+        try:
+            lines = wait_for(tasks, ledger)
+        finally:
+            worker.terminate()
+            worker.wait()
+        times = sorted(datetime.fromisoformat(line["time"]) for line in lines)
+        print(json.dumps({"tasks": tasks, "seconds": (times[-1] - times[0]).total_seconds()}))
+
+
+if __name__ == "__main__":
+    main()
