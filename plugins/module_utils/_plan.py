@@ -49,6 +49,8 @@ _DERIVED_SETTINGS = {
     "task_queues": "celery_queues",
     "task_routes": "tasks of celery_queues",
     "task_default_queue": "celery_default_queue",
+    "task_time_limit": "time_limit of celery_queues",
+    "task_soft_time_limit": "soft_time_limit of celery_queues",
     "broker_url": "celery_broker and its address and password",
 }
 
@@ -420,9 +422,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         }
         for queue in declaration.queues
     ]
-    settings = celery_settings(
-        broker="rabbitmq", app_name=app, default_queue=declaration.default_queue, longest_task=longest_task
-    )
+    settings = celery_settings(broker="rabbitmq", app_name=app, default_queue=declaration.default_queue)
     values: dict[str, Any] = {
         "app": {
             "name": app,
@@ -445,6 +445,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             "dead_letter_exchange": f"{app}.dead",
             "dead_letter_queue": f"{app}.dead",
             "delivery_limit": DELIVERY_LIMIT,
+            "queues": [{key: queue[key] for key in ("name", "durable", "arguments")} for queue in plan_queues],
         },
         "settings": {name: {"value": item.value, "reason": item.reason} for name, item in settings.items()}
         | {name: {"value": value, "reason": "set in celery_settings"} for name, value in overrides.items()},

@@ -195,6 +195,14 @@ def _permissions(current: Mapping[str, Any], desired: Desired, result: Differenc
             result.add("permissions", f"{user} on {vhost}", None, (patterns, None))
 
 
+def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return properties without a type that is the default one, which some releases note and others don't."""
+    arguments = dict(properties.get("arguments") or {})
+    if arguments.get("x-queue-type") == "classic":
+        del arguments["x-queue-type"]
+    return {**properties, "arguments": arguments}
+
+
 def _objects(kind: str, current: Mapping[str, Any], desired: Desired, result: Difference) -> None:
     def key(item: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(str(item[name]) for name in _KEYS[kind])
@@ -204,7 +212,7 @@ def _objects(kind: str, current: Mapping[str, Any], desired: Desired, result: Di
         old = there.get(key(item))
         wanted = {name: item[name] for name in _PROPERTIES[kind] if name in item}
         had = None if old is None else {name: old.get(name) for name in wanted}
-        if had == wanted:
+        if had is not None and _plain(had) == _plain(wanted):
             continue
         label = " ".join(part for part in key(item) if part)
         if had is not None and kind in ("exchanges", "queues"):

@@ -17,16 +17,15 @@ class Setting:
     reason: str
 
 
-def celery_settings(*, broker: str, app_name: str, default_queue: str, longest_task: int) -> dict[str, Setting]:
+def celery_settings(*, broker: str, app_name: str, default_queue: str) -> dict[str, Setting]:
     """Return the settings that all of an application's processes share, senders included.
 
     Args:
         broker: the kind of broker.
         app_name: also names the exchange.
         default_queue: takes the tasks that no route names.
-        longest_task: the longest hard time limit of any worker.
     """
-    return _COMMON | _routing(app_name, default_queue) | _limits(longest_task) | _BROKERS[broker]
+    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker]
 
 
 def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
@@ -36,14 +35,6 @@ def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
         "task_default_exchange": Setting(app_name, "one exchange an application"),
         "task_create_missing_queues": Setting(
             False, "a typo in a route fails where it is sent, instead of filling a queue that nobody consumes"
-        ),
-    }
-
-
-def _limits(longest_task: int) -> dict[str, Setting]:
-    return {
-        "task_time_limit": Setting(
-            longest_task, "no task hangs for ever; each worker has its own, shorter limit on its command line"
         ),
     }
 
@@ -61,6 +52,9 @@ _COMMON = {
     "task_reject_on_worker_lost": Setting(
         True, "also where only its child process was killed; the delivery limit ends a task that kills each time"
     ),
+    # Celery copies them to each task, whose own limits go before those of the worker that runs it.
+    "task_time_limit": Setting(None, "set, it would replace the limit of each worker"),
+    "task_soft_time_limit": Setting(None, "as above"),
     "task_ignore_result": Setting(True, "results cost a write and memory each; ignore_result=False where one is read"),
     "result_expires": Setting(3600, "an unread result does not stay for a day"),
     "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),

@@ -67,12 +67,13 @@ options:
       name: {description: The exchange's name., type: str, required: true}
       type: {description: The exchange's type., type: str, default: direct}
   queues:
-    description: Durable queues that should exist.
+    description: Queues that should exist.
     type: list
     elements: dict
     default: []
     suboptions:
       name: {description: The queue's name., type: str, required: true}
+      durable: {description: Whether it outlives a restart of the broker., type: bool, default: true}
       arguments: {description: Such as C(x-queue-type)., type: dict, default: {}}
   bindings:
     description: Bindings of queues to exchanges that should exist.
@@ -246,7 +247,7 @@ def desired(parameters: dict[str, Any]) -> Desired:
         exchanges=[
             {**item, "durable": True, "auto_delete": False, "arguments": {}} for item in parameters["exchanges"]
         ],
-        queues=[{**item, "durable": True, "auto_delete": False} for item in parameters["queues"]],
+        queues=[{**item, "auto_delete": False} for item in parameters["queues"]],
         bindings=[
             {
                 "source": item["exchange"],
@@ -287,7 +288,9 @@ def main() -> None:
             "absent_users": {"type": "list", "elements": "str", "default": []},
             "permissions": _objects(user=text, configure=text, write=text, read=text),
             "exchanges": _objects(name=text, type={"type": "str", "default": "direct"}),
-            "queues": _objects(name=text, arguments={"type": "dict", "default": {}}),
+            "queues": _objects(
+                name=text, durable={"type": "bool", "default": True}, arguments={"type": "dict", "default": {}}
+            ),
             "bindings": _objects(exchange=text, queue=text, routing_key={"type": "str", "default": ""}),
             "policies": _objects(
                 name=text,

@@ -110,6 +110,7 @@ def test_routes_and_queues_are_those_declared() -> None:
         (declaration(broker_group="empty"), "celery_broker_group", "has 0 hosts"),
         (declaration(broker_group="workers"), "celery_broker_group", "has 2 hosts"),
         (declaration(settings={"task_routes": {}}), "celery_settings.task_routes", "derived by the plan"),
+        (declaration(settings={"task_time_limit": 60}), "celery_settings.task_time_limit", "derived by the plan"),
         (declaration(settings={"TASK_ACKS_LATE": 1}), "celery_settings.TASK_ACKS_LATE", "is not a Celery setting"),
         (
             declaration(settings={"worker_prefetch_multiplier": 0}),

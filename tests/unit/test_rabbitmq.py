@@ -228,6 +228,13 @@ def test_a_namesake_in_another_vhost_is_another_object(converged: dict[str, Any]
     assert sorted(difference(converged, SHOP, salt).definitions) == ["bindings", "exchanges", "policies", "queues"]
 
 
+def test_the_default_type_of_a_queue_is_as_good_as_none(converged: dict[str, Any]) -> None:
+    plain = {"name": "ticks", "durable": False, "auto_delete": False, "arguments": {}}
+    held = {**plain, "arguments": {"x-queue-type": "classic"}, "vhost": "shop"}
+    converged["queues"].append(held)
+    assert not difference(converged, changed(queues=(QUORUM, plain)), salt).any
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
 from celery.app.defaults import DEFAULTS
 
-SETTINGS = celery_settings(broker="rabbitmq", app_name="shop", default_queue="customers", longest_task=60)
+SETTINGS = celery_settings(broker="rabbitmq", app_name="shop", default_queue="customers")
 
 
 def test_celery_knows_each_name() -> None:

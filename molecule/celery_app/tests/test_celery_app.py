@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import requirements_for
-from shared.shop import RUN, connect
+from shared.deployed import RUN, connect
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 EXAMPLE = SCENARIO.parents[1] / "example"

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from shared.shop import Shop, wait_until
+from shared.deployed import Shop, wait_until
 
 testinfra_hosts = ["ansible://debian12"]
 HOSTS = ("debian12", "debian13")

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Error, sync_playwright
-from shared.shop import wait_until
+from shared.deployed import wait_until
 
 TASKS = """
 from celery import Celery

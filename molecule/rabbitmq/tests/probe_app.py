@@ -18,9 +18,7 @@ app = Celery("probe")
 app.conf.update(
     {
         name: setting.value
-        for name, setting in celery_settings(
-            broker="rabbitmq", app_name="shop", default_queue="shop.default", longest_task=60
-        ).items()
+        for name, setting in celery_settings(broker="rabbitmq", app_name="shop", default_queue="shop.default").items()
     }
 )
 app.conf.update(

@@ -22,7 +22,7 @@ import pytest
 from amqp.exceptions import AccessRefused, NotAllowed  # type: ignore[import-untyped]
 from kombu.connection import Connection
 from playwright.sync_api import Page, sync_playwright
-from shared.shop import wait_until
+from shared.deployed import wait_until
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]

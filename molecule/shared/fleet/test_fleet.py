@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from shared.deployed import RUN, Shop, call, wait_until
 from shared.lab import reboot
-from shared.shop import RUN, Shop, call, wait_until
 from shop.ledger import Tally, count
 
 testinfra_hosts = ["ansible://control1"]

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from shared.shop import RUN, Shop, call, wait_until
+from shared.deployed import RUN, Shop, call, wait_until
 
 testinfra_hosts = ["ansible://vm1"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared.shop import wait_until
+from shared.deployed import wait_until
 
 # Each takes a while to end after TERM, as a worker does whose task still runs.
 PROGRAM = """[program:slow-{number}]
