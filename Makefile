@@ -12,11 +12,11 @@ help: ## list the commands
 setup: ## install what is missing: .venv, podman and the like
 	@scripts/setup
 
-demo: setup ## boot four hosts on this machine and build a fleet on them
-	@.venv/bin/python scripts/demo.py up
+demo: ## boot four hosts on this machine and build a fleet on them
+	@scripts/demo up
 
-demo-down: setup ## remove the demo's hosts
-	@.venv/bin/python scripts/demo.py down
+demo-down: ## remove the demo's hosts
+	@scripts/demo down
 
 test: ## check everything: lint, unit tests, every scenario on real hosts
 	@scripts/test
