@@ -103,10 +103,8 @@ seconds: {description: How long it took., type: float, returned: success}
 """
 
 import difflib
-import grp
 import json
 import os
-import pwd
 import shutil
 import tempfile
 import time
@@ -117,6 +115,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
+from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     CHECK,
     SETTINGS,
@@ -172,7 +171,7 @@ class Host:
 
     def make_directories(self) -> None:
         for path, mode, owner, group in self.directories():
-            if path.is_dir() and _is(path, mode, owner, group):
+            if path.is_dir() and belongs(path, mode, owner, group):
                 continue
             self.changed = True
             if not self.module.check_mode:
@@ -270,7 +269,7 @@ class Host:
         for path, text, mode, group, secret in self.files():
             # Bytes, since reading as text would turn a value's carriage return into a newline.
             before = path.read_bytes() if path.exists() else b""
-            if path.exists() and before == text.encode() and _is(path, mode, "root", group):
+            if path.exists() and before == text.encode() and belongs(path, mode, "root", group):
                 continue
             self.changed = True
             texts = {"before": before.decode(errors="replace"), "after": text}
@@ -278,12 +277,7 @@ class Host:
             self.diff.append({"prepared": f"{path} changes\n"} if secret else header | texts)
             if self.module.check_mode:
                 continue
-            handle, temporary = tempfile.mkstemp(dir=path.parent)
-            os.fchmod(handle, mode)
-            os.fchown(handle, 0, grp.getgrnam(group).gr_gid)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).replace(path)
+            write_file(path, text, mode, group)
         self._link(self.root / "bin" / "celery_run", Path("celery_supervisor"))
 
     def _link(self, link: Path, target: Path) -> None:
@@ -306,15 +300,6 @@ class Host:
 
     def activate(self) -> None:
         self._link(self.current, Path("releases") / self.parameters["version"])
-
-
-def _is(path: Path, mode: int, owner: str, group: str) -> bool:
-    status = path.stat()
-    try:
-        ids = (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
-    except KeyError:
-        return False  # a check run on a fresh host: the user is not there yet
-    return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *ids)
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:

@@ -80,8 +80,6 @@ stopped: {description: Programs stopped warm., type: list, elements: str, return
 started: {description: Programs started., type: list, elements: str, returned: always}
 """
 
-import grp
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -90,6 +88,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
+from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import started_from
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     Process,
@@ -135,7 +134,6 @@ class Files:
 
     def __init__(self, module: AnsibleModule) -> None:
         parameters = module.params
-        self._module = module
         self._directory = Path(parameters["directory"])
         prefix = f"{parameters['app_name']}.{parameters['kind']}."
         self.configs = {f"{prefix}{item['name']}.conf": item["config"] for item in parameters["programs"]}
@@ -153,7 +151,11 @@ class Files:
         names = {item["name"] for item in parameters["programs"]}
         environments = [self._environment_dir / f"{name}.env" for name in sorted(names | set(gone))]
         self.removed = [path for path in (*present, *environments) if path not in self._wanted and path.exists()]
-        self.written = [path for path, (text, _, _) in self._wanted.items() if _read(path) != text]
+        self.written = [
+            path
+            for path, (text, mode, group) in self._wanted.items()
+            if _read(path) != text or not belongs(path, mode, "root", group)
+        ]
 
     def diff(self) -> list[dict[str, str]]:
         """Return before and after of the configuration files; of an environment only that it changes."""
@@ -170,13 +172,7 @@ class Files:
     def write(self) -> None:
         """Bring the files to the disk, each at once."""
         for path in self.written:
-            text, mode, group = self._wanted[path]
-            handle, temporary = tempfile.mkstemp(dir=self._module.tmpdir)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(temporary).chmod(mode)
-            os.chown(temporary, 0, grp.getgrnam(group).gr_gid)
-            self._module.atomic_move(temporary, str(path))
+            write_file(path, *self._wanted[path])
         for path in self.removed:
             path.unlink()
 

@@ -88,7 +88,7 @@ def test_a_hard_limit_ends_the_task_and_not_the_worker(shop: Shop, name: str, nu
     (after,) = shop.run(call("customers.noop", queue=f"limits{number}"), timeout=20)
     assert after["host"] == name
     assert not shop.events(ids, "done"), "the task outlived its hard limit"
-    assert "Hard time limit (4s) exceeded" in shop.output("cat /var/log/shop/shop-limits.log", name)
+    assert "Hard time limit (4.0s) exceeded" in shop.output("cat /var/log/shop/shop-limits.log", name)
     assert shop.pid(name, "shop-limits") == worker
 
 
