@@ -231,7 +231,9 @@ def play(inventory: Path, playbook: str, options: list[str] | None = None) -> Re
         for line in process.stdout or ():
             file.write(line)
             if recap.read(line):
-                status.update(escape(f"{recap.play}: {recap.task}" if recap.task else recap.play))
+                doing = f"{recap.play}: {recap.task}" if recap.task else recap.play
+                # On one line: the spinner takes two columns of it.
+                status.update(escape(doing[: console.width - 3]))
                 status.start()
     if process.returncode != 0:
         lines = log.read_text(encoding="utf-8").rstrip().splitlines()
