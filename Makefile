@@ -30,6 +30,9 @@ unit: ## unit tests alone
 molecule-%: setup ## one scenario (make molecule-rabbitmq)
 	@molecule test -s $*
 
+bench-%: setup ## one benchmark of bench/README.md (make bench-memory)
+	@PYTHONPATH=.ansible/collections:. .venv/bin/python -m bench.$*
+
 readmes: setup ## write the variable tables of the roles' READMEs
 	@.venv/bin/python scripts/role_readmes.py
 
