@@ -52,11 +52,16 @@ def main() -> None:
         command = ["celery", "-A", "shop.celery:app", "worker", "--concurrency=2", f"--queues={queue}"]
         for _ in range(tasks):
             app.send_task("customers.noop", queue=queue)
-        worker = subprocess.Popen(
-            [*command, f"--hostname=bench-{settings}@%h", "--loglevel=WARNING"], stdout=sys.stderr, stderr=sys.stderr
-        )
+        log = ledger / "worker.log"
+        with log.open("w", encoding="utf-8") as output:
+            worker = subprocess.Popen(  # noqa: S603
+                [*command, f"--hostname=bench-{settings}@%h", "--loglevel=WARNING"], stdout=output, stderr=output
+            )
         try:
             lines = wait_for(tasks, ledger)
+        except TimeoutError:
+            print(log.read_text(encoding="utf-8"), file=sys.stderr)
+            raise
         finally:
             worker.terminate()
             worker.wait()
