@@ -54,7 +54,7 @@ def main() -> None:
             app.send_task("customers.noop", queue=queue)
         log = ledger / "worker.log"
         with log.open("w", encoding="utf-8") as output:
-            worker = subprocess.Popen(  # noqa: S603
+            worker = subprocess.Popen(
                 [*command, f"--hostname=bench-{settings}@%h", "--loglevel=WARNING"], stdout=output, stderr=output
             )
         try:
