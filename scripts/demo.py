@@ -335,9 +335,11 @@ def pages(fleet: Fleet) -> str:
         ("RabbitMQ", f"http://{fleet.addresses[fleet.broker]}:15672/", f"{fleet.app}-admin", "rabbitmq_administrator"),
         ("Flower", f"http://{fleet.addresses[fleet.flower]}/", "flower", "flower_basic_auth"),
     ]
+    home = Path.home()
+    secrets = f"~/{fleet.secrets.relative_to(home)}" if fleet.secrets.is_relative_to(home) else str(fleet.secrets)
     # Lines, not a table: they are to be copied, so they must not be cut or wrapped.
     return "\n".join(
-        f"{name}: {address}\n  user {user}, password in {fleet.secrets / file}" for name, address, user, file in entries
+        f"{name}: {address}\n  user {user}, password in {secrets}/{file}" for name, address, user, file in entries
     )
 
 
