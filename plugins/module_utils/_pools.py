@@ -48,4 +48,4 @@ POOLS = {
 
 def pools_that(option: str) -> str:
     """Return the names of the pools that honour an option (an attribute of Pool), for a message."""
-    return " and ".join(pool.name for pool in POOLS.values() if getattr(pool, option))
+    return " or ".join(pool.name for pool in POOLS.values() if getattr(pool, option))

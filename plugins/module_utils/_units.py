@@ -23,5 +23,5 @@ def parse_size(text: object) -> int:
 
 
 def format_size(size: int) -> str:
-    """Return bytes as people write them: 209715200 is "200.00 MB"."""
-    return str(bytes_to_human(size))
+    """Return bytes as people write them: 209715200 is "200 MB"."""
+    return str(bytes_to_human(size)).replace(".00 ", " ")

@@ -54,7 +54,6 @@ beat_host: {description: The one host that runs beat., type: str, returned: succ
 flower_host: {description: The one host that runs Flower., type: str, returned: success}
 table: {description: The plan as lines of text., type: list, returned: success}
 advice: {description: What works, but not as one might think., type: list, returned: success}
-problems: {description: What is wrong with the declaration., type: list, returned: failure}
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -76,8 +75,7 @@ def main() -> None:
         problems = [str(problem) for problem in plan.problems]
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         module.fail_json(
-            msg="\n".join([f"The declaration has {count}. No host was touched.", *(f"- {line}" for line in problems)]),
-            problems=problems,
+            "\n".join([f"The declaration has {count}. No host was touched.", *(f"- {line}" for line in problems)])
         )
     module.exit_json(changed=False, **plan.values, table=plan_tables(plan.values), advice=list(plan.warnings))
 
