@@ -90,7 +90,7 @@ def test_a_good_declaration_has_no_problems() -> None:
             with_worker(pool="threads", time_limit=9999),
             "celery_workers[video].time_limit",
             "ignores",
-            "prefork and gevent",
+            "prefork or gevent",
         ),
         (
             with_worker(max_memory_per_child="200"),
