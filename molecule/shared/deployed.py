@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,16 +87,27 @@ class Shop:
     def events(self, ids: Iterable[str], event: str) -> list[dict[str, Any]]:
         return [line for line in self.ledger(ids) if line["event"] == event]
 
-    def wait_for(self, ids: Iterable[str], event: str = "done", timeout: float = 60) -> list[dict[str, Any]]:
-        """Wait until each task has come to an event and return those lines."""
-        ids = set(ids)
+    def wait_for(self, ids: Iterable[str], *events: str, timeout: float = 60) -> list[dict[str, Any]]:
+        """Wait until each task has come to one of these events (by default, done) and return those lines."""
+        ids, events = set(ids), events or ("done",)
 
         def all_there() -> list[dict[str, Any]]:
-            lines = self.events(ids, event)
+            lines = [line for line in self.ledger(ids) if line["event"] in events]
             return lines if {line["id"] for line in lines} == ids else []
 
-        lines: list[dict[str, Any]] = wait_until(all_there, f"not all of {len(ids)} tasks are {event}", timeout)
+        try:
+            lines: list[dict[str, Any]] = wait_until(all_there, f"not all of {len(ids)} tasks", timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error} are {' or '.join(events)}: {self.whereabouts(ids, events)}") from error
         return lines
+
+    def whereabouts(self, ids: Iterable[str], ends: Iterable[str]) -> dict[str, int]:
+        """Return how many tasks did not come to an end, by queue and by what was last heard of them."""
+        heard: dict[str, tuple[str, str]] = {}
+        for line in sorted(self.ledger(ids), key=lambda line: str(line["time"])):
+            queue = line["queue"] or heard.get(line["id"], ("?", ""))[0]
+            heard[line["id"]] = (queue, f"{line['event']} on {line['host']}")
+        return dict(Counter(f"{queue} {last}" for queue, last in heard.values() if last.split()[0] not in ends))
 
     def run(self, *calls: dict[str, Any], timeout: float = 60) -> list[dict[str, Any]]:
         """Send tasks, wait until they are done and return those lines of the ledger."""

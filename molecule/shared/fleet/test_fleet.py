@@ -26,12 +26,7 @@ def shop() -> Shop:
 def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None:
     sent = json.loads(shop.output(f"{RUN} django-admin send_load --count 150"))
     ids = [task for queue in sent["queues"].values() for task in queue]
-    ended = {"done", "failed"}
-    wait_until(
-        lambda: {line["id"] for line in shop.ledger(ids) if line["event"] in ended} == set(ids),
-        "the load is not done",
-        timeout=180,
-    )
+    shop.wait_for(ids, "done", "failed", timeout=180)
     for queue in set(sent["queues"]) - {"ticks"}:
         lines = shop.events(sent["queues"][queue], "done")
         assert {line["queue"] for line in lines} == {queue}

@@ -19,11 +19,7 @@ def shop() -> Shop:
 def test_a_load_on_every_queue_is_done(shop: Shop) -> None:
     sent = json.loads(shop.output(f"{RUN} django-admin send_load --count 60"))
     ids = {task for queue in sent["queues"].values() for task in queue}
-    wait_until(
-        lambda: {line["id"] for line in shop.ledger(ids) if line["event"] in {"done", "failed"}} == ids,
-        "the load is not done",
-        timeout=180,
-    )
+    shop.wait_for(ids, "done", "failed", timeout=180)
 
 
 def test_beat_ticks(shop: Shop) -> None:
