@@ -179,6 +179,7 @@ def page(broker: Broker) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         # RabbitMQ 3.10 answers a wrong password with the browser's own dialog too: there guest tries again.
         page = browser.new_page(http_credentials={"username": "guest", "password": "guest"})
+        page.set_default_timeout(90_000)
         page.goto(f"http://{broker.address}:15672/")
         yield page
         browser.close()
