@@ -9,7 +9,7 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
-from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
 
 
 class FilterModule:
@@ -22,6 +22,7 @@ class FilterModule:
             "host_facts": _host_facts,
             "management_url": management_url,
             "python_literal": _python_literal,
+            "result_url": result_url,
             "supervisor_command": command,
             "supervisor_escape": escape,
         }

@@ -47,6 +47,7 @@ class Queue:
         time_limit: seconds that a task of this queue may take.
         soft_time_limit: seconds after which it is told to end.
         transient: its messages live in memory only and are gone after a restart of the broker.
+        must_not_lose: where the broker can't promise that, the plan says so.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Queue:
     time_limit: int = 300
     soft_time_limit: int = 270
     transient: bool = False
+    must_not_lose: bool = False
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         time_limit=hard,
         soft_time_limit=soft or _soft_below(hard),
         transient=reader.flag("transient"),
+        must_not_lose=reader.flag("must_not_lose"),
     )
     reader.unknown_keys()
     return queue

@@ -6,10 +6,12 @@ Pure: no file, no network, no clock. Sizes are bytes, times are seconds unless a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     Declaration,
     Problem,
@@ -18,20 +20,15 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     as_integer,
     read_declaration,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
+from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
-
-BROKERS = ("rabbitmq",)
-BROKER_PORT = 5672
-DELIVERY_LIMIT = 50
 
 # Seconds between the end of the longest task and the SIGKILL that Supervisor would send.
 STOP_MARGIN = 60
 # Seconds that systemd grants Supervisor beyond its programs.
 SUPERVISOR_STOP_MARGIN = 30
-# RabbitMQ's own default, never gone below, and what a full prefetch is granted beyond its run time.
-CONSUMER_TIMEOUT_LEAST = 1800
-CONSUMER_TIMEOUT_MARGIN = 600
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 MIB = 1024 * 1024
 # Resident memory, measured with the example on Debian 12 and 13 by bench/memory.py and rounded up.
@@ -183,14 +180,12 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
     )
 
 
-def consumer_timeout(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
-    """Return RabbitMQ's consumer_timeout in milliseconds.
+def longest_held(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
+    """Return the seconds that a worker may keep a message before it acknowledges it.
 
-    A message that waits in a worker's prefetch is unacknowledged too: with a multiplier of n the last waits for n tasks
-    of its slot. A worker whose message times out ends (celery/celery#6760).
+    With a prefetch multiplier of n the last one waits for n tasks of its slot, its own among them.
     """
-    longest = max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
-    return max(CONSUMER_TIMEOUT_LEAST, longest + CONSUMER_TIMEOUT_MARGIN) * 1000
+    return max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
 
 
 def place(
@@ -251,9 +246,7 @@ def _broker_host(
     problems: list[Problem],
 ) -> tuple[str, str]:
     """Return the inventory name of the broker's host and the address that workers reach it by."""
-    kind, group = str(raw.get("broker") or "rabbitmq"), str(raw.get("broker_group") or "broker")
-    if kind not in BROKERS:
-        problems.append(Problem("celery_broker", f"{kind!r} is unknown", f"Choose one of {', '.join(BROKERS)}"))
+    group = str(raw.get("broker_group") or "broker")
     members = groups.get(group, [])
     if len(members) != 1:
         problems.append(
@@ -276,13 +269,53 @@ def _broker_host(
     return members[0], address
 
 
-def _broker_port(raw: Mapping[str, Any], problems: list[Problem]) -> int:
-    given = raw.get("broker_port") or BROKER_PORT
+def _broker_kind(raw: Mapping[str, Any], problems: list[Problem]) -> str:
+    kind = str(raw.get("broker") or "rabbitmq")
+    if kind not in BROKERS:
+        problems.append(Problem("celery_broker", f"{kind!r} is unknown", f"Choose one of {', '.join(BROKERS)}"))
+        return "rabbitmq"
+    return kind
+
+
+def _broker_port(raw: Mapping[str, Any], default: int, problems: list[Problem]) -> int:
+    given = raw.get("broker_port") or default
     port = as_integer(given)
     if port is None or not 0 < port < 2**16:
         problems.append(Problem("celery_broker_port", f"{given!r} is no port", "Give a number from 1 to 65535"))
-        return BROKER_PORT
+        return default
     return port
+
+
+def _listen_addresses(
+    raw: Mapping[str, Any], broker: Host, fleet_hosts: Iterable[str], problems: list[Problem]
+) -> list[str]:
+    """Return where the broker listens: as told, or no wider than the fleet needs.
+
+    Where its address is a public one, that must be told.
+    """
+    given = [str(address) for address in raw.get("broker_listen_addresses") or []]
+    away = sorted(set(fleet_hosts) - {broker.name})
+    if given:
+        if away and all(address in LOOPBACK for address in given):
+            problems.append(
+                Problem(
+                    "celery_broker_listen_addresses",
+                    f"{', '.join(given)} can't be reached from {', '.join(away)}",
+                    "Add another address of the broker's host",
+                )
+            )
+        return given
+    if not away or not broker.address:
+        return ["127.0.0.1"]
+    if ip_address(broker.address).is_global:
+        problems.append(
+            Problem(
+                "celery_broker_listen_addresses",
+                f"is not set, and the address of {broker.name}, {broker.address}, is a public one",
+                "Name the address on which the broker is to listen, better a private one",
+            )
+        )
+    return [broker.address]
 
 
 def _budget(
@@ -309,9 +342,9 @@ def _budget(
     return {"needed": needed, "available": host.memory, "parts": parts}
 
 
-def _duties(programs: list[Program], *, broker: bool, beat: bool, flower: bool) -> list[str]:
+def _duties(programs: list[Program], *, broker: str, beat: bool, flower: bool) -> list[str]:
     duties = {
-        "broker": broker,
+        broker: bool(broker),
         "app": bool(programs) or beat,
         "workers": bool(programs),
         "beat": beat,
@@ -339,6 +372,15 @@ def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> No
             problems.append(
                 Problem(f"celery_settings.{name}", "is not a Celery setting's name", f"Write it as {name.lower()}")
             )
+    options = overrides.get("broker_transport_options")
+    if isinstance(options, Mapping) and "visibility_timeout" in options:
+        problems.append(
+            Problem(
+                "celery_settings.broker_transport_options.visibility_timeout",
+                "is derived by the plan",
+                "Set celery_visibility_timeout instead",
+            )
+        )
     if str(overrides.get("worker_prefetch_multiplier")) == "0":
         problems.append(
             Problem(
@@ -347,6 +389,12 @@ def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> No
                 "Set 1 for long tasks, 4 for short ones",
             )
         )
+
+
+def _merged(settings: Mapping[str, Setting], name: str, value: object) -> object:
+    """Return what the user sets, options added to those rendered: to change one must not drop the others."""
+    rendered = settings[name].value if name in settings else None
+    return {**rendered, **value} if isinstance(rendered, Mapping) and isinstance(value, Mapping) else value
 
 
 def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
@@ -380,6 +428,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     hosts = read_hosts(facts, problems)
     queues = {queue.name: queue for queue in declaration.queues}
     placed = place(declaration, groups, hosts, problems)
+    kind = _broker_kind(raw, problems)
     broker_host, broker_address = _broker_host(raw, groups, hosts, problems)
     beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
     flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
@@ -404,25 +453,29 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         }
         fleet_hosts[name] = {
             "programs": [asdict(item) for item in programs],
-            "duties": _duties(programs, broker=name == broker_host, beat=name == beat_host, flower=name == flower_host),
+            "duties": _duties(
+                programs,
+                broker=kind if name == broker_host else "",
+                beat=name == beat_host,
+                flower=name == flower_host,
+            ),
             "stop_timeout": max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
             "memory": _budget(hosts.get(name, Host(name)), programs, extras, problems, warnings),
         }
 
     app = declaration.app_name
-    plan_queues = [
-        {
-            "name": queue.name,
-            "exchange": app,
-            "exchange_type": "topic",
-            "routing_key": queue.name,
-            "durable": not queue.transient,
-            "type": "classic" if queue.transient else "quorum",
-            "arguments": {} if queue.transient else {"x-queue-type": "quorum"},
-        }
-        for queue in declaration.queues
-    ]
-    settings = celery_settings(broker="rabbitmq", app_name=app, default_queue=declaration.default_queue)
+    broker = {
+        "kind": kind,
+        "host": broker_host,
+        "address": broker_address,
+        "port": _broker_port(raw, BROKERS[kind].port, problems),
+        "user": app,
+        "listen_addresses": _listen_addresses(raw, hosts.get(broker_host, Host(broker_host)), fleet_hosts, problems),
+    } | BROKERS[kind].values(
+        Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw), problems, warnings
+    )
+    settings = celery_settings(broker=broker, app_name=app, default_queue=declaration.default_queue)
+    merged = {name: _merged(settings, name, value) for name, value in overrides.items()}
     values: dict[str, Any] = {
         "app": {
             "name": app,
@@ -433,29 +486,16 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             "state_dir": f"/var/lib/{app}",
             "log_dir": f"/var/log/{app}",
         },
-        "broker": {
-            "kind": "rabbitmq",
-            "host": broker_host,
-            "address": broker_address,
-            "port": _broker_port(raw, problems),
-            "vhost": app,
-            "user": app,
-            "consumer_timeout": consumer_timeout(declaration.workers, queues),
-            "exchange": app,
-            "dead_letter_exchange": f"{app}.dead",
-            "dead_letter_queue": f"{app}.dead",
-            "delivery_limit": DELIVERY_LIMIT,
-            "queues": [{key: queue[key] for key in ("name", "durable", "arguments")} for queue in plan_queues],
-        },
+        "broker": broker,
         "settings": {name: {"value": item.value, "reason": item.reason} for name, item in settings.items()}
-        | {name: {"value": value, "reason": "set in celery_settings"} for name, value in overrides.items()},
+        | {name: {"value": value, "reason": "set in celery_settings"} for name, value in merged.items()},
         # Flower runs without the application, but must agree with its workers on these.
         "flower_settings": {
             name: value
-            for name, value in ({key: item.value for key, item in settings.items()} | overrides).items()
+            for name, value in ({key: item.value for key, item in settings.items()} | merged).items()
             if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
         },
-        "queues": plan_queues,
+        "queues": [BROKERS[kind].queue(app, queue) for queue in declaration.queues],
         "routes": [
             {"pattern": pattern, "queue": queue.name, "options": _route_options(queue)}
             for queue in declaration.queues

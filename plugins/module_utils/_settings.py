@@ -6,7 +6,9 @@ Sources: Celery's documentation (userguide/configuration, userguide/optimizing),
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,15 +19,15 @@ class Setting:
     reason: str
 
 
-def celery_settings(*, broker: str, app_name: str, default_queue: str) -> dict[str, Setting]:
+def celery_settings(*, broker: Mapping[str, Any], app_name: str, default_queue: str) -> dict[str, Setting]:
     """Return the settings that all of an application's processes share, senders included.
 
     Args:
-        broker: the kind of broker.
+        broker: the plan's broker.
         app_name: also names the exchange.
         default_queue: takes the tasks that no route names.
     """
-    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker]
+    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker["kind"]](broker)
 
 
 def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
@@ -60,9 +62,6 @@ _COMMON = {
     "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),
     "worker_send_task_events": Setting(True, "Flower shows tasks"),
     "task_send_sent_event": Setting(True, "only this event names the queue"),
-    "worker_cancel_long_running_tasks_on_connection_loss": Setting(
-        True, "the broker gives an unacknowledged task to another worker at once; it must not run in both"
-    ),
     "worker_hijack_root_logger": Setting(False, "the application's own logging stays"),
     "worker_proc_alive_timeout": Setting(30, "a child takes more than Celery's 4 s to start on a busy host"),
     "broker_connection_retry_on_startup": Setting(True, "a worker that starts before its broker waits for it"),
@@ -76,6 +75,9 @@ _COMMON = {
 }
 
 _RABBITMQ = {
+    "worker_cancel_long_running_tasks_on_connection_loss": Setting(
+        True, "the broker gives an unacknowledged task to another worker at once; it must not run in both"
+    ),
     "broker_heartbeat": Setting(
         10, "a host that is gone is noticed, and its tasks are given to others, in 20 s instead of two minutes"
     ),
@@ -97,4 +99,36 @@ _RABBITMQ = {
     "event_queue_durable": Setting(True, "as for the control queue"),
 }
 
-_BROKERS = {"rabbitmq": _RABBITMQ}
+
+def _rabbitmq(_broker: Mapping[str, Any]) -> dict[str, Setting]:
+    return _RABBITMQ
+
+
+def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
+    prefix = broker["key_prefix"]
+    return {
+        "broker_transport_options": Setting(
+            {
+                "visibility_timeout": broker["visibility_timeout"],
+                "global_keyprefix": prefix,
+                "queue_order_strategy": "priority",
+                "socket_timeout": 10,
+                "socket_connect_timeout": 5,
+                "socket_keepalive": True,
+                "health_check_interval": 10,
+            },
+            "a long task does not run twice, fleets may share a broker, and a connection that went silent is given up",
+        ),
+        "task_default_exchange_type": Setting("direct", "a queue is bound by its own name"),
+        "worker_cancel_long_running_tasks_on_connection_loss": Setting(
+            False, "the task is nobody else's until the visibility timeout, and its end is mostly still acknowledged"
+        ),
+        "result_backend_transport_options": Setting({"global_keyprefix": prefix}, "as for the broker"),
+        "redis_socket_timeout": Setting(10, "as for the broker"),
+        "redis_socket_connect_timeout": Setting(5, "as for the broker"),
+        "redis_socket_keepalive": Setting(True, "as for the broker"),
+        "redis_retry_on_timeout": Setting(True, "a result is written once more after a connection broke"),
+    }
+
+
+_BROKERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Setting]]] = {"rabbitmq": _rabbitmq, "redis": _redis}

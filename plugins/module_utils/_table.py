@@ -66,6 +66,11 @@ def plan_tables(values: Mapping[str, Any]) -> list[str]:
         "",
         *table(("host", "runs", "memory planned", "memory there"), hosts),
         "",
-        f"broker: {broker['kind']} on {broker['host']} ({broker['address']}:{broker['port']}), "
-        f"consumer_timeout {broker['consumer_timeout'] // 1000} s",
+        f"broker: {broker['kind']} on {broker['host']} ({broker['address']}:{broker['port']}), {_patience(broker)}",
     ]
+
+
+def _patience(broker: Mapping[str, Any]) -> str:
+    if broker["kind"] == "redis":
+        return f"visibility_timeout {broker['visibility_timeout']} s"
+    return f"consumer_timeout {broker['consumer_timeout'] // 1000} s"

@@ -46,4 +46,4 @@ def test_an_inventory_of_the_project_can_be_planned(name: str) -> None:
     assert plan.problems == ()
     assert plan.values["beat_host"]
     assert plan.values["flower_host"]
-    assert {duty for host in plan.values["hosts"].values() for duty in host["duties"]} >= {"broker", "workers"}
+    assert {duty for host in plan.values["hosts"].values() for duty in host["duties"]} >= {"rabbitmq", "workers"}

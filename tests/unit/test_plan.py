@@ -32,7 +32,7 @@ def test_a_worker_runs_on_each_host_of_its_group_and_nowhere_else() -> None:
         "control1": [],
     }
     assert hosts["control1"]["duties"] == ["app", "beat", "flower"]
-    assert hosts["broker1"]["duties"] == ["broker"]
+    assert hosts["broker1"]["duties"] == ["rabbitmq"]
 
 
 def test_the_command_says_what_was_declared() -> None:
@@ -111,6 +111,12 @@ def test_routes_and_queues_are_those_declared() -> None:
         (declaration(broker_group="workers"), "celery_broker_group", "has 2 hosts"),
         (declaration(settings={"task_routes": {}}), "celery_settings.task_routes", "derived by the plan"),
         (declaration(settings={"task_time_limit": 60}), "celery_settings.task_time_limit", "derived by the plan"),
+        (
+            declaration(settings={"broker_transport_options": {"visibility_timeout": 60}}),
+            "celery_settings.broker_transport_options.visibility_timeout",
+            "derived by the plan",
+        ),
+        (declaration(longest_countdown="soon", broker="redis"), "celery_longest_countdown", "no number of seconds"),
         (declaration(settings={"TASK_ACKS_LATE": 1}), "celery_settings.TASK_ACKS_LATE", "is not a Celery setting"),
         (
             declaration(settings={"worker_prefetch_multiplier": 0}),
@@ -175,3 +181,75 @@ def test_the_tables_show_each_program_and_queue() -> None:
     assert "shop-customers" in text
     assert "video@worker2" in text
     assert "rabbitmq on broker1 (10.0.0.1:5672)" in text
+
+
+def redis(**changes: Any) -> dict[str, Any]:
+    return declaration(broker="redis", **changes)
+
+
+@given(st.integers(1, 100_000), st.integers(1, 20), st.integers(1, 100_000))
+def test_redis_takes_no_message_from_a_worker_that_may_hold_it(hard: int, multiplier: int, countdown: int) -> None:
+    raw = with_worker(prefetch_multiplier=multiplier)
+    raw["queues"][1]["time_limit"] = hard
+    made = plan({**raw, "broker": "redis", "longest_countdown": countdown})
+    assert made.problems == ()
+    options = made.values["settings"]["broker_transport_options"]["value"]
+    assert options["visibility_timeout"] > multiplier * hard + countdown
+
+
+def test_a_visibility_timeout_that_would_run_tasks_twice_is_refused_with_the_arithmetic() -> None:
+    (problem,) = [str(problem) for problem in plan(redis(visibility_timeout=600)).problems]
+    assert problem.startswith("celery_visibility_timeout: 600 s is too short")
+    assert "1200 s (prefetch times the longest hard limit) after a countdown of 3600 s" in problem
+    assert "with a margin of 300 s that is 5100 s" in problem
+    assert plan(redis(visibility_timeout=5100)).values["broker"]["visibility_timeout"] == 5100
+
+
+def test_only_the_broker_changes_when_the_broker_is_changed() -> None:
+    rabbitmq, made = plan(declaration()).values, plan(redis()).values
+    same = ("app", "default_queue", "longest_task", "beat_host", "flower_host", "routes")
+    assert {key: made[key] for key in same} == {key: rabbitmq[key] for key in same}
+    assert [host["programs"] for host in made["hosts"].values()] == [
+        host["programs"] for host in rabbitmq["hosts"].values()
+    ]
+    assert made["broker"]["port"] == 6379
+    assert made["broker"]["key_prefix"] == "shop:"
+    assert {queue["exchange_type"] for queue in made["queues"]} == {"direct"}
+
+
+def test_redis_says_what_it_can_not_promise() -> None:
+    raw = with_queue(transient=True, must_not_lose=True)
+    warnings = " ".join(plan({**raw, "broker": "redis"}).warnings)
+    assert "celery_queues[video].transient" in warnings
+    assert "celery_queues[video].must_not_lose" in warnings
+    assert not plan(with_queue(must_not_lose=True)).warnings
+
+
+def test_an_option_of_the_transport_is_added_to_the_others() -> None:
+    raw = redis(settings={"broker_transport_options": {"socket_timeout": 30}})
+    options = plan(raw).values["settings"]["broker_transport_options"]["value"]
+    assert options["socket_timeout"] == 30
+    assert options["global_keyprefix"] == "shop:"
+
+
+@pytest.mark.parametrize(
+    ("given_", "address", "listens", "problem"),
+    [
+        ([], "10.0.0.1", ["10.0.0.1"], ""),
+        ([], "8.8.8.8", ["8.8.8.8"], "8.8.8.8, is a public one"),
+        (["8.8.8.8"], "8.8.8.8", ["8.8.8.8"], ""),
+        (["127.0.0.1"], "10.0.0.1", ["127.0.0.1"], "can't be reached from control1, worker1, worker2"),
+    ],
+)
+def test_the_broker_listens_where_the_fleet_needs_it(
+    given_: list[str], address: str, listens: list[str], problem: str
+) -> None:
+    facts = {"broker1": {**FACTS["broker1"], "address": address}}
+    made = plan(declaration(broker_listen_addresses=given_), **facts)
+    assert made.values["broker"]["listen_addresses"] == listens
+    assert [problem in str(found) for found in made.problems] == [True] * bool(problem)
+
+
+def test_a_fleet_of_one_host_has_a_broker_on_loopback() -> None:
+    groups = {name: ["worker1"] for name in ("all", "broker", "workers", "beat", "flower")}
+    assert make_plan(declaration(), groups, FACTS).values["broker"]["listen_addresses"] == ["127.0.0.1"]

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from celery.app.defaults import DEFAULTS
 
-SETTINGS = celery_settings(broker="rabbitmq", app_name="shop", default_queue="customers")
+BROKERS: list[dict[str, Any]] = [
+    {"kind": "rabbitmq"},
+    {"kind": "redis", "key_prefix": "shop:", "visibility_timeout": 4000},
+]
 
 
-def test_celery_knows_each_name() -> None:
-    assert set(SETTINGS) - set(DEFAULTS) == set()
+@pytest.fixture(params=BROKERS, ids=lambda broker: broker["kind"])
+def found(request: pytest.FixtureRequest) -> dict[str, Setting]:
+    return celery_settings(broker=request.param, app_name="shop", default_queue="customers")
 
 
-def test_each_has_its_reason() -> None:
-    assert all(setting.reason for setting in SETTINGS.values())
+def test_celery_knows_each_name(found: dict[str, Setting]) -> None:
+    assert set(found) - set(DEFAULTS) == set()
+
+
+def test_each_has_its_reason(found: dict[str, Setting]) -> None:
+    assert all(setting.reason for setting in found.values())

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.url import parse_url
@@ -37,3 +37,11 @@ def test_an_ipv6_address_is_bracketed() -> None:
 def test_the_management_api_is_asked_where_it_can_be_reached(listen: str, client: str, url: str) -> None:
     broker = {**BROKER, "host": "broker1", "address": "fd00::1"}
     assert management_url(broker, listen, 15672, client) == url
+    assert management_url({**broker, "kind": "redis"}, listen, 15672, client) == ""
+
+
+def test_redis_has_a_database_for_tasks_and_one_for_results() -> None:
+    broker = {**BROKER, "kind": "redis", "database": 0, "result_database": 1}
+    assert broker_url(broker, "a/b") == "redis://shop:a%2Fb@10.0.0.1:5672/0"
+    assert result_url(broker, "a/b") == "redis://shop:a%2Fb@10.0.0.1:5672/1"
+    assert result_url(BROKER, "x") == ""

@@ -15,12 +15,8 @@ from kombu.entity import Exchange, Queue
 QUEUES = {"shop.default": "quorum", "customers": "quorum", "ticks": "classic"}
 
 app = Celery("probe")
-app.conf.update(
-    {
-        name: setting.value
-        for name, setting in celery_settings(broker="rabbitmq", app_name="shop", default_queue="shop.default").items()
-    }
-)
+rendered = celery_settings(broker={"kind": "rabbitmq"}, app_name="shop", default_queue="shop.default")
+app.conf.update({name: setting.value for name, setting in rendered.items()})
 app.conf.update(
     broker_url=os.environ["BROKER_URL"],
     result_backend="rpc://",
