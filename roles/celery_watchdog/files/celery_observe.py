@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Tell at intervals how the workers and queues of an application are, a line of JSON each time.
+
+Runs in the application's environment, as its user: celery_run celery_observe.py APP CONFIG. Ends when the application's
+release or environment is another one than at its start, so that it is started anew on that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPLY_SECONDS = 5
+
+
+def ground(config: dict[str, Any]) -> list[object]:
+    """Return what this process was started from."""
+    files = [Path(config["config_dir"]) / name for name in ("environment", "celery_fleet_settings.py")]
+    return [os.readlink(config["current"]), *(path.stat().st_mtime_ns for path in files if path.exists())]  # noqa: PTH115
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
+    """Return the application that celery's -A names."""
+    module, _, attribute = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part)
+    return found
+
+
+def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - as above
+    """Return what the broker and the workers say, and what could not be asked."""
+    nodes = [worker["node"] for worker in workers]
+    try:
+        with app.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=REPLY_SECONDS)
+            waiting = {}
+            for queue in {name for worker in workers for name in worker["queues"]}:
+                # Each in a channel of its own, since a queue that is not there yet closes it.
+                with connection.channel() as channel:
+                    try:
+                        waiting[queue] = channel.queue_declare(queue, passive=True).message_count
+                    except connection.channel_errors:
+                        waiting[queue] = 0
+            inspect = app.control.inspect(destination=nodes, timeout=REPLY_SECONDS, connection=connection)
+            stats = inspect.stats() or {}
+            active = inspect.active() or {}
+    except Exception as error:  # whatever it is, nothing is known of the workers then
+        return {"broker": False, "error": f"{type(error).__name__}: {error}"}
+    answers = {
+        node: {"done": sum(answer.get("total", {}).values()), "active": len(active.get(node) or ())}
+        for node, answer in stats.items()
+    }
+    return {"broker": True, "workers": answers, "waiting": waiting}
+
+
+def main() -> None:
+    name, path = sys.argv[1:]
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    started_from = ground(config)
+    app = load(name)
+    while ground(config) == started_from:
+        began = time.monotonic()
+        print(json.dumps(observe(app, config["workers"])), flush=True)
+        time.sleep(max(0.0, config["interval"] - (time.monotonic() - began)))
+
+
+if __name__ == "__main__":
+    main()

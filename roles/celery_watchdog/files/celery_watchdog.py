@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Restart a worker of this host that runs, but takes no tasks: warm, through Supervisor, and with its reason said.
+
+A worker may go on without its queue after its broker was away (celery/celery#8030, #8091, #8990, #10205). A process
+of its own, as the application's user, asks the workers and the broker; this one judges, and talks to Supervisor alone.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+import xmlrpc.client
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was seen of a worker at one time.
+
+    Attributes:
+        at: seconds, of a clock that does not jump.
+        pid: its process.
+        answered: it said how it is; what follows is known only then.
+        done: tasks that it took since it started.
+        active: tasks that it is at work on.
+        waiting: messages in its queues.
+    """
+
+    at: float
+    pid: int
+    answered: bool
+    done: int = 0
+    active: int = 0
+    waiting: int = 0
+
+
+def stuck(sights: list[Sight], patience: float) -> str:
+    """Return why a worker is to be restarted; an empty text if it is not.
+
+    Args:
+        sights: the latest last, without a gap in which the broker was away.
+        patience: seconds that it must have looked so.
+    """
+    if not sights or sights[-1].at - sights[0].at < patience or len({sight.pid for sight in sights}) > 1:
+        return ""
+    last = sights[-1]
+    if not any(sight.answered for sight in sights):
+        return f"it has not answered for {last.at - sights[0].at:.0f} s"
+    idle = all(sight.answered and not sight.active and sight.waiting for sight in sights)
+    if idle and len({sight.done for sight in sights}) == 1:
+        return f"it has taken no task for {last.at - sights[0].at:.0f} s, while {last.waiting} wait in its queues"
+    return ""
+
+
+class Memory:
+    """The recent sights of each worker."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._sights: dict[str, list[Sight]] = {}
+
+    def forget(self) -> None:
+        """Begin anew, since for a while nothing was seen."""
+        self._sights.clear()
+
+    def add(self, name: str, sight: Sight) -> str:
+        """Note a sight and return why the worker is to be restarted, if it is."""
+        sights = [*self._sights.get(name, []), sight]
+        # One more than patience spans, so that the span can be as long.
+        while len(sights) > 2 and sight.at - sights[1].at >= self._patience:  # noqa: PLR2004
+            sights.pop(0)
+        reason = stuck(sights, self._patience)
+        self._sights[name] = [] if reason else sights
+        return reason
+
+
+class Supervisor:
+    """Supervisor of this host."""
+
+    def __init__(self, socket: str) -> None:
+        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - there only where Supervisor is
+
+        self._transport: Callable[[], Any] = partial(SupervisorTransport, None, None, f"unix://{socket}")
+
+    def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - XML-RPC gives anything
+        server: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport())
+        return getattr(server.supervisor, method)(*arguments)
+
+    def running(self) -> dict[str, tuple[int, float]]:
+        """Return process and seconds of life of each program that runs and is not being stopped."""
+        return {
+            info["group"]: (info["pid"], info["now"] - info["start"])
+            for info in self._call("getAllProcessInfo")
+            if info["statename"] == "RUNNING"
+        }
+
+    def restart(self, name: str) -> None:
+        """Stop a program warm, wait until it has ended, and start it."""
+        self._call("stopProcess", name, True)
+        self._call("startProcess", name, False)
+
+
+def say(text: str) -> None:
+    """Write a line for the journal."""
+    print(text, flush=True)
+
+
+def restart(supervisor: Supervisor, name: str) -> None:
+    """Restart a program and say how it went."""
+    try:
+        supervisor.restart(name)
+    except (OSError, xmlrpc.client.Fault) as error:
+        say(f"{name} could not be restarted: {error}")
+    else:
+        say(f"{name} is restarted")
+
+
+def judge(
+    seen: dict[str, Any], config: dict[str, Any], running: dict[str, tuple[int, float]], memory: Memory
+) -> dict[str, str]:
+    """Return the programs to restart, each with its reason.
+
+    Args:
+        seen: what celery_observe.py told.
+        config: the workers of this host.
+        running: as Supervisor.running gives it.
+    """
+    if not seen["broker"]:
+        memory.forget()
+        return {}
+    reasons = {}
+    for worker in config["workers"]:
+        pid, life = running.get(worker["program"], (0, 0.0))
+        if not pid or life < config["patience"]:
+            continue
+        answer = seen["workers"].get(worker["node"])
+        waiting = sum(seen["waiting"].get(name, 0) for name in worker["queues"])
+        sight = Sight(time.monotonic(), pid, answer is not None, waiting=waiting, **(answer or {}))
+        if reason := memory.add(worker["program"], sight):
+            reasons[worker["program"]] = reason
+    return reasons
+
+
+def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - JSON gives anything
+    """Yield what the observer tells; None when it said nothing for too long, or ended, and was started anew."""
+    while True:
+        lines: queue.Queue[str | None] = queue.Queue()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+
+            def read(process: subprocess.Popen[str] = process, lines: queue.Queue[str | None] = lines) -> None:
+                for line in process.stdout or ():
+                    lines.put(line)
+                lines.put(None)
+
+            threading.Thread(target=read, daemon=True).start()
+            try:
+                while (line := lines.get(timeout=silence)) is not None:
+                    yield json.loads(line)
+            except (queue.Empty, ValueError):
+                pass
+            process.kill()
+        yield None
+        time.sleep(1)
+
+
+def main() -> None:
+    path = sys.argv[1]
+    config = json.loads(Path(path).read_text(encoding="utf-8"))
+    supervisor = Supervisor(config["socket"])
+    memory = Memory(config["patience"])
+    command = ["runuser", "-u", config["user"], "--", f"{config['bin']}/celery_run", "python"]
+    command += [f"{config['bin']}/celery_observe.py", config["app"], path]
+    away = ""
+    busy: dict[str, threading.Thread] = {}
+    say(f"Watching {', '.join(worker['program'] for worker in config['workers'])}")
+    for seen in observations(command, silence=6 * config["interval"]):
+        if seen is None:
+            memory.forget()
+            continue
+        error = "" if seen["broker"] else seen["error"]
+        if bool(error) != bool(away):
+            say(f"The broker can't be asked: {error}" if error else "The broker can be asked again")
+        away = error
+        for name, reason in judge(seen, config, supervisor.running(), memory).items():
+            if name in busy and busy[name].is_alive():
+                continue
+            say(f"Restarting {name}, warm: {reason}")
+            busy[name] = threading.Thread(target=restart, args=(supervisor, name))
+            busy[name].start()
+
+
+if __name__ == "__main__":
+    main()
