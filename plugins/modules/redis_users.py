@@ -1,0 +1,162 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Make a Redis server use the users of its ACL file."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_users
+short_description: Make a Redis server use the users of its ACL file
+description:
+  - Has the server load its ACL file if that changed since it was loaded, or if users were changed without it.
+  - The server is not restarted. Connections of users that changed end; Redis 7.0 ends those of all users.
+  - Logs in as an administrator, with the password that is given, or with the one that was in force before it.
+    That one is kept on the host in a file next to the ACL file, readable by root only, so that root can log in.
+author: Celery Fleet (@celery-fleet)
+requirements:
+  - C(redis-cli) of Redis 7.0 or later, or C(valkey-cli), run as root on the server's host
+attributes:
+  check_mode: {support: full, description: It says whether it would load the file.}
+  diff_mode: {support: none, description: Users are in the ACL file.}
+options:
+  flavor:
+    description: Which server it is.
+    type: str
+    choices: [redis, valkey]
+    default: redis
+  socket:
+    description: The server's Unix socket.
+    type: path
+    required: true
+  acl_file:
+    description: The server's ACL file.
+    type: path
+    required: true
+  administrator:
+    description: A user of the ACL file that may do anything.
+    type: str
+    required: true
+  password:
+    description: Its password in the ACL file. Any characters may be in it.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Make Redis use these users
+  fleet.celery.redis_users:
+    socket: /run/redis/redis.sock
+    acl_file: /etc/redis/users.acl
+    administrator: shop-admin
+    password: "{{ vault_redis_administrator_password }}"
+"""
+
+RETURN = r"""
+loaded:
+  description: Whether the server loaded its ACL file, or would in check mode.
+  type: bool
+  returned: always
+"""
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+class Server:
+    """A server as its administrator reaches it on its host.
+
+    Attributes:
+        password: one that the server takes; empty if it took none.
+        said: why it took none.
+    """
+
+    def __init__(self, module: AnsibleModule, *passwords: str) -> None:
+        self._module = module
+        self.said = ""
+        self.password = next(filter(self._takes, filter(None, passwords)), "")
+
+    def _takes(self, password: str) -> bool:
+        code, _, self.said = self._run(password, "PING")
+        return code == 0
+
+    def _run(self, password: str, *command: str) -> tuple[int, str, str]:
+        given = self._module.params
+        code, output, errors = self._module.run_command(
+            # -e: an error of the server is one of the program.
+            [f"{given['flavor']}-cli", "-e", "-s", given["socket"], "--user", given["administrator"], *command],
+            # Not an argument, which every user of the host could read.
+            environ_update={"REDISCLI_AUTH": password},
+        )
+        return code, str(output), f"{errors} {output}".strip()
+
+    def ask(self, *command: str) -> str:
+        """Return the server's answer; an error ends the module."""
+        code, answer, said = self._run(self.password, *command)
+        if code != 0:
+            self._module.fail_json(msg=f"The server refuses {' '.join(command)}: {said}")
+        return answer
+
+
+def state_of(acl_file: Path, users: str) -> str:
+    """Identify an ACL file together with the users that the server has."""
+    text = "\n".join([acl_file.read_text(encoding="utf-8"), *sorted(users.splitlines())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file by one for root only."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    Path(name).replace(path)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "flavor": {"type": "str", "choices": ["redis", "valkey"], "default": "redis"},
+            "socket": {"type": "path", "required": True},
+            "acl_file": {"type": "path", "required": True},
+            "administrator": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    given: dict[str, Any] = module.params
+    acl_file = Path(given["acl_file"])
+    password_file = acl_file.with_name("administrator.password")
+    state_file = acl_file.with_name(f"{acl_file.name}.loaded")
+    if module.check_mode and not Path(given["socket"]).exists():
+        module.exit_json(changed=True, loaded=True)
+
+    server = Server(module, given["password"], read(password_file))
+    if not server.password:
+        module.fail_json(
+            msg=f"The server takes neither the password of {given['administrator']} nor the one that it had before: "
+            f"{server.said}. Its users were changed by other hands; restart it, and it has those of {acl_file} again"
+        )
+    stale = read(state_file) != state_of(acl_file, server.ask("ACL", "LIST"))
+    changed = stale or read(password_file) != given["password"]
+    if changed and not module.check_mode:
+        if stale:
+            server.ask("ACL", "LOAD")
+        server = Server(module, given["password"])
+        if not server.password:
+            module.fail_json(msg=f"{acl_file} has another password of {given['administrator']}: {server.said}")
+        write(password_file, given["password"])
+        write(state_file, state_of(acl_file, server.ask("ACL", "LIST")))
+    module.exit_json(changed=changed, loaded=stale)
+
+
+if __name__ == "__main__":
+    main()
