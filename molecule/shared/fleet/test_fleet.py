@@ -87,6 +87,21 @@ def test_the_fleet_works_on_after_a_restart_of_the_broker(shop: Shop) -> None:
     assert {name: set(shop.pids(name)) for name in before} == {name: set(pids) for name, pids in before.items()}
 
 
+def test_a_worker_that_takes_nothing_is_restarted(shop: Shop) -> None:
+    before = {name: shop.pid(name, "shop-email") for name in GROUPS["general"]}
+    cancel = f"{RUN} celery -A shop.celery:app control --timeout 10 cancel_consumer email"
+    shop.output(f"{cancel} -d {','.join(f'email@{name}' for name in before)}")
+    lines = shop.run(
+        *[call("email.send_order_confirmation", number, "a@shop.example") for number in range(4)], timeout=180
+    )
+    assert len(lines) == 4
+    restarted = [name for name, pid in before.items() if shop.pid(name, "shop-email") != pid]
+    assert restarted
+    for name in restarted:
+        journal = shop.output("journalctl --no-pager --unit shop-watchdog", name)
+        assert re.search(r"Restarting shop-email, warm: it has taken no task for \d+ s, while \d+ wait", journal)
+
+
 def test_remote_control_reaches_each_worker(shop: Shop) -> None:
     answer = json.loads(shop.output(f"{RUN} celery -A shop.celery:app inspect ping --json --timeout 10"))
     expected = {f"{worker}@{host}" for worker in ("customers", "email") for host in GROUPS["general"]}

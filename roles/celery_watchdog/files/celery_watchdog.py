@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -166,17 +167,29 @@ def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - J
                     yield json.loads(line)
             except (queue.Empty, ValueError):
                 pass
-            process.kill()
+            finally:
+                process.kill()
         yield None
         time.sleep(1)
 
 
 def main() -> None:
     path = sys.argv[1]
+    # Ends as by an exception, so that the observer ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     supervisor = Supervisor(config["socket"])
     memory = Memory(config["patience"])
-    command = ["runuser", "-u", config["user"], "--", f"{config['bin']}/celery_run", "python"]
+    user = config["user"]
+    # Not runuser, which would stay between the two, where a signal to end does not reach the other.
+    command = [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--init-groups",
+        f"{config['bin']}/celery_run",
+        "python",
+    ]
     command += [f"{config['bin']}/celery_observe.py", config["app"], path]
     away = ""
     busy: dict[str, threading.Thread] = {}
