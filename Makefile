@@ -12,8 +12,8 @@ help: ## list the commands
 setup: ## install what is missing: .venv, podman and the like
 	@scripts/setup
 
-demo: ## boot four hosts on this machine and build a fleet on them
-	@scripts/demo up
+demo: ## boot four hosts on this machine and build a fleet on them (BROKER=redis)
+	@scripts/demo up $(if $(BROKER),--broker $(BROKER))
 
 demo-down: ## remove the demo's hosts
 	@scripts/demo down

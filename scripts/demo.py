@@ -42,6 +42,7 @@ CLOCK_SKEW_SECONDS = 3600
 REMOTE_TIMEOUT_SECONDS = 60
 # What systemd runs, and the programs' hosts otherwise do not list.
 UNITS = ["rabbitmq-server.service", "redis-server.service", "flower.service", "nginx.service"]
+BROKERS = ("rabbitmq", "redis")
 
 TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
 RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)")
@@ -67,6 +68,8 @@ class Fleet:
     #: Host's name to its address.
     addresses: dict[str, str]
     broker: str
+    #: rabbitmq or redis.
+    kind: str
     beat: str
     flower: str
     #: Those that run the application, and so have a ledger.
@@ -112,13 +115,14 @@ class Recap:
         return False
 
 
-def parse_fleet(inventory: dict[str, Any], home: Path, source: Path) -> Fleet:
+def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str = "rabbitmq") -> Fleet:
     """Read the fleet from what `ansible-inventory --list` prints.
 
     Args:
         inventory: its output.
         home: the user's home directory, below which a fleet's secrets lie by default.
         source: the inventory's directory.
+        kind: the broker.
 
     Raises:
         DemoError: it is no inventory of lab hosts.
@@ -154,6 +158,7 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path) -> Fleet:
         secrets=home / ".local" / "share" / "celery-fleet" / name,
         addresses={host: str(values["ansible_host"]) for host, values in sorted(variables.items())},
         broker=first("broker"),
+        kind=kind,
         beat=beat,
         flower=first("flower"),
         app_hosts=sorted(workers | {beat}),
@@ -331,8 +336,13 @@ def queue_table(count: Any) -> Table:  # noqa: ANN401 - shop's Count
 
 def pages(fleet: Fleet) -> str:
     """Return how to open the web pages."""
+    broker = fleet.addresses[fleet.broker]
+    brokers = {
+        "rabbitmq": ("RabbitMQ", f"http://{broker}:15672/", f"{fleet.app}-admin", "rabbitmq_administrator"),
+        "redis": ("Redis", f"http://{broker}:8081/", "redis", "redis_ui_basic_auth"),
+    }
     entries = [
-        ("RabbitMQ", f"http://{fleet.addresses[fleet.broker]}:15672/", f"{fleet.app}-admin", "rabbitmq_administrator"),
+        brokers[fleet.kind],
         ("Flower", f"http://{fleet.addresses[fleet.flower]}/", "flower", "flower_basic_auth"),
     ]
     home = Path.home()
@@ -343,7 +353,7 @@ def pages(fleet: Fleet) -> str:
     )
 
 
-def load_fleet(inventory: Path) -> Fleet:
+def load_fleet(inventory: Path, kind: str = "rabbitmq") -> Fleet:
     """Read the inventory.
 
     Raises:
@@ -359,17 +369,17 @@ def load_fleet(inventory: Path) -> Fleet:
     )
     if result.returncode != 0:
         raise DemoError(f"{inventory} can't be read: {result.stderr.strip()}")
-    return parse_fleet(json.loads(result.stdout), Path.home(), inventory)
+    return parse_fleet(json.loads(result.stdout), Path.home(), inventory, kind)
 
 
 def up(options: argparse.Namespace) -> int:
     """Boot, build, send, watch and tell. Whatever is there already is used again."""
     started = time.monotonic()
-    fleet = load_fleet(options.inventory)
+    fleet = load_fleet(options.inventory, options.broker)
     with step(f"Booting {len(fleet.addresses)} hosts on this machine (the first time: building their image)"):
         play(options.inventory, "lab/create.yml", become_options())
     with step("Building the fleet with site.yml"):
-        play(options.inventory, "site.yml")
+        play(options.inventory, "site.yml", ["--extra-vars", f"celery_broker={options.broker}"])
     with step(f"Sending {options.count} tasks from {fleet.beat} to every queue"):
         since = time.time()
         sent = send(fleet, options.count)
@@ -460,6 +470,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
     commands = parser.add_subparsers(required=True, metavar="up|down")
     upward = commands.add_parser("up", help="boot the hosts, build the fleet, send tasks and watch them")
+    upward.add_argument("--broker", choices=BROKERS, default="rabbitmq", help="default: rabbitmq")
     upward.add_argument("--count", type=int, default=300, help="how many tasks (default: 300)")
     upward.add_argument("--timeout", type=float, default=300, help="seconds to wait for the tasks (default: 300)")
     upward.set_defaults(run=up)
