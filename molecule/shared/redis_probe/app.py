@@ -25,7 +25,7 @@ app.conf.update(
     task_default_routing_key="shop.default",
     task_queues=[
         *[Queue(name, Exchange("shop"), routing_key=name) for name in (*QUEUES, UNUSED)],
-        *([Broadcast("notices")] if os.environ.get("NOTICES") else []),
+        Broadcast("notices"),
     ],
     task_create_missing_queues=False,
     task_queue_max_priority=10,
