@@ -1,0 +1,464 @@
+"""The broker as its users meet it: what it lets in, what it refuses, what it keeps."""
+
+# mypy: disallow-untyped-calls=False
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from shared.deployed import wait_until
+from shared.lab import reboot
+
+SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+PROJECT = SCENARIO.parents[1]
+USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring"}
+ODD_PASSWORD = '%h p@ss/w:ö\'rd \\ "#" 100%'
+UNUSED = "by.hand"  # a queue that no worker consumes
+
+
+@dataclass(frozen=True)
+class Server:
+    """One of the scenario's servers.
+
+    Attributes:
+        host: its testinfra connection.
+        flavor: redis or valkey.
+        prefix: of the application's keys.
+        passwords: by users' names.
+    """
+
+    host: Any
+    name: str
+    address: str
+    flavor: str
+    prefix: str
+    passwords: dict[str, str]
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://shop:{quote(self.passwords['shop'], safe='')}@{self.address}:6379/{database}"
+
+    def login(self, user: str = "shop", password: str | None = None, database: int = 0) -> Redis:
+        """Return a client that logs in with its first command."""
+        secret = self.passwords[user] if password is None else password
+        return Redis(self.address, username=user, password=secret, db=database, socket_timeout=10)
+
+    def admin(self, database: int = 0) -> Redis:
+        return self.login("shop-admin", database=database)
+
+    def queue(self, client: Redis, name: str = UNUSED) -> list[Any]:
+        messages: list[Any] = client.lrange(self.prefix + name, 0, -1)
+        return messages
+
+    def fill(self, *messages: str) -> None:
+        """Put messages into the queue that no worker consumes."""
+        self.login().lpush(self.prefix + UNUSED, *messages)
+
+    def denied(self) -> list[Any]:
+        """Return what the server refused to anyone since it was asked to forget."""
+        entries: list[Any] = self.admin().acl_log()
+        return entries
+
+    def pid(self) -> str:
+        shown = self.host.check_output(f"systemctl show --property MainPID --value {self.flavor}-server")
+        return str(shown).strip()
+
+    def sums(self) -> str:
+        """Return a checksum of each file of the configuration."""
+        return str(
+            self.host.check_output(f"sha256sum /etc/{self.flavor}/{self.flavor}.conf /etc/{self.flavor}/users.acl")
+        )
+
+    def converge(self, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Run the scenario's playbook on this host, with other values of variables."""
+        playbook = str(SCENARIO / "converge.yml")
+        return subprocess.run(
+            ["ansible-playbook", playbook, "--diff", "--limit", self.name, "-e", json.dumps(variables), *options],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+        )
+
+
+def changed(run: subprocess.CompletedProcess[str]) -> int:
+    """Return how many tasks changed something."""
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+    return int(re.findall(r"\bchanged=(\d+)", run.stdout)[0])
+
+
+@pytest.fixture(scope="module")
+def server(host: Any) -> Server:
+    variables = host.ansible.get_variables()
+    secrets = PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
+    passwords = {user: (secrets / f"redis_{file}").read_text().strip() for user, file in USERS.items()}
+    return Server(
+        host,
+        variables["inventory_hostname"],
+        variables["ansible_host"],
+        variables.get("redis_flavor", "redis"),
+        variables.get("redis_key_prefix", ""),
+        passwords,
+    )
+
+
+@pytest.fixture
+def messages(server: Server) -> Iterator[list[Any]]:
+    """Return what is in a queue that no worker consumes."""
+    server.fill("one", "two", "three")
+    yield server.queue(server.admin())
+    server.login().delete(server.prefix + UNUSED)
+
+
+def probe_environment(server: Server) -> dict[str, str]:
+    paths = [f"{PROJECT}/molecule", f"{PROJECT}/.ansible/collections", os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "BROKER_URL": server.url(),
+        "RESULT_URL": server.url(database=1),
+        "KEY_PREFIX": server.prefix,
+        "PYTHONPATH": ":".join(filter(None, paths)),
+    }
+
+
+@contextmanager
+def worker(server: Server, log: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a worker with the application's user until the end of the block."""
+    arguments = ["-n", "probe@%h", "-c", "2", "-Q", "shop.default,customers,notices", "-l", "INFO"]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "shared.redis_probe.app", "worker", *arguments],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=probe_environment(server) | environment,
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: " ready." in log.read_text(), "the worker is not ready")
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def run_probe(server: Server, *arguments: str) -> str:
+    """Run Python with the application; the program must succeed."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=probe_environment(server),
+        timeout=300,
+    ).stdout
+
+
+def test_it_listens_only_where_told(server: Server) -> None:
+    sockets = {line.split()[3] for line in server.host.check_output("ss -tlnH").splitlines()}
+    assert sockets - {"0.0.0.0:22", "[::]:22"} == {f"{server.address}:6379"}
+
+
+@pytest.mark.parametrize("ordered", ["1", "0"])
+def test_all_that_celery_does_works(server: Server, tmp_path: Path, ordered: str) -> None:
+    server.admin().acl_log_reset()
+    with worker(server, tmp_path / "log", CHORD_ORDERED=ordered):
+        lines = [json.loads(line) for line in run_probe(server, "-m", "shared.redis_probe.features").splitlines()]
+    assert len(lines) > 15
+    assert {line["feature"]: line["result"] for line in lines} == {line["feature"]: line["expected"] for line in lines}
+    assert server.denied() == []
+    assert "NoPermissionError" not in (tmp_path / "log").read_text()
+
+
+def test_what_a_killed_worker_had_goes_to_another(server: Server, tmp_path: Path) -> None:
+    server.admin().acl_log_reset()
+    send = "from shared.redis_probe.app import add; print(add.apply_async((1, 2), countdown=8).id)"
+    with worker(server, tmp_path / "killed") as process:
+        task = run_probe(server, "-c", send).strip()
+        wait_until(lambda: task in (tmp_path / "killed").read_text(), "the worker did not receive the task")
+        os.killpg(process.pid, 9)
+    assert server.admin().hlen(f"{server.prefix}unacked") == 1
+    with worker(server, tmp_path / "other"):
+        read = f"from shared.redis_probe.app import app; print(app.AsyncResult({task!r}).get(timeout=60))"
+        assert run_probe(server, "-c", read).strip() == "3"
+        wait_until(lambda: server.admin().hlen(f"{server.prefix}unacked") == 0, "the task is not acknowledged")
+    assert server.denied() == []
+
+
+REFUSED = {
+    "ACL": ["ACL", "LIST"],
+    "BGREWRITEAOF": ["BGREWRITEAOF"],
+    "CLIENT KILL": ["CLIENT", "KILL", "TYPE", "normal"],
+    "CLIENT LIST": ["CLIENT", "LIST"],
+    "CONFIG GET": ["CONFIG", "GET", "*"],
+    "CONFIG SET": ["CONFIG", "SET", "maxmemory", "0"],
+    "EVAL": ["EVAL", "return 1", "0"],
+    "FLUSHALL": ["FLUSHALL"],
+    "FLUSHDB": ["FLUSHDB"],
+    "FUNCTION": ["FUNCTION", "FLUSH"],
+    "INFO": ["INFO"],
+    "KEYS": ["KEYS", "*"],
+    "MIGRATE": ["MIGRATE", "10.0.0.1", "6379", "", "0", "1000"],
+    "MONITOR": ["MONITOR"],
+    "REPLICAOF": ["REPLICAOF", "10.0.0.1", "6379"],
+    "SAVE": ["SAVE"],
+    "SCAN": ["SCAN", "0"],
+    "SCRIPT FLUSH": ["SCRIPT", "FLUSH"],
+    "SHUTDOWN": ["SHUTDOWN", "NOSAVE"],
+    "SWAPDB": ["SWAPDB", "0", "1"],
+    "another queue": ["LPUSH", "{prefix}another", "x"],
+    "a queue of a similar name": ["LPUSH", "{prefix}shopXdefault", "x"],
+    "a queue of a longer name": ["LPUSH", "{prefix}customers2", "x"],
+    "a key without the prefix of another": ["GET", "blog:unacked"],
+    "publishing elsewhere": ["PUBLISH", "news", "x"],
+    "remote control of another database": ["PUBLISH", "{prefix}/1.celery.pidbox", "x"],
+    "listening to everything": ["PSUBSCRIBE", "*"],
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_application_may_not(server: Server, what: str) -> None:
+    with pytest.raises(NoPermissionError):
+        server.login().execute_command(*(word.format(prefix=server.prefix) for word in REFUSED[what]))
+
+
+def test_nobody_may_debug(server: Server) -> None:
+    for user in ("shop", "shop-admin"):
+        with pytest.raises(ResponseError, match=r"DEBUG command not allowed|no permissions"):
+            server.login(user).execute_command("DEBUG", "SLEEP", "0")
+
+
+def test_a_script_may_no_more_than_who_sends_it(server: Server) -> None:
+    client = server.login()
+    script = client.script_load("return redis.call('KEYS', '*')")
+    with pytest.raises(ResponseError, match=r"ACL failure|can't run this command|no permissions|NOPERM"):
+        client.evalsha(script, 0)
+
+
+def test_applications_that_share_a_server_do_not_meet(server: Server) -> None:
+    if not server.prefix:
+        pytest.skip("one application has this server to itself")
+    blog = server.login("blog", "of the blog")
+    assert blog.lpush("blog:celery", "x") == 1
+    assert blog.rpop("blog:celery") == b"x"
+    for key in ("shop:customers", "shop:unacked", "customers", "celery"):
+        with pytest.raises(NoPermissionError):
+            blog.llen(key)
+    with pytest.raises(NoPermissionError):
+        blog.publish("shop:/0.celery.pidbox", "x")
+    with pytest.raises(NoPermissionError):
+        server.login().llen("blog:celery")
+
+
+def test_monitoring_sees_and_changes_nothing(server: Server, messages: list[Any]) -> None:
+    monitor = server.login("shop-monitor")
+    assert monitor.llen(server.prefix + UNUSED) == len(messages)
+    assert monitor.type(server.prefix + UNUSED) == b"list"
+    assert monitor.info()["maxmemory"] == 64 << 20
+    assert monitor.dbsize() >= 1
+    assert any(client["user"] == "shop-monitor" for client in monitor.client_list())
+    monitor.slowlog_get()
+    for words in (["LRANGE", UNUSED, 0, -1], ["GET", "x"], ["DEL", UNUSED], ["CONFIG", "GET", "*"], ["SUBSCRIBE", "x"]):
+        with pytest.raises(NoPermissionError):
+            monitor.execute_command(*words)
+    assert server.queue(server.admin()) == messages
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [("shop", "wrong"), ("shop", ""), ("default", ""), ("default", "x"), ("nobody", "x"), ("shop-admin", "wrong")],
+)
+def test_nobody_logs_in_with_a_wrong_password(server: Server, user: str, password: str) -> None:
+    with pytest.raises(AuthenticationError):
+        server.login(user, password).ping()
+
+
+def test_nobody_gets_in_without_a_password(server: Server) -> None:
+    with pytest.raises(AuthenticationError):
+        Redis(server.address, socket_timeout=10).ping()
+
+
+def test_changed_passwords_are_the_only_ones_and_show_nowhere(server: Server, messages: list[Any]) -> None:
+    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done > /root/cmdlines"
+    server.host.check_output("systemd-run --unit=probe-watch sh -c %s", watch)
+    pid, old = server.pid(), server.login()
+    assert old.ping()
+    new = {f"redis_{kind}_password": f"{kind} {ODD_PASSWORD}" for kind in ("application", "administrator")}
+    run = server.converge("-vvv", **new)
+    server.host.check_output("systemctl stop probe-watch")
+    assert changed(run) == 2  # the file, and the server's users
+    assert server.login("shop", new["redis_application_password"]).ping()
+    assert server.login("shop-admin", new["redis_administrator_password"]).ping()
+    for user in ("shop", "shop-admin"):
+        with pytest.raises(AuthenticationError):
+            server.login(user).ping()
+    with pytest.raises((RedisConnectionError, AuthenticationError)):
+        old.ping()  # the server has ended the connection, and takes no other one
+    assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
+    assert changed(server.converge(**new)) == 0
+
+    hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
+    assert len(hashes) >= len(USERS)
+    assert f"{server.flavor}-cli" in server.host.check_output("cat /root/cmdlines"), "the watch saw nothing"
+    secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *server.passwords.values()]
+    # Read here, not searched for there, where sudo would log what is searched for.
+    logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
+    readable = "find /etc /var/lib /usr/local /run -type f -perm -004 ! -path '*/journal/*' -exec cat {} + 2>/dev/null"
+    shown = server.host.check_output(f"(cat /root/cmdlines; {logs}; {readable}) | base64 -w0")
+    text = b64decode(shown).decode(errors="replace")
+    assert len(text) > 10_000
+    for secret in [*secrets, *hashes]:
+        assert secret not in run.stdout
+        assert secret not in text
+
+    assert changed(server.converge()) == 2
+    assert server.login().ping()
+    assert server.pid() == pid, "the server was restarted"
+    assert server.queue(server.admin()) == messages
+
+
+def test_secrets_are_for_their_owner_only(server: Server) -> None:
+    secrets = PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
+    for file in USERS.values():
+        path = secrets / f"redis_{file}"
+        assert path.stat().st_mode & 0o077 == 0
+        assert re.fullmatch(r"[A-Za-z0-9]{32}", path.read_text().strip())
+    assert len(set(server.passwords.values())) == len(USERS)
+    modes = server.host.check_output(
+        f"cd /etc/{server.flavor} && stat -c '%n %a %U %G' users.acl administrator.password"
+    )
+    assert [line.split()[:3] for line in modes.splitlines()] == [
+        ["users.acl", "640", "root"],
+        ["administrator.password", "600", "root"],
+    ]
+
+
+def test_root_of_the_host_logs_in_without_knowing_the_password(server: Server) -> None:
+    cli = f"{server.flavor}-cli -s /run/{server.flavor}/{server.flavor}.sock --user shop-admin"
+    command = f"REDISCLI_AUTH=$(cat /etc/{server.flavor}/administrator.password) {cli} ACL WHOAMI"
+    assert server.host.check_output(command).strip() == "shop-admin"
+
+
+def test_what_was_changed_by_hand_is_put_right(server: Server) -> None:
+    server.admin().execute_command("ACL", "SETUSER", "shop", "+@all", "~*")
+    server.admin().execute_command("ACL", "SETUSER", "intruder", "on", "nopass", "+@all", "~*")
+    assert server.login().keys() is not None
+    assert changed(server.converge("--check")) == 1
+    assert server.login().keys() is not None, "a check changed something"
+    assert changed(server.converge()) == 1
+    with pytest.raises(NoPermissionError):
+        server.login().keys()
+    with pytest.raises(AuthenticationError):
+        server.login("intruder", "x").ping()
+    assert changed(server.converge()) == 0
+
+
+def test_a_full_server_refuses_new_tasks_and_keeps_the_others(server: Server, messages: list[Any]) -> None:
+    sent = 0
+    with pytest.raises(OutOfMemoryError):
+        for sent in range(200):
+            server.fill(f"{sent:03}" + "x" * 1_000_000)
+    assert sent > 20
+    kept = server.queue(server.admin())
+    assert [message[:3] for message in reversed(kept)] == [
+        *(message[:3] for message in reversed(messages)),
+        *(f"{number:03}".encode() for number in range(sent)),
+    ]
+    # What makes room is not refused.
+    assert server.login().rpop(server.prefix + UNUSED) == messages[-1]
+
+
+def test_tasks_outlive_a_restart_of_the_host(server: Server, messages: list[Any]) -> None:
+    reboot(server.host, server.name)
+    wait_until(lambda: server.host.service(f"{server.flavor}-server").is_running, "the server is not back")
+    assert server.queue(server.admin()) == messages
+    assert changed(server.converge()) == 0
+
+
+def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
+    pid = server.pid()
+    server.host.check_output(f"kill -9 {pid}")
+    wait_until(lambda: server.pid() not in (pid, "0"), "systemd does not start it again")
+    wait_until(lambda: server.host.run("ss -tlnH sport = :6379").stdout, "it does not listen again")
+    assert server.queue(server.admin()) == messages
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"redis_settings": {"no-such-directive": 1}}, "no-such-directive 1"),
+        ({"redis_settings": {"hz": "often"}}, "hz often"),
+        ({"redis_settings": {"timeout": -1}}, "timeout -1"),
+        ({"redis_listen_addresses": ["10.255.255.1"]}, "10.255.255.1 can't be listened on here"),
+        ({"redis_port": 99999999}, "port 99999999"),
+        (
+            {
+                "redis_flavor": "keydb",
+                "redis_maxmemory": "99gb",
+                "redis_maxmemory_policy": "volatile-lru",
+                "redis_appendfsync": 1,
+            },
+            "keydb is neither.*volatile-lru a full Redis would drop.*99gb is.*but the host has.*1 is none of everysec",
+        ),
+    ],
+)
+def test_a_bad_configuration_is_refused(
+    server: Server, messages: list[Any], variables: dict[str, Any], reason: str
+) -> None:
+    before, pid, data = server.sums(), server.pid(), server.host.check_output(f"ls -lR /var/lib/{server.flavor}")
+    run = server.converge(**variables)
+    assert run.returncode != 0
+    assert re.search(reason, " ".join(run.stdout.split())), run.stdout[-2000:]
+    assert server.sums() == before
+    assert server.pid() == pid
+    assert server.host.check_output(f"pgrep -c {server.flavor}-server") == "1", "the check is still running"
+    assert server.host.check_output(f"ls -lR /var/lib/{server.flavor}") == data
+    assert server.queue(server.admin()) == messages
+
+
+def test_a_setting_of_ones_own_is_in_force(server: Server, messages: list[Any]) -> None:
+    assert changed(server.converge(redis_settings={"tcp-keepalive": 60, "activedefrag": False})) == 2
+    assert server.admin().config_get("tcp-keepalive") == {"tcp-keepalive": "60"}
+    assert changed(server.converge()) == 2
+    assert server.admin().config_get("tcp-keepalive") == {"tcp-keepalive": "300"}
+    assert server.queue(server.admin()) == messages
+
+
+def test_data_of_a_server_without_an_append_only_file_are_not_given_up(server: Server) -> None:
+    files = "mkdir -p /root/dump && touch /root/dump/dump.rdb && printf 'dir /root/dump\\n' > /root/dump.conf"
+    server.host.check_output(files)
+    run = server.host.run(f"redis-check-config {server.flavor} config /root/dump.conf")
+    assert run.rc == 1
+    assert "/root/dump has a dump and no append-only file" in run.stderr
+
+
+def test_limits_and_persistence_are_as_described(server: Server) -> None:
+    said: dict[str, str] = server.admin().config_get("*")  # type: ignore[assignment]
+    expected = {
+        "maxmemory": str(64 << 20),
+        "maxmemory-policy": "noeviction",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxclients": "10000",
+        "tcp-backlog": "511",
+        "disable-thp": "yes",
+        "protected-mode": "yes",
+    }
+    assert {name: said[name] for name in expected} == expected
+    limits = server.host.check_output(f"cat /proc/{server.pid()}/limits")
+    assert int(re.findall(r"Max open files +(\d+)", limits)[0]) > 10000
+    assert "vm.overcommit_memory = 1" in server.host.check_output("cat /etc/sysctl.d/20-celery-fleet-redis.conf")

@@ -1,0 +1,145 @@
+"""What the role redis refuses, and the users that it describes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROLE = Path(__file__).parents[2] / "roles" / "redis"
+FACTS = {"memtotal_mb": 4096, "distribution_major_version": "13"}
+PASSWORDS = {f"redis_{user}_password": user for user in ("application", "administrator", "monitoring")}
+BLOG = {"user": "blog", "password": "x", "key_prefix": "blog:"}
+
+
+def trusted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def templar(**given: Any) -> Templar:
+    """Return a templar with the role's variables; the given ones are plain text."""
+    variables: dict[str, Any] = {"ansible_managed": "managed", "ansible_facts": FACTS}
+    for name in ("defaults", "vars"):
+        variables |= trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")))
+    return Templar(loader=DataLoader(), variables=variables | PASSWORDS | given)
+
+
+def value(name: str, **given: Any) -> Any:
+    return templar(**given).template(trust_as_template("{{ " + name + " }}"))
+
+
+def render(template: str, **given: Any) -> str:
+    text = (ROLE / "templates" / template).read_text(encoding="utf-8")
+    # As Ansible's module template does.
+    return str(templar(**given).template(trust_as_template(text), escape_backslashes=False))
+
+
+def users(**given: Any) -> dict[str, list[str]]:
+    """Return the rules of each user in the rendered ACL file."""
+    lines = [line.split(" ") for line in render("users.acl.j2", **given).splitlines() if line]
+    assert {line[0] for line in lines} == {"user"}
+    return {line[1]: line[2:] for line in lines}
+
+
+def test_the_defaults_have_no_problem() -> None:
+    assert value("__redis_problems") == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"redis_flavor": "keydb"}, "keydb is neither redis nor valkey"),
+        (
+            {"redis_flavor": "valkey", "ansible_facts": FACTS | {"distribution_major_version": "12"}},
+            "Debian 12 has no Valkey",
+        ),
+        ({"redis_maxmemory_policy": "allkeys-lru"}, "with allkeys-lru a full Redis would drop queued tasks"),
+        ({"redis_maxmemory": "lots"}, "lots is neither a size"),
+        ({"redis_maxmemory": 512}, "512 is 512 bytes"),
+        ({"redis_maxmemory": 0}, "0 is 0 bytes"),
+        ({"redis_maxmemory": "5gb"}, "5368709120 bytes, but the host has 4294967296"),
+        ({"redis_maxmemory": "101%"}, "but the host has"),
+        ({"redis_appendfsync": "sometimes"}, "sometimes is none of"),
+        ({"redis_broker_database": 16}, "16 databases are counted from 0"),
+        ({"redis_monitoring_user": "celery"}, "name of its own"),
+        ({"redis_application_user": "my shop"}, "'my shop' can't be a name"),
+        ({"redis_queues": ["a\nuser x on nopass"]}, "can't be a name"),
+        ({"redis_key_prefix": "shop"}, "'shop' must be of letters"),
+        ({"redis_key_prefix": "*:"}, "'*:' must be of letters"),
+        ({"redis_other_applications": [BLOG]}, "need a key prefix each"),
+        ({"redis_other_applications": [BLOG], "redis_key_prefix": "blog:"}, "need a key prefix each"),
+        ({"redis_settings": {"Port": 1}}, "redis_settings: port is set by the role"),
+        ({"redis_settings": {"maxmemory-policy": "allkeys-lru"}}, "maxmemory-policy is set by the role"),
+        ({"redis_settings": {"loglevel": "notice\nport 1"}}, "has to fit a line"),
+    ],
+)
+def test_what_cant_work_is_named(variables: dict[str, Any], problem: str) -> None:
+    problems = value("__redis_problems", **variables)
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_all_problems_are_named_at_once() -> None:
+    wrong = {"redis_flavor": "x", "redis_maxmemory_policy": "x", "redis_maxmemory": "5gb", "redis_appendfsync": "x"}
+    assert len(value("__redis_problems", **wrong)) == 4
+
+
+@pytest.mark.parametrize(
+    ("given_", "size"),
+    [("60%", 2576980377), ("512mb", 512 << 20), ("512M", 512_000_000), ("1GB", 1 << 30), (8_388_608, 8_388_608)],
+)
+def test_sizes_are_read_as_redis_reads_them(given_: object, size: int) -> None:
+    assert int(value("__redis_maxmemory", redis_maxmemory=given_)) == size
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.text(min_size=1))
+def test_of_any_password_only_the_hash_is_written(password: str) -> None:
+    rules = users(redis_application_password=password)["celery"]
+    assert rules[:2] == ["on", "#" + hashlib.sha256(password.encode()).hexdigest()]
+
+
+def test_nobody_gets_in_without_a_password() -> None:
+    every = users()
+    assert every.pop("default")[:2] == ["off", "resetpass"]
+    for rules in every.values():
+        assert re.fullmatch("#[0-9a-f]{64}", rules[1])
+    assert "nopass" not in render("users.acl.j2")
+
+
+def test_each_key_and_channel_of_an_application_has_its_prefix() -> None:
+    every = users(redis_key_prefix="shop:", redis_other_applications=[BLOG], redis_fanout_exchanges=["notices"])
+    for user, prefix in (("celery", "shop:"), ("blog", "blog:")):
+        patterns = [rule for rule in every[user] if rule[0] in "~&"]
+        assert patterns
+        assert all(rule[1:].startswith(prefix) for rule in patterns)
+    assert "&shop:/0.notices/celery" in every["celery"]
+    assert "&blog:/0.celery.pidbox" in every["blog"]
+
+
+def test_a_queues_name_is_no_pattern() -> None:
+    rules = users(redis_queues=["a*[b]?"])["celery"]
+    assert r"~a\*\[b\]\?" in rules
+    assert "~a\\*\\[b\\]\\?\x06\x16*" in rules
+
+
+def test_the_application_may_not_do_what_harms_others() -> None:
+    granted = {rule[1:] for rule in users()["celery"] if rule[0] == "+"}
+    assert not granted & {"flushall", "flushdb", "config", "keys", "debug", "eval", "acl", "shutdown", "scan", "@all"}
+
+
+def test_settings_become_lines() -> None:
+    text = render("redis.conf.j2", redis_settings={"tcp-keepalive": 60, "activedefrag": False, "rdbcompression": True})
+    assert text.endswith("\nactivedefrag no\nrdbcompression yes\ntcp-keepalive 60\n")
