@@ -1,0 +1,325 @@
+"""The page shows a queue and its length to who knows the password, changes nothing, and shows nobody else anything."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Error, sync_playwright
+from shared.deployed import wait_until
+from shared.lab import reboot
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104
+BROKER = "R:127.0.0.1:6379:0"
+RESULTS = "R:127.0.0.1:6379:1"
+TASKS = 137
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(autouse=True)
+def queue(host: Any) -> None:
+    """A queue of known length, and a result in the other database."""
+    fill = f"for i = 1, {TASKS} do redis.call('LPUSH', KEYS[1], i) end"
+    redis(host, "del parcels")
+    redis(host, f"eval {shlex.quote(fill)} 1 parcels")
+    redis(host, "-n 1 set celery-task-meta-1 {}")
+
+
+def redis(host: Any, command: str) -> str:
+    """Run a command of Redis as its administrator."""
+    return str(host.check_output(f"REDISCLI_AUTH=admin redis-cli --user admin {command}")).strip()
+
+
+def variable(host: Any, name: str) -> str:
+    return str(host.ansible.get_variables()[name])
+
+
+def site(host: Any) -> str:
+    return f"{variable(host, 'ansible_host')}:8081"
+
+
+def fetch(
+    host: Any, path: str, password: str | None = None, data: dict[str, str] | None = None, **headers: str
+) -> tuple[int, str]:
+    """Return status and body of one of the UI's pages, as a client on another machine gets them."""
+    body = urllib.parse.urlencode(data).encode() if data is not None else None
+    request = urllib.request.Request(f"http://{site(host)}{path}", data=body, headers=headers)
+    if password is not None:
+        token = base64.b64encode(f"redis:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def execute(host: Any, command: str, **headers: str) -> tuple[int, str]:
+    """Run a command of Redis through the UI, as its command line does."""
+    return fetch(host, f"/apiv1/exec/{BROKER}", variable(host, "redis_ui_test_password"), {"cmd": command}, **headers)
+
+
+def shows_the_queue(host: Any) -> bool:
+    """Return whether the UI answers and has Redis behind it."""
+    status, body = fetch(host, f"/apiv2/key/{BROKER}/parcels", variable(host, "redis_ui_test_password"))
+    return status == 200 and json.loads(body)["length"] == TASKS
+
+
+def context(browser: Browser, password: str) -> BrowserContext:
+    return browser.new_context(http_credentials={"username": "redis", "password": password})
+
+
+def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """Run the scenario's playbook on one host with other variables."""
+    playbook = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
+    return subprocess.run(
+        ["ansible-playbook", str(playbook), "--limit", host.backend.host, "--extra-vars", json.dumps(variables)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+    )
+
+
+def sockets(host: Any) -> set[str]:
+    """Return the addresses that are listened on, without SSH's and Redis's."""
+    addresses = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
+    return {local for local in addresses if local.rpartition(":")[2] not in ("22", "6379")}
+
+
+def test_a_wrong_password_shows_nothing(host: Any, browser: Browser) -> None:
+    for password in ("redis", variable(host, "redis_ui_test_password") + "x", ""):
+        with context(browser, password) as wrong:
+            page = wrong.new_page()
+            try:
+                response = page.goto(f"http://{site(host)}/")
+            except Error as error:
+                assert "ERR_INVALID_AUTH_CREDENTIALS" in str(error)
+                continue
+            assert response is not None
+            assert response.status == 401
+            assert "Redis Commander" not in page.content()
+    for path in ("/", "/connections", "/healthcheck", f"/apiv2/keystree/{BROKER}", "/tools/forms/export"):
+        assert fetch(host, path)[0] == 401, path
+
+
+def test_a_queue_and_its_length_are_seen(host: Any, browser: Browser) -> None:
+    with context(browser, variable(host, "redis_ui_test_password")) as known:
+        page = known.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.goto(f"http://{site(host)}/")
+        tree = page.locator("#keyTree")
+        tree.get_by_text("results (127.0.0.1:6379:1)").wait_for(timeout=20000)
+        assert "broker (127.0.0.1:6379:0)" in tree.inner_text()
+        # The first database is open already.
+        queue = tree.get_by_text(f"parcels ({TASKS})")
+        queue.click(timeout=20000)
+        page.locator("#itemData", has_text=f"List ({TASKS} Items)").wait_for(timeout=20000)
+        assert page.get_by_text("Add New Value").count() == 0
+        assert page.get_by_text("Delete Key").count() == 0
+        # The other one opens by its arrow.
+        tree.locator("li", has_text="results").locator("i.jstree-ocl").first.click()
+        tree.get_by_text("celery-task-meta-1").wait_for(timeout=20000)
+        # Its command line says so, too.
+        page.locator("#commandLine").click()
+        page.keyboard.type("lpush parcels x\n")
+        page.locator("#commandLineOutput", has_text="Command not read-only").wait_for(timeout=20000)
+        assert not complaints, "the browser refused something"
+    assert redis(host, "llen parcels") == str(TASKS)
+
+
+@pytest.mark.parametrize("command", ["lpush parcels x", "del parcels", "flushall", "select 5", "config get *"])
+def test_read_only_refuses_what_changes_something(host: Any, command: str) -> None:
+    assert execute(host, command) == (200, '{"data":"ERROR: Command not read-only"}')
+    assert execute(host, "llen parcels") == (200, f'{{"data":{TASKS}}}')
+
+
+def test_read_only_refuses_what_its_pages_no_longer_offer(host: Any) -> None:
+    password = variable(host, "redis_ui_test_password")
+    value = {"connectionId": BROKER, "key": "parcels", "value": "x", "type": "rpush"}
+    assert fetch(host, "/apiv2/list/value", password, value)[0] == 403
+    assert fetch(host, "/apiv1/listvalue/", password, value)[0] == 403
+    assert fetch(host, f"/apiv2/key/{BROKER}/parcels?action=delete", password, {})[0] == 403
+    assert fetch(host, "/tools/import", password, {"connection": BROKER, "data": "SET a b"})[0] == 403
+    assert redis(host, "llen parcels") == str(TASKS)
+
+
+@pytest.mark.parametrize(
+    "path", ["/login", "/LOGIN/", "//login", "/x/../%6cogin", "/login/detectDb", f"/logout/{BROKER}"]
+)
+def test_no_other_server_is_reached(host: Any, path: str) -> None:
+    target = {"label": "x", "hostname": "127.0.0.1", "port": "22", "dbIndex": "0"}
+    assert fetch(host, path, variable(host, "redis_ui_test_password"), target)[0] == 403
+    connections = json.loads(fetch(host, "/connections", variable(host, "redis_ui_test_password"))[1])["connections"]
+    assert {connection["conId"] for connection in connections} == {BROKER, RESULTS}
+
+
+def test_a_page_of_another_site_can_do_nothing(host: Any) -> None:
+    assert execute(host, "llen parcels", Origin=f"http://{site(host)}")[0] == 200
+    for foreign in ("http://evil.example", "null", f"http://{site(host)}.evil.example", f"http://x{site(host)}"):
+        assert execute(host, "llen parcels", Origin=foreign)[0] == 403, foreign
+
+
+def test_redis_itself_refuses_what_read_only_does_not(host: Any) -> None:
+    password = variable(host, "redis_ui_test_password")
+    result = converge(host, redis_ui_read_only=False)
+    try:
+        assert result.returncode == 0, result.stdout + result.stderr
+        for command in ("lpush parcels x", "del parcels", "flushall", "config get *", "keys *"):
+            assert "no permissions" in execute(host, command)[1], command
+        value = {"connectionId": BROKER, "key": "parcels", "value": "x", "type": "rpush"}
+        assert fetch(host, "/apiv2/list/value", password, value)[0] == 500
+        assert redis(host, "llen parcels") == str(TASKS)
+        # The page does write where the user may.
+        redis(host, "acl setuser ui +lpush %W~parcels")
+        assert execute(host, "lpush parcels x") == (200, f'{{"data":{TASKS + 1}}}')
+    finally:
+        redis(host, "acl load")
+        result = converge(host)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "not read-only" in execute(host, "lpush parcels x")[1]
+
+
+def test_it_comes_back_when_killed(host: Any) -> None:
+    before = host.check_output("systemctl show -p MainPID --value redis-ui")
+    host.check_output(f"kill -KILL {before}")
+    wait_until(
+        lambda: host.check_output("systemctl show -p MainPID --value redis-ui") not in (before, "0"), "it stays dead"
+    )
+    wait_until(lambda: shows_the_queue(host), "the UI does not answer")
+
+
+def test_it_finds_redis_again(host: Any) -> None:
+    host.check_output("systemctl restart redis-server")
+    wait_until(lambda: shows_the_queue(host), "the UI does not find Redis again")
+
+
+def test_it_comes_back_after_a_reboot(host: Any) -> None:
+    redis(host, "save")
+    reboot(host, host.backend.host)
+    wait_until(lambda: shows_the_queue(host), "the UI does not answer")
+
+
+def test_nothing_listens_wider_than_told_and_other_sites_stay(host: Any) -> None:
+    address = variable(host, "ansible_host")
+    assert sockets(host) == {f"{address}:80", f"{address}:8081"}
+    with urllib.request.urlopen(f"http://{address}/", timeout=20) as response:
+        assert response.read() == b"Flower"
+    # Past nginx there is no way for a user of the host.
+    past = "curl -s --unix-socket /run/redis-ui.sock http://localhost/connections"
+    assert BROKER in host.check_output(past)
+    assert host.run(f"runuser -u nobody -- {past}").stdout == ""
+
+
+def test_secrets_are_nowhere_that_others_can_read(host: Any) -> None:
+    secrets = [variable(host, name) for name in ("redis_ui_test_password", "redis_ui_test_redis_password")]
+    # As they are, and as JSON and URLs have them.
+    texts = {*secrets, *(json.dumps(text)[1:-1] for text in secrets), *(urllib.parse.quote(text) for text in secrets)}
+    patterns = "".join(f"{text}\n" for text in texts)
+    host.check_output(f"umask 077; printf %s {shlex.quote(patterns)} >/root/secrets")
+    files = host.run(
+        "runuser -u nobody -- find /etc /opt /run /srv /tmp /usr/local /var -xdev -type f -readable -print0 2>/dev/null"
+        " | xargs -0 grep -lFf /root/secrets --"
+    )
+    assert not files.stdout
+    # sudo logs what these tests do themselves.
+    assert not host.run("journalctl --no-pager | grep -v ' sudo\\[' | grep -Ff /root/secrets").stdout
+    # Everybody may ask for these.
+    shown = host.check_output("ps -ewwo args | grep -v '^sudo '; systemctl show redis-ui; systemctl cat redis-ui")
+    assert "redis-commander.js" in shown
+    assert not [text for text in texts if text in shown]
+    host.check_output("rm /root/secrets")
+    for path in ("/etc/redis-ui/local.json", "/etc/nginx/redis-ui.htpasswd"):
+        assert host.run(f"runuser -u nobody -- cat {path}").rc != 0
+    # nginx's own user has no need of Redis's password.
+    assert host.run("runuser -u www-data -- cat /etc/redis-ui/local.json").rc != 0
+
+
+def test_it_is_confined_and_owns_nothing(host: Any) -> None:
+    pid = host.check_output("systemctl show -p MainPID --value redis-ui")
+    status = dict(
+        line.split(":\t", 1) for line in host.check_output(f"cat /proc/{pid}/status").splitlines() if ":\t" in line
+    )
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+    assert int(status["CapBnd"], 16) == 0
+    assert host.check_output("systemctl show -p MemoryMax --value redis-ui") == str(512 * 1024**2)
+    assert host.check_output("ps -o user= -p %s", pid).strip() == "redis-ui"
+    assert not host.check_output("find /opt/redis-ui /etc/redis-ui ! -user root")
+    assert not host.check_output("find /opt/redis-ui -perm /022")
+    assert host.run("which npm").rc != 0
+
+
+def test_a_wrong_password_of_redis_is_noticed_and_not_logged(host: Any) -> None:
+    try:
+        result = converge(host, redis_ui_redis_password="not the password of Redis")
+        assert result.returncode != 0
+        assert "has logged in to Redis" in result.stdout
+    finally:
+        again = converge(host)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "not the password of Redis" not in host.check_output("journalctl --no-pager -u redis-ui")
+    assert shows_the_queue(host)
+
+
+def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
+    before = host.file("/etc/nginx/conf.d/redis-ui.conf").content
+    result = converge(host, redis_ui_server_name="a b; oops")
+    assert result.returncode != 0
+    assert 'unknown directive "oops"' in result.stdout
+    assert host.file("/etc/nginx/conf.d/redis-ui.conf").content == before
+    assert shows_the_queue(host)
+
+
+def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
+    databases = [{"name": "a", "db": 1}, {"name": "b", "db": 1}]
+    result = converge(
+        host, redis_ui_tls_key="/etc/ssl/key.pem", redis_ui_basic_auth_password="é", redis_ui_databases=databases
+    )
+    assert result.returncode != 0
+    assert "set both or none" in result.stdout
+    assert "printable ASCII" in result.stdout
+    assert "a database twice" in result.stdout
+    assert "changed=0" in result.stdout
+
+
+def test_it_moves_to_tls_on_all_addresses_and_back(host: Any) -> None:
+    address = variable(host, "ansible_host")
+    host.check_output(
+        "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=redis -days 2"
+        " -keyout /etc/ssl/private/t.key -out /etc/ssl/t.pem"
+    )
+    tls = {"redis_ui_tls_certificate": "/etc/ssl/t.pem", "redis_ui_tls_key": "/etc/ssl/private/t.key"}
+    try:
+        result = converge(host, redis_ui_listen_address=EVERYWHERE, **tls)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert sockets(host) == {f"{address}:80", "0.0.0.0:8081"}
+        reply = subprocess.run(
+            ["curl", "-ksI", "-X", "GET", f"https://{site(host)}/"], capture_output=True, text=True, check=True
+        ).stdout
+        assert re.match(r"HTTP/\S+ 401 ", reply)
+        assert "Strict-Transport-Security" in reply
+    finally:
+        result = converge(host)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert sockets(host) == {f"{address}:80", f"{address}:8081"}
+    assert shows_the_queue(host)

@@ -1,0 +1,82 @@
+"""The role's settings hold any secret as it is, and what can't work is named."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ROLE = Path(__file__).parents[2] / "roles" / "redis_ui"
+
+
+def template(text: str, **given: Any) -> Any:
+    """Return a text of the role with its variables; the given ones are plain text."""
+    variables: dict[str, Any] = {"ansible_managed": "managed", "role_path": str(ROLE)}
+    for name in ("defaults", "vars"):
+        for key, value in yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")).items():
+            variables[key] = trust_as_template(value) if isinstance(value, str) else value
+    variables |= {"redis_ui_redis_host": "10.0.0.11", "redis_ui_redis_user": "ui", "redis_ui_redis_password": "secret"}
+    variables |= {"redis_ui_basic_auth_password": "secret"}
+    return Templar(loader=DataLoader(), variables=variables | given).template(trust_as_template(text))
+
+
+def connections(**given: Any) -> list[dict[str, Any]]:
+    """Return the connections of the rendered settings."""
+    rendered = template((ROLE / "templates" / "local.json.j2").read_text(encoding="utf-8"), **given)
+    found: list[dict[str, Any]] = json.loads(rendered)["connections"]
+    return found
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_password_arrives_as_it_is(password: str) -> None:
+    databases = [{"name": password, "db": 0}, {"name": "results", "db": 1}]
+    found = connections(redis_ui_redis_password=password, redis_ui_databases=databases)
+    assert [(one["label"], one["password"], one["dbIndex"]) for one in found] == [
+        (password, password, 0),
+        ("results", password, 1),
+    ]
+
+
+@pytest.mark.parametrize("password", ["secret", "a:b {x} $é"])
+def test_nginx_knows_the_password_again(password: str) -> None:
+    salted_sha1 = FilterModule().filters()["salted_sha1"]
+    text = salted_sha1(password, "debian12")
+    assert text == salted_sha1(password, "debian12")
+    assert text != salted_sha1(password, "debian13")
+    raw = base64.b64decode(text.removeprefix("{SSHA}"))
+    assert raw[:20] == hashlib.sha1(password.encode() + raw[20:], usedforsecurity=False).digest()
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"redis_ui_redis_password": ""}, "must not be empty"),
+        ({"redis_ui_databases": []}, "redis_ui_databases must not be empty"),
+        ({"redis_ui_databases": [{"name": "a", "db": 1}, {"name": "b", "db": 1}]}, "a database twice"),
+        ({"redis_ui_databases": [{"name": "a", "db": -1}]}, "below zero"),
+        ({"redis_ui_basic_auth_user": "a:b"}, "colon"),
+        ({"redis_ui_basic_auth_password": "é"}, "printable ASCII"),
+        ({"redis_ui_basic_auth_password": ""}, "must not be empty"),
+        ({"redis_ui_tls_certificate": "/cert.pem"}, "set both or none"),
+        ({"redis_ui_memory_max": "512"}, "needs a unit"),
+    ],
+)
+def test_what_cant_work_is_named(variables: dict[str, Any], problem: str) -> None:
+    problems = template("{{ __redis_ui_problems }}", **variables)
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_the_defaults_have_no_problem() -> None:
+    assert template("{{ __redis_ui_problems }}") == []
