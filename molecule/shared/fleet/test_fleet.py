@@ -17,7 +17,7 @@ testinfra_hosts = ["ansible://control1"]
 WORKERS = {"customers": "general", "email": "general", "ticks": "general", "video": "media", "reports": "media"}
 BROKER = "redis" if "redis" in os.environ["MOLECULE_SCENARIO_NAME"] else "rabbitmq"
 UNITS = {"rabbitmq": "rabbitmq-server", "redis": "redis-server"}
-PORTS = {"rabbitmq": {"{ip}:5672", "{ip}:15672"}, "redis": {"{ip}:6379"}}
+PORTS = {"rabbitmq": {"{ip}:5672", "{ip}:15672"}, "redis": {"{ip}:6379", "{ip}:8081"}}
 GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
 
 
