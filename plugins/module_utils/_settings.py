@@ -58,7 +58,6 @@ _COMMON = {
     "task_ignore_result": Setting(True, "results cost a write and memory each; ignore_result=False where one is read"),
     "result_expires": Setting(3600, "an unread result does not stay for a day"),
     "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),
-    "worker_send_task_events": Setting(True, "Flower shows tasks"),
     "task_send_sent_event": Setting(True, "only this event names the queue"),
     "worker_cancel_long_running_tasks_on_connection_loss": Setting(
         True, "the broker gives an unacknowledged task to another worker at once; it must not run in both"
