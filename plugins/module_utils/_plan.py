@@ -133,11 +133,15 @@ def worker_memory(worker: Worker, concurrency: int) -> int:
         return worker.memory
     if worker.pool.child_limits:
         return WORKER_PARENT + concurrency * (worker.max_memory_per_child or CHILD_CAP)
-    return WORKER_PARENT + concurrency * (GREEN_THREAD if worker.pool.name in ("gevent", "eventlet") else THREAD)
+    return WORKER_PARENT + concurrency * (GREEN_THREAD if worker.pool.green else THREAD)
 
 
-def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Host) -> Program:
-    """Return the program that runs a worker on a host."""
+def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Host, *, events: bool) -> Program:
+    """Return the program that runs a worker on a host.
+
+    Args:
+        events: whether its tasks are to be seen in Flower.
+    """
     processors = host.processors or 1
     minimum, maximum = worker.minimum, worker.maximum
     concurrency = processors if maximum is None else maximum
@@ -162,6 +166,12 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
         argv.append(f"--time-limit={hard}")
     if worker.pool.soft_limit:
         argv.append(f"--soft-time-limit={soft}")
+    if worker.pool.green:
+        # An event is published with a confirm, and Celery 5.7 reads the connection that the confirm comes by in another
+        # green thread too: a worker whose confirm is read there waits for it for ever, and takes no more tasks.
+        argv.append("--without-heartbeat")
+    elif events:
+        argv.append("--task-events")
     # Neighbours' clocks and revokes are not worth a second at each start and n² messages.
     argv += ["--without-mingle", "--without-gossip", *worker.extra_args]
     return Program(
@@ -193,6 +203,8 @@ def place(
     groups: Mapping[str, list[str]],
     hosts: Mapping[str, Host],
     problems: list[Problem],
+    *,
+    events: bool,
 ) -> dict[str, list[Program]]:
     """Return the programs of each host; a group without hosts and names that clash are problems."""
     queues = {queue.name: queue for queue in declaration.queues}
@@ -210,7 +222,7 @@ def place(
             )
         for name in members:
             programs.setdefault(name, []).append(
-                program(worker, declaration.app_name, queues, hosts.get(name, Host(name)))
+                program(worker, declaration.app_name, queues, hosts.get(name, Host(name)), events=events)
             )
     for host, placed in programs.items():
         for kind, labels in (
@@ -407,6 +419,11 @@ def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
                 f"celery_workers[{worker.name}]: the {worker.pool.name} pool can't end a task; the {hard} s of its "
                 "queues only bound how long a stop waits"
             )
+        if worker.pool.green:
+            advice.append(
+                f"celery_workers[{worker.name}]: a {worker.pool.name} worker sends no events, since with RabbitMQ they "
+                "can stop it for good; Flower shows it as offline, and none of its tasks"
+            )
         if worker.pool.name == "solo":
             advice.append(
                 f"celery_workers[{worker.name}]: a solo worker answers nothing while its task runs, so it looks dead; "
@@ -427,12 +444,12 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     warnings: list[str] = []
     hosts = read_hosts(facts, problems)
     queues = {queue.name: queue for queue in declaration.queues}
-    placed = place(declaration, groups, hosts, problems)
     kind = _broker_kind(raw, problems)
+    overrides = raw.get("settings") or {}
+    placed = place(declaration, groups, hosts, problems, events=bool(overrides.get("worker_send_task_events", True)))
     broker_host, broker_address = _broker_host(raw, groups, hosts, problems)
     beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
     flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
-    overrides = raw.get("settings") or {}
     _check_settings(overrides, problems)
     warnings += _advice(declaration, queues)
 

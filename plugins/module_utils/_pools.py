@@ -14,6 +14,7 @@ class Pool:
     """A worker pool and the options that it honours.
 
     Attributes:
+        green: its tasks are green threads of one process.
         hard_limit: --time-limit ends a task that takes longer.
         soft_limit: --soft-time-limit raises SoftTimeLimitExceeded in it.
         child_limits: --max-memory-per-child and --max-tasks-per-child replace children.
@@ -25,6 +26,7 @@ class Pool:
     """
 
     name: str
+    green: bool = False
     hard_limit: bool = False
     soft_limit: bool = False
     child_limits: bool = False
@@ -39,8 +41,16 @@ POOLS = {
     for pool in (
         Pool("prefork", hard_limit=True, soft_limit=True, child_limits=True, autoscale=True, concurrency=None),
         Pool("threads", concurrency=10),
-        Pool("gevent", hard_limit=True, autoscale=True, concurrency=100, prefetch_multiplier=4, drain_factor=2),
-        Pool("eventlet", autoscale=True, concurrency=100, prefetch_multiplier=4, drain_factor=2),
+        Pool(
+            "gevent",
+            green=True,
+            hard_limit=True,
+            autoscale=True,
+            concurrency=100,
+            prefetch_multiplier=4,
+            drain_factor=2,
+        ),
+        Pool("eventlet", green=True, autoscale=True, concurrency=100, prefetch_multiplier=4, drain_factor=2),
         Pool("solo"),
     )
 }

@@ -60,7 +60,6 @@ _COMMON = {
     "task_ignore_result": Setting(True, "results cost a write and memory each; ignore_result=False where one is read"),
     "result_expires": Setting(3600, "an unread result does not stay for a day"),
     "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),
-    "worker_send_task_events": Setting(True, "Flower shows tasks"),
     "task_send_sent_event": Setting(True, "only this event names the queue"),
     "worker_hijack_root_logger": Setting(False, "the application's own logging stays"),
     "worker_proc_alive_timeout": Setting(30, "a child takes more than Celery's 4 s to start on a busy host"),

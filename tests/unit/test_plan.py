@@ -58,6 +58,15 @@ def test_the_command_says_what_was_declared() -> None:
     assert not any(argument.startswith("--concurrency") for argument in argv)
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
+def test_no_green_worker_sends_events(pool: str) -> None:
+    argv = program(with_worker(pool=pool, concurrency=None))["argv"]
+    green = pool in ("gevent", "eventlet")
+    assert ("--task-events" in argv, "--without-heartbeat" in argv) == (not green, green)
+    off = {**with_worker(pool=pool, concurrency=None), "settings": {"worker_send_task_events": False}}
+    assert "--task-events" not in program(off)["argv"]
+
+
 @pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet", "solo"])
 def test_no_option_is_passed_that_the_pool_would_ignore(pool: str) -> None:
     argv = program(with_worker(pool=pool, concurrency=None))["argv"]
