@@ -10,7 +10,8 @@ module: redis_users
 short_description: Make a Redis server use the users of its ACL file
 description:
   - Has the server load its ACL file if that changed since it was loaded, or if users were changed without it.
-  - The server is not restarted. Connections of users that changed end; Redis 7.0 ends those of all users.
+  - The server is not restarted. Connections of users that are gone end. Those of others go on, also if their password
+    changed, unless it is Redis 7.0, which ends them all. C(CLIENT KILL USER) ends a user's connections.
   - Logs in as an administrator, with the password that is given, or with the one that was in force before it.
     That one is kept on the host in a file next to the ACL file, readable by root only, so that root can log in.
 author: Celery Fleet (@celery-fleet)
@@ -104,8 +105,12 @@ class Server:
 
 
 def state_of(acl_file: Path, users: str) -> str:
-    """Identify an ACL file together with the users that the server has."""
-    text = "\n".join([acl_file.read_text(encoding="utf-8"), *sorted(users.splitlines())])
+    """Identify an ACL file together with the users that the server has.
+
+    Redis 7.0 lists a user's commands in an order that differs from one start to the next.
+    """
+    listed = sorted(" ".join(sorted(user.split(" "))) for user in users.splitlines())
+    text = "\n".join([acl_file.read_text(encoding="utf-8"), *listed])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

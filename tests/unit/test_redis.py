@@ -11,6 +11,7 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.fleet.celery.plugins.modules.redis_users import state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,3 +144,13 @@ def test_the_application_may_not_do_what_harms_others() -> None:
 def test_settings_become_lines() -> None:
     text = render("redis.conf.j2", redis_settings={"tcp-keepalive": 60, "activedefrag": False, "rdbcompression": True})
     assert text.endswith("\nactivedefrag no\nrdbcompression yes\ntcp-keepalive 60\n")
+
+
+def test_the_order_in_which_a_server_lists_users_and_commands_is_no_change(tmp_path: Path) -> None:
+    acl_file = tmp_path / "users.acl"
+    acl_file.write_text("user a on +get +set\n")
+    state = state_of(acl_file, "user a on +get +set\nuser b off\n")
+    assert state_of(acl_file, "user b off\nuser a on +set +get\n") == state
+    assert state_of(acl_file, "user a on +get +set +del\nuser b off\n") != state
+    acl_file.write_text("user a on +get\n")
+    assert state_of(acl_file, "user a on +get +set\nuser b off\n") != state
