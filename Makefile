@@ -30,8 +30,8 @@ unit: ## unit tests alone
 molecule-%: setup ## one scenario (make molecule-rabbitmq)
 	@molecule test -s $*
 
-bench-%: setup ## one benchmark of bench/README.md (make bench-memory)
-	@PYTHONPATH=.ansible/collections:. .venv/bin/python -m bench.$*
+bench-%: setup ## one benchmark of bench/README.md (make bench-memory ARGS=--help)
+	@PYTHONPATH=.ansible/collections:. .venv/bin/python -m bench.$* $(ARGS)
 
 readmes: setup ## write the variable tables of the roles' READMEs
 	@.venv/bin/python scripts/role_readmes.py

@@ -1,0 +1,364 @@
+"""How many bytes of memory and disk a queued task costs on each broker.
+
+Boots two hosts of its own, fills one queue of one broker at a time with messages as Celery publishes them with a
+fleet's settings, and removes the hosts. What it finds goes to bench/results/broker_memory.json as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
+from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
+
+from scripts.demo import LAB, ROOT, become_options, play
+
+INVENTORY = Path("bench/inventory")
+NETWORK = "fleet-bench"
+ON_HOST = Path(__file__).with_name("broker_memory_on_host.py")
+RESULTS = ROOT / "bench" / "results" / "broker_memory.json"
+
+APP, QUEUE = "shop", "customers"
+KIB = 1024
+#: Bytes of a task's arguments, and the most tasks of that size: what fills a host must stay below its memory.
+SIZES = {0: sys.maxsize, KIB: 200_000, 10 * KIB: 30_000}
+COMPRESSIONS = (None, "zlib")
+QUICK_TASKS = 3000
+TELL_SECONDS = 5
+#: "Having a million tasks in the queue consumes roughly 1 GB": of Redis, in megabytes.
+ARTICLE_MEGABYTES = 1000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A broker that is measured.
+
+    Attributes:
+        program: of Redis or its kin, what starts the server.
+        queue_type: as RabbitMQ calls it.
+    """
+
+    host: str
+    name: str
+    kind: str
+    program: str = ""
+    queue_type: str = "list"
+
+
+SUBJECTS = (
+    Subject("debian12", "Redis", "redis", "redis-server"),
+    Subject("debian13", "Redis", "redis", "redis-server"),
+    Subject("debian13", "Valkey", "redis", "valkey-server"),
+    Subject("debian12", "RabbitMQ", "rabbitmq", queue_type="classic"),
+    Subject("debian12", "RabbitMQ", "rabbitmq", queue_type="quorum"),
+    Subject("debian13", "RabbitMQ", "rabbitmq", queue_type="classic"),
+    Subject("debian13", "RabbitMQ", "rabbitmq", queue_type="quorum"),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a task costs, in bytes.
+
+    Attributes:
+        memory: what the broker itself counts.
+        resident: what the kernel counts.
+        disk: below the broker's data directory.
+    """
+
+    memory: float
+    resident: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one fill found.
+
+    Attributes:
+        size: bytes of the arguments as JSON.
+        message: bytes that Celery sends.
+        peak: bytes a task that the kernel counted at most while the queue was filled.
+        filled: the cost with the queue filled and the broker at rest.
+        compacted: that after the broker's log was rewritten (Redis) or written out of memory (quorum queues).
+    """
+
+    broker: str
+    version: str
+    queue_type: str
+    size: int
+    compression: str | None
+    tasks: int
+    message: float
+    peak: float
+    filled: Cost
+    compacted: Cost | None
+
+    @property
+    def title(self) -> str:
+        """What was measured."""
+        kind = "" if self.queue_type == "list" else f" {self.queue_type}"
+        return f"{self.broker} {'.'.join(self.version.split('.')[:2])}{kind}"
+
+    @property
+    def arguments(self) -> str:
+        """The size of the arguments, for people."""
+        return f"{self.size // KIB} KiB" if self.size else "none"
+
+
+def figure(subject: Subject, fill: Mapping[str, Any], result: Mapping[str, Any]) -> Figure:
+    """Return what a fill costs a task, from what the host says of it."""
+    tasks = fill["tasks"]
+
+    def cost(added: Mapping[str, int]) -> Cost:
+        return Cost(**{name: round(value / tasks, 1) for name, value in added.items()})
+
+    return Figure(
+        broker=subject.name,
+        version=result["version"],
+        queue_type=subject.queue_type,
+        size=fill["size"],
+        compression=fill["compression"],
+        tasks=tasks,
+        message=round(result["message"], 1),
+        peak=round(result["peak"] / tasks, 1),
+        filled=cost(result["filled"]),
+        compacted=cost(result["compacted"]) if result["compacted"] else None,
+    )
+
+
+def as_data(found: Figure) -> dict[str, Any]:
+    """Return a figure as the file of results has it, where each name says its unit."""
+
+    def cost(given: Cost | None) -> dict[str, float] | None:
+        return (
+            None
+            if given is None
+            else {
+                "memory_bytes": given.memory,
+                "resident_bytes": given.resident,
+                "disk_bytes": given.disk,
+            }
+        )
+
+    return {
+        "broker": found.broker.lower(),
+        "version": found.version,
+        "queue_type": found.queue_type,
+        "argument_bytes": found.size,
+        "compression": found.compression,
+        "tasks": found.tasks,
+        "message_bytes": found.message,
+        "peak_resident_bytes": found.peak,
+        "filled": cost(found.filled),
+        "compacted": cost(found.compacted),
+    }
+
+
+HEADINGS = (
+    ("broker", "arguments", "zlib", "tasks", "message", "memory", "", "resident", "", "", "disk", "", "memory of"),
+    ("", "", "", "", "", "filled", "after*", "filled", "peak", "after*", "filled", "after*", "a million tasks"),
+)
+LEFT_COLUMNS = 3
+
+
+def table(figures: Sequence[Figure]) -> list[str]:
+    """Return the lines of the table: bytes a task, and what a million tasks come to beside the article's figure."""
+    rows: list[tuple[str, ...]] = list(HEADINGS)
+    for found in figures:
+        after = found.compacted
+        numbers: list[float | None] = [
+            found.tasks,
+            found.message,
+            found.filled.memory,
+            after.memory if after else None,
+            found.filled.resident,
+            found.peak,
+            after.resident if after else None,
+            found.filled.disk,
+            after.disk if after else None,
+        ]
+        million = f"{found.filled.memory:,.0f} MB ({found.filled.memory / ARTICLE_MEGABYTES:.2f})"
+        cells = ["-" if number is None else f"{number:,.0f}" for number in numbers]
+        rows.append((found.title, found.arguments, "yes" if found.compression else "no", *cells, million))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < LEFT_COLUMNS else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+NOTES = f"""
+Bytes a task, beyond those of the broker with an empty queue. memory: what the broker counts (used_memory; Erlang's
+total). resident: what the kernel counts, and its peak while the queue was filled. disk: append-only file, or message
+store and log. A message's bytes are those that Celery sends: Redis gets the body as base64.
+* after Redis rewrote its append-only file, or RabbitMQ wrote a quorum queue's log (512 MiB at most) out of memory.
+In brackets: over the {ARTICLE_MEGABYTES / 1000:.0f} GB that an article names for a million tasks in Redis.
+A quorum queue costs as much on each of its members.
+""".strip()
+
+
+def fills(most: int) -> list[dict[str, Any]]:
+    """Return what each broker is filled with, so many tasks at most."""
+    return [
+        {"size": size, "compression": compression, "tasks": min(most, limit), "tell_seconds": TELL_SECONDS}
+        for size, limit in SIZES.items()
+        for compression in COMPRESSIONS
+    ]
+
+
+def options_of(subject: Subject, most: int) -> dict[str, Any]:
+    """Return what the program on the host must know to measure a broker."""
+    broker = {"kind": subject.kind, "key_prefix": f"{APP}:", "visibility_timeout": 3600}
+    settings = celery_settings(broker=broker, app_name=APP, default_queue=QUEUE)
+    # A transient queue is what the fleet declares as a classic one; this one is to last.
+    queue = BROKERS[subject.kind].queue(APP, Queue(QUEUE))
+    if subject.queue_type == "classic":
+        queue |= {"type": "classic", "arguments": {}}
+    return {
+        "kind": subject.kind,
+        "program": subject.program,
+        "settings": {name: setting.value for name, setting in settings.items()},
+        "queue": queue,
+        "fills": fills(most),
+    }
+
+
+class Runner:
+    """Runs the program on the hosts, those side by side, and ends it everywhere if it fails on one."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.running: set[subprocess.Popen[str]] = set()
+        self.stopped = threading.Event()
+        self.found: dict[Subject, list[Figure]] = {subject: [] for subject in SUBJECTS}
+
+    @property
+    def figures(self) -> list[Figure]:
+        """What was found so far, by subject."""
+        return [each for found in self.found.values() for each in found]
+
+    def run(self) -> None:
+        """Measure everything.
+
+        Raises:
+            RuntimeError: the program failed on a host.
+        """
+        hosts = sorted({subject.host for subject in SUBJECTS})
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            waiting = [pool.submit(self._host, host) for host in hosts]
+            try:
+                wait(waiting, return_when=FIRST_EXCEPTION)
+            finally:
+                self.stopped.set()
+                for process in list(self.running):
+                    process.terminate()
+        for future in waiting:
+            future.result()
+
+    def _host(self, host: str) -> None:
+        for subject in SUBJECTS:
+            if subject.host == host:
+                self._measure(subject)
+
+    def _measure(self, subject: Subject) -> None:
+        options = options_of(subject, self.most)
+        found = self.found[subject]
+        for line in self._lines(subject.host, options):
+            fill = options["fills"][len(found)]
+            size = f"{fill['size']} bytes" + (", zlib" if fill["compression"] else "")
+            about = f"{subject.host}: {subject.name} {subject.queue_type}, {size}"
+            if "done" in line:
+                print(f"{about}: {line['done']:,} of {line['of']:,}", flush=True)
+                continue
+            result = line["result"]
+            found.append(figure(subject, fill, result))
+            took, memory = result["seconds"], found[-1].filled.memory
+            print(f"{about}: {fill['tasks']:,} tasks in {took:.0f} s, {memory:,.0f} bytes each", flush=True)
+
+    def _lines(self, host: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        command = ["sudo", "-n", "/opt/bench/bin/python", "-c", ON_HOST.read_text(encoding="utf-8")]
+        ssh = ["ssh", "-F", str(LAB / NETWORK / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
+        if self.stopped.is_set():
+            return
+        with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            self.running.add(process)
+            assert process.stdin and process.stdout  # noqa: S101 - they are pipes
+            process.stdin.write(json.dumps(options))
+            process.stdin.close()
+            for line in process.stdout:
+                yield json.loads(line)
+            self.running.discard(process)
+            if process.wait() != 0:
+                raise RuntimeError(f"the program failed on {host}; what it said is above")
+
+
+@contextmanager
+def hosts() -> Iterator[None]:
+    """Boot the hosts, and remove them whatever happens."""
+    become = become_options()
+    try:
+        print("Booting two hosts", flush=True)
+        play(INVENTORY, "lab/create.yml", become)
+        print("Installing Debian's brokers and Celery on them", flush=True)
+        play(INVENTORY, "bench/broker_memory.yml", ["-e", f"bench_celery={version('celery')}"])
+        yield
+    finally:
+        print("Removing the hosts", flush=True)
+        play(INVENTORY, "lab/destroy.yml", become)
+
+
+def end(*_: object) -> NoReturn:
+    """End as on Ctrl-C, so that the hosts are removed."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", type=int, default=100_000, help="a queue; fewer large ones (default: 100000)")
+    parser.add_argument("--quick", action="store_true", help="a few tasks, to try this program; writes no results")
+    parser.add_argument("--output", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, end)
+    os.chdir(ROOT)
+    runner = Runner(QUICK_TASKS if options.quick else options.tasks)
+    try:
+        with hosts():
+            runner.run()
+    finally:
+        # Also what was found before it was interrupted.
+        if runner.figures:
+            print("", *table(runner.figures), "", NOTES, sep="\n")
+    if not options.quick:
+        found = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "celery": version("celery"),
+            "kombu": version("kombu"),
+            "figures": [as_data(each) for each in runner.figures],
+        }
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        print(f"\nWritten to {options.output}")
+
+
+if __name__ == "__main__":
+    main()
