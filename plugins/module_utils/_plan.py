@@ -422,7 +422,7 @@ def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
         if worker.pool.green:
             advice.append(
                 f"celery_workers[{worker.name}]: a {worker.pool.name} worker sends no events, since with RabbitMQ they "
-                "can stop it for good; Flower shows it as offline, and none of its tasks"
+                "can stop it for good; Flower lists neither it nor its tasks"
             )
         if worker.pool.name == "solo":
             advice.append(
