@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from celery import chain, group
@@ -17,11 +18,11 @@ control = app.control
 def events() -> bool:
     """Tell whether the events of a task arrive at a listener such as Flower."""
     seen = []
+    until = monotonic() + WAIT
 
     def note(event: dict[str, Any]) -> None:
         seen.append(event["type"])
-        if event["type"] == "task-succeeded":
-            receiver.should_stop = True
+        receiver.should_stop = event["type"] == "task-succeeded" or monotonic() > until
 
     with app.connection_for_read() as connection:
         receiver = app.events.Receiver(connection, handlers={"*": note})

@@ -134,7 +134,7 @@ def probe_environment(broker: Broker) -> dict[str, str]:
 def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Run a worker with the application's user; what it logs is in the file."""
     log = tmp_path_factory.mktemp("worker") / "log"
-    arguments = ["-n", "probe@%h", "-c", "2", "-Q", "shop.default,customers,ticks", "-l", "INFO"]
+    arguments = ["-n", "probe@%h", "-c", "2", "-Q", "shop.default,customers,ticks", "-l", "INFO", "-E"]
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", "-A", "rabbitmq.tests.probe_app", "worker", *arguments],
