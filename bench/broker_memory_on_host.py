@@ -459,7 +459,9 @@ def rabbitmq_server(options: dict[str, Any]) -> Iterator[RabbitMQ]:
     shutil.rmtree(RABBITMQ_DATA)
     RABBITMQ_DATA.mkdir(mode=0o750)
     shutil.chown(RABBITMQ_DATA, "rabbitmq", "rabbitmq")
-    run("systemctl", "start", "rabbitmq-server")
+    # systemd cancels a start while a service that RabbitMQ needs is still on its way down.
+    start = ["systemctl", "start", "rabbitmq-server"]
+    wait_until(lambda: subprocess.run(start, check=False).returncode == 0, "RabbitMQ has started")
     try:
         yield RabbitMQ(options)
     finally:
