@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Queue, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._sizing import Clients, Costs
+from ansible_collections.fleet.celery.plugins.module_utils._units import MIB
 
 DELIVERY_LIMIT = 50
 # RabbitMQ's own default, never gone below, and what a message is granted beyond its run time.
@@ -35,7 +37,11 @@ class Demand:
 class RabbitMQ:
     """Quorum queues on a topic exchange, with a delivery limit and a queue for what it ends."""
 
+    kind = flavor = "rabbitmq"
     port = 5672
+    costs = Costs(
+        base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=2)
+    )
 
     def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
         """Return a queue as Celery declares it."""
@@ -69,9 +75,20 @@ class RabbitMQ:
 
 
 class Redis:
-    """Lists in one database, results in another, all keys with the application's prefix."""
+    """Lists in one database, results in another, all keys with the application's prefix.
 
+    Attributes:
+        flavor: "redis", or "valkey", which speaks the same protocol.
+    """
+
+    kind = "redis"
     port = 6379
+    costs = Costs(
+        base=16 * MIB, connection=MIB // 16, result=1024, clients=Clients(worker=7, child=3, sender=3, monitor=4)
+    )
+
+    def __init__(self, flavor: str = "redis") -> None:
+        self.flavor = flavor
 
     def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
         """Return a queue as Celery declares it: kombu keeps who is bound to an exchange in a set."""
@@ -137,4 +154,4 @@ class Redis:
         return seconds
 
 
-BROKERS: dict[str, RabbitMQ | Redis] = {"rabbitmq": RabbitMQ(), "redis": Redis()}
+BROKERS: dict[str, RabbitMQ | Redis] = {each.flavor: each for each in (RabbitMQ(), Redis(), Redis("valkey"))}

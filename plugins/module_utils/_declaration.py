@@ -48,6 +48,9 @@ class Queue:
         soft_time_limit: seconds after which it is told to end.
         transient: its messages live in memory only and are gone after a restart of the broker.
         must_not_lose: where the broker can't promise that, the plan says so.
+        backlog: tasks that the broker must be able to hold for it.
+        message_size: bytes of a typical task's arguments as JSON.
+        results_per_hour: tasks in an hour whose result is kept.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Queue:
     soft_time_limit: int = 270
     transient: bool = False
     must_not_lose: bool = False
+    backlog: int = 10_000
+    message_size: int = 1024
+    results_per_hour: int = 0
 
 
 @dataclass(frozen=True)
@@ -271,6 +277,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
     if hard is None and soft is not None:
         hard = max(Queue.time_limit, soft + max(1, soft // 9))
     hard = hard or Queue.time_limit
+    backlog, message_size = reader.integer("backlog", least=0), reader.size("message_size")
     queue = Queue(
         name=name,
         tasks=reader.texts("tasks"),
@@ -278,6 +285,9 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         soft_time_limit=soft or _soft_below(hard),
         transient=reader.flag("transient"),
         must_not_lose=reader.flag("must_not_lose"),
+        backlog=Queue.backlog if backlog is None else backlog,
+        message_size=Queue.message_size if message_size is None else message_size,
+        results_per_hour=reader.integer("results_per_hour", least=0) or 0,
     )
     reader.unknown_keys()
     return queue

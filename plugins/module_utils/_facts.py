@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
+
+#: What a user might set for a broker's role, and what the plan takes instead. Unnoticed, the plan's value would win.
+DERIVED_ROLE_VARIABLES = {
+    "rabbitmq_application_user": "celery_app_name",
+    "rabbitmq_consumer_timeout": "time_limit and prefetch_multiplier",
+    "rabbitmq_listen_addresses": "celery_broker_listen_addresses",
+    "rabbitmq_open_files": "celery_web_processes",
+    "rabbitmq_port": "celery_broker_port",
+    "rabbitmq_queues": "celery_queues",
+    "rabbitmq_secrets_dir": "celery_secrets_dir",
+    "rabbitmq_vhost": "celery_app_name",
+    "rabbitmq_vm_memory_high_watermark": "celery_broker_memory",
+    "redis_application_user": "celery_app_name",
+    "redis_flavor": "celery_broker",
+    "redis_key_prefix": "celery_key_prefix",
+    "redis_listen_addresses": "celery_broker_listen_addresses",
+    "redis_maxclients": "celery_web_processes",
+    "redis_maxmemory": "celery_broker_memory",
+    "redis_name": "celery_app_name",
+    "redis_port": "celery_broker_port",
+    "redis_queues": "celery_queues",
+    "redis_secrets_dir": "celery_secrets_dir",
+}
+# Where Debian's brokers keep what they hold.
+_DATA = PurePath("/var/lib")
 
 
 def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return memory_mb, processors, address and declared_memory of a host; None where nothing is known."""
+    """Return memory_mb, processors, address, declared_memory, disk, debian and role_variables of a host.
+
+    What is not known is None. disk: bytes of the file system that a broker's data is on. debian: the release's number.
+    role_variables: those of DERIVED_ROLE_VARIABLES that are set.
+    """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     route: Mapping[str, Any] = facts.get("default_ipv4") or {}
     return {
@@ -15,4 +45,12 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "processors": facts.get("processor_vcpus"),
         "address": route.get("address") or variables.get("ansible_host"),
         "declared_memory": variables.get("celery_host_memory"),
+        "disk": _file_system_size(facts.get("mounts") or ()),
+        "debian": facts.get("distribution_major_version"),
+        "role_variables": [name for name in DERIVED_ROLE_VARIABLES if name in variables],
     }
+
+
+def _file_system_size(mounts: Iterable[Mapping[str, Any]]) -> int | None:
+    above = [mount for mount in mounts if _DATA.is_relative_to(mount["mount"])]
+    return max(above, key=lambda mount: len(mount["mount"]))["size_total"] if above else None

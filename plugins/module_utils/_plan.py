@@ -6,31 +6,41 @@ Pure: no file, no network, no clock. Sizes are bytes, times are seconds unless a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
+    Senders,
+    broker_flavor,
+    broker_host,
+    broker_port,
+    check_disk,
+    given_memory,
+    listen_addresses,
+    maxclients,
+    memory_limit,
+    need_of,
+    web_processes,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     Declaration,
     Problem,
     Queue,
     Worker,
-    as_integer,
     read_declaration,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host, read_hosts
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
-from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
+from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
+from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 # Seconds between the end of the longest task and the SIGKILL that Supervisor would send.
 STOP_MARGIN = 60
 # Seconds that systemd grants Supervisor beyond its programs.
 SUPERVISOR_STOP_MARGIN = 30
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-MIB = 1024 * 1024
 # Resident memory, measured with the example on Debian 12 and 13 by bench/memory.py and rounded up.
 WORKER_PARENT = 96 * MIB
 CHILD_CAP = 256 * MIB
@@ -38,7 +48,6 @@ THREAD = 2 * MIB
 GREEN_THREAD = MIB // 4
 BEAT = 80 * MIB
 FLOWER = 256 * MIB
-BROKER_LEAST = 384 * MIB
 HOST_RESERVE = 128 * MIB
 
 # What a user's celery_settings may not change, since the plan derives it from the declaration.
@@ -50,22 +59,6 @@ _DERIVED_SETTINGS = {
     "task_soft_time_limit": "soft_time_limit of celery_queues",
     "broker_url": "celery_broker and its address and password",
 }
-
-
-@dataclass(frozen=True)
-class Host:
-    """What is known of a host.
-
-    Attributes:
-        memory: bytes that the fleet may use there; None if it is not known.
-        processors: None if it is not known.
-        address: what other hosts reach it by; empty if it is not known.
-    """
-
-    name: str
-    memory: int | None = None
-    processors: int | None = None
-    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,25 +86,6 @@ class Plan:
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
     values: dict[str, Any]
-
-
-def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
-    """Return the hosts of an inventory.
-
-    Args:
-        raw: for each inventory name: memory_mb, processors, address, and declared_memory where the user set
-            celery_host_memory.
-    """
-    hosts = {}
-    for name, facts in raw.items():
-        memory = int(facts["memory_mb"]) * MIB if facts.get("memory_mb") else None
-        if facts.get("declared_memory"):
-            try:
-                memory = parse_size(facts["declared_memory"])
-            except ValueError as error:
-                problems.append(Problem(f"celery_host_memory of {name}", str(error), "Set it to 2GB, say"))
-        hosts[name] = Host(name, memory, facts.get("processors") or None, str(facts.get("address") or ""))
-    return hosts
 
 
 def limits(worker: Worker, queues: Mapping[str, Queue]) -> tuple[int, int]:
@@ -251,107 +225,41 @@ def _one_host(variable: str, group: str, groups: Mapping[str, list[str]], warnin
     return members[0] if members else ""
 
 
-def _broker_host(
-    raw: Mapping[str, Any],
-    groups: Mapping[str, list[str]],
-    hosts: Mapping[str, Host],
-    problems: list[Problem],
-) -> tuple[str, str]:
-    """Return the inventory name of the broker's host and the address that workers reach it by."""
-    group = str(raw.get("broker_group") or "broker")
-    members = groups.get(group, [])
-    if len(members) != 1:
-        problems.append(
-            Problem(
-                "celery_broker_group",
-                f"{group!r} has {len(members)} hosts, but a fleet has one broker",
-                f"Put exactly one host into the group {group}",
-            )
-        )
-        return "", ""
-    address = str(raw.get("broker_address") or "") or hosts.get(members[0], Host(members[0])).address
-    if not address:
-        problems.append(
-            Problem(
-                "celery_broker_address",
-                f"the address of {members[0]} is not known",
-                "Set it, or gather facts",
-            )
-        )
-    return members[0], address
+def _budget(host: Host, programs: list[Program], extras: Mapping[str, int]) -> dict[str, Any]:
+    """Return what a host's memory is planned for.
 
-
-def _broker_kind(raw: Mapping[str, Any], problems: list[Problem]) -> str:
-    kind = str(raw.get("broker") or "rabbitmq")
-    if kind not in BROKERS:
-        problems.append(Problem("celery_broker", f"{kind!r} is unknown", f"Choose one of {', '.join(BROKERS)}"))
-        return "rabbitmq"
-    return kind
-
-
-def _broker_port(raw: Mapping[str, Any], default: int, problems: list[Problem]) -> int:
-    given = raw.get("broker_port") or default
-    port = as_integer(given)
-    if port is None or not 0 < port < 2**16:
-        problems.append(Problem("celery_broker_port", f"{given!r} is no port", "Give a number from 1 to 65535"))
-        return default
-    return port
-
-
-def _listen_addresses(
-    raw: Mapping[str, Any], broker: Host, fleet_hosts: Iterable[str], problems: list[Problem]
-) -> list[str]:
-    """Return where the broker listens: as told, or no wider than the fleet needs.
-
-    Where its address is a public one, that must be told.
+    Args:
+        extras: bytes for what runs there besides programs.
     """
-    given = [str(address) for address in raw.get("broker_listen_addresses") or []]
-    away = sorted(set(fleet_hosts) - {broker.name})
-    if given:
-        if away and all(address in LOOPBACK for address in given):
-            problems.append(
-                Problem(
-                    "celery_broker_listen_addresses",
-                    f"{', '.join(given)} can't be reached from {', '.join(away)}",
-                    "Add another address of the broker's host",
-                )
-            )
-        return given
-    if not away or not broker.address:
-        return ["127.0.0.1"]
-    if ip_address(broker.address).is_global:
-        problems.append(
-            Problem(
-                "celery_broker_listen_addresses",
-                f"is not set, and the address of {broker.name}, {broker.address}, is a public one",
-                "Name the address on which the broker is to listen, better a private one",
-            )
-        )
-    return [broker.address]
-
-
-def _budget(
-    host: Host,
-    programs: list[Program],
-    extras: Mapping[str, int],
-    problems: list[Problem],
-    warnings: list[str],
-) -> dict[str, Any]:
-    """Return what a host's memory is planned for; more than it has is a problem, with the arithmetic."""
     parts = {item.name: item.memory for item in programs} | dict(extras) | {"system": HOST_RESERVE}
-    needed = sum(parts.values())
-    if host.memory is None:
-        warnings.append(f"the memory of {host.name} is not known, so its budget of {format_size(needed)} is unchecked")
-    elif needed > host.memory:
-        terms = " + ".join(f"{name} {format_size(size)}" for name, size in parts.items())
-        problems.append(
-            Problem(
-                f"memory of {host.name}",
-                f"{terms} = {format_size(needed)}, but the host has {format_size(host.memory)}",
-                "Lower concurrency, autoscale.max or max_memory_per_child, or move a worker to another group",
-            )
+    return {"needed": sum(parts.values()), "available": host.memory, "parts": parts}
+
+
+def _check_budget(name: str, budget: Mapping[str, Any], broker: Need, problems: list[Problem]) -> None:
+    """Note, with the arithmetic, if a host's budget is more than it has.
+
+    Args:
+        broker: what the part of it that is the broker's comes from.
+    """
+    if budget["available"] is None or budget["needed"] <= budget["available"]:
+        return
+    parts = budget["parts"]
+    terms = " + ".join(f"{label} {format_size(size)}" for label, size in parts.items())
+    mends = []
+    if set(parts) - {"broker", "beat", "flower", "system"}:
+        mends.append("lower concurrency, autoscale.max or max_memory_per_child, move a worker to another group")
+    if "broker" in parts:
+        terms += f" (of what the broker has, {SHARE:.0%} may be messages: {broker.arithmetic})"
+        mends.append("lower backlog or message_size of celery_queues")
+    mends.append("take a host with more")
+    fix = ", or ".join(mends)
+    problems.append(
+        Problem(
+            f"memory of {name}",
+            f"{terms} = {format_size(budget['needed'])}, but the host has {format_size(budget['available'])}",
+            fix[0].upper() + fix[1:],
         )
-    return {"needed": needed, "available": host.memory, "parts": parts}
+    )
 
 
 def _duties(programs: list[Program], *, broker: str, beat: bool, flower: bool) -> list[str]:
@@ -438,31 +346,54 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     Args:
         raw: the declaration, keys as the user's variables without the prefix celery_.
         groups: the inventory's groups and their hosts.
-        facts: what is known of each host, as read_hosts takes it.
+        facts: what is known of each host, as host_facts tells it.
     """
     declaration, problems = read_declaration(raw)
     warnings: list[str] = []
     hosts = read_hosts(facts, problems)
+    app = declaration.app_name
     queues = {queue.name: queue for queue in declaration.queues}
-    kind = _broker_kind(raw, problems)
     overrides = raw.get("settings") or {}
     placed = place(declaration, groups, hosts, problems, events=bool(overrides.get("worker_send_task_events", True)))
-    broker_host, broker_address = _broker_host(raw, groups, hosts, problems)
+    flavor = broker_flavor(raw, problems)
+    kind = BROKERS[flavor].kind
+    broker_on, broker_address = broker_host(raw, flavor, groups, hosts, problems)
     beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
     flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
     _check_settings(overrides, problems)
     warnings += _advice(declaration, queues)
 
-    longest_task = max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit)
+    names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host]) if name]
+    demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)
+    broker = {
+        "kind": kind,
+        "flavor": flavor,
+        "host": broker_on.name,
+        "address": broker_address,
+        "port": broker_port(raw, BROKERS[flavor].port, problems),
+        "user": app,
+        "listen_addresses": listen_addresses(raw, broker_on, names, problems),
+    } | BROKERS[flavor].values(demand, problems, warnings)
+    settings = celery_settings(broker=broker, app_name=app, default_queue=declaration.default_queue)
+    merged = {name: _merged(settings, name, value) for name, value in overrides.items()}
+    all_settings = {name: item.value for name, item in settings.items()} | merged
+
+    need = need_of(
+        flavor,
+        demand,
+        [item.concurrency for programs in placed.values() for item in programs],
+        Senders(web_processes(raw, problems), len({*placed, beat_host, flower_host} - {""}) + 1),
+        all_settings,
+    )
+    check_disk(broker_on, need, problems)
+    granted = given_memory(raw, need, problems)
     fleet_hosts: dict[str, Any] = {}
-    for name in dict.fromkeys([broker_host, *placed, beat_host, flower_host]):
-        if not name:
-            continue
+    for name in names:
         programs = placed.get(name, [])
         extras = {
             label: size
             for label, size, there in (
-                ("broker", BROKER_LEAST, name == broker_host),
+                ("broker", granted or need.host_memory, name == broker_on.name),
                 ("beat", BEAT, name == beat_host),
                 ("flower", FLOWER, name == flower_host),
             )
@@ -472,27 +403,28 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             "programs": [asdict(item) for item in programs],
             "duties": _duties(
                 programs,
-                broker=kind if name == broker_host else "",
+                broker=kind if name == broker_on.name else "",
                 beat=name == beat_host,
                 flower=name == flower_host,
             ),
             "stop_timeout": max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
-            "memory": _budget(hosts.get(name, Host(name)), programs, extras, problems, warnings),
+            "memory": _budget(hosts.get(name, Host(name)), programs, extras),
         }
-
-    app = declaration.app_name
-    broker = {
-        "kind": kind,
-        "host": broker_host,
-        "address": broker_address,
-        "port": _broker_port(raw, BROKERS[kind].port, problems),
-        "user": app,
-        "listen_addresses": _listen_addresses(raw, hosts.get(broker_host, Host(broker_host)), fleet_hosts, problems),
-    } | BROKERS[kind].values(
-        Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw), problems, warnings
-    )
-    settings = celery_settings(broker=broker, app_name=app, default_queue=declaration.default_queue)
-    merged = {name: _merged(settings, name, value) for name, value in overrides.items()}
+        _check_budget(name, fleet_hosts[name]["memory"], need, problems)
+        if fleet_hosts[name]["memory"]["available"] is None:
+            warnings.append(f"the memory of {name} is not known, so its budget is unchecked")
+    left = None
+    if broker_on.name and broker_on.memory is not None:
+        parts = fleet_hosts[broker_on.name]["memory"]["parts"]
+        left = broker_on.memory - sum(size for label, size in parts.items() if label != "broker")
+    broker |= {
+        "memory": memory_limit(granted, need, left),
+        "memory_needed": need.memory,
+        "arithmetic": need.arithmetic,
+        "disk_needed": need.disk,
+        "connections": need.connections,
+        "maxclients": maxclients(need),
+    }
     values: dict[str, Any] = {
         "app": {
             "name": app,
@@ -509,17 +441,17 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         # Flower runs without the application, but must agree with its workers on these.
         "flower_settings": {
             name: value
-            for name, value in ({key: item.value for key, item in settings.items()} | merged).items()
+            for name, value in all_settings.items()
             if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
         },
-        "queues": [BROKERS[kind].queue(app, queue) for queue in declaration.queues],
+        "queues": [BROKERS[flavor].queue(app, queue) for queue in declaration.queues],
         "routes": [
             {"pattern": pattern, "queue": queue.name, "options": _route_options(queue)}
             for queue in declaration.queues
             for pattern in queue.tasks
         ],
         "default_queue": declaration.default_queue,
-        "longest_task": longest_task,
+        "longest_task": max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         "hosts": fleet_hosts,
         "beat_host": beat_host,
         "flower_host": flower_host,

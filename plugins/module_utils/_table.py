@@ -66,7 +66,9 @@ def plan_tables(values: Mapping[str, Any]) -> list[str]:
         "",
         *table(("host", "runs", "memory planned", "memory there"), hosts),
         "",
-        f"broker: {broker['kind']} on {broker['host']} ({broker['address']}:{broker['port']}), {_patience(broker)}",
+        f"broker: {broker['flavor']} on {broker['host']} ({broker['address']}:{broker['port']}), {_patience(broker)}",
+        f"its memory: up to {format_size(broker['memory'])}; needed: {broker['arithmetic']}",
+        f"its disk: {format_size(broker['disk_needed'])} needed; its connections: up to {broker['connections']}",
     ]
 
 

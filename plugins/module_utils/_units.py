@@ -6,6 +6,8 @@ import re
 
 from ansible.module_utils.common.text.formatters import bytes_to_human, human_to_bytes
 
+MIB = 1024 * 1024
+
 _SIZE = re.compile(r"\s*\d+(\.\d+)?\s*[KMGT]i?B?\s*", re.IGNORECASE)
 
 
