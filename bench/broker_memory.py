@@ -9,32 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
-from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
+from bench.brokers import SUBJECTS, Hosts, Subject, bench_hosts, options_of
+from scripts.demo import ROOT
 
-from scripts.demo import LAB, ROOT, become_options, play
-
-INVENTORY = Path("bench/inventory")
-NETWORK = "fleet-bench"
-ON_HOST = Path(__file__).with_name("broker_memory_on_host.py")
 RESULTS = ROOT / "bench" / "results" / "broker_memory.json"
+COSTS = ROOT / "plugins" / "module_utils" / "_message_costs.py"
 
-APP, QUEUE = "shop", "customers"
 KIB = 1024
 #: Bytes of a task's arguments, and the most tasks of that size: what fills a host must stay below its memory.
 SIZES = {0: sys.maxsize, KIB: 200_000, 10 * KIB: 30_000}
@@ -43,33 +32,6 @@ QUICK_TASKS = 3000
 TELL_SECONDS = 5
 #: "Having a million tasks in the queue consumes roughly 1 GB": of Redis, in megabytes.
 ARTICLE_MEGABYTES = 1000
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A broker that is measured.
-
-    Attributes:
-        program: of Redis or its kin, what starts the server.
-        queue_type: as RabbitMQ calls it.
-    """
-
-    host: str
-    name: str
-    kind: str
-    program: str = ""
-    queue_type: str = "list"
-
-
-SUBJECTS = (
-    Subject("debian12", "Redis", "redis", "redis-server"),
-    Subject("debian13", "Redis", "redis", "redis-server"),
-    Subject("debian13", "Valkey", "redis", "valkey-server"),
-    Subject("debian12", "RabbitMQ", "rabbitmq", queue_type="classic"),
-    Subject("debian12", "RabbitMQ", "rabbitmq", queue_type="quorum"),
-    Subject("debian13", "RabbitMQ", "rabbitmq", queue_type="classic"),
-    Subject("debian13", "RabbitMQ", "rabbitmq", queue_type="quorum"),
-)
 
 
 @dataclass(frozen=True)
@@ -226,30 +188,11 @@ def fills(most: int) -> list[dict[str, Any]]:
     ]
 
 
-def options_of(subject: Subject, most: int) -> dict[str, Any]:
-    """Return what the program on the host must know to measure a broker."""
-    broker = {"kind": subject.kind, "key_prefix": f"{APP}:", "visibility_timeout": 3600}
-    settings = celery_settings(broker=broker, app_name=APP, default_queue=QUEUE)
-    # A transient queue is what the fleet declares as a classic one; this one is to last.
-    queue = BROKERS[subject.kind].queue(APP, Queue(QUEUE))
-    if subject.queue_type == "classic":
-        queue |= {"type": "classic", "arguments": {}}
-    return {
-        "kind": subject.kind,
-        "program": subject.program,
-        "settings": {name: setting.value for name, setting in settings.items()},
-        "queue": queue,
-        "fills": fills(most),
-    }
-
-
 class Runner:
-    """Runs the program on the hosts, those side by side, and ends it everywhere if it fails on one."""
+    """Measures on the hosts, those side by side, and ends it everywhere if it fails on one."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.running: set[subprocess.Popen[str]] = set()
-        self.stopped = threading.Event()
         self.found: dict[Subject, list[Figure]] = {subject: [] for subject in SUBJECTS}
 
     @property
@@ -257,33 +200,31 @@ class Runner:
         """What was found so far, by subject."""
         return [each for found in self.found.values() for each in found]
 
-    def run(self) -> None:
+    def run(self, hosts: Hosts) -> None:
         """Measure everything.
 
         Raises:
             RuntimeError: the program failed on a host.
         """
-        hosts = sorted({subject.host for subject in SUBJECTS})
-        with ThreadPoolExecutor(len(hosts)) as pool:
-            waiting = [pool.submit(self._host, host) for host in hosts]
+        names = sorted({subject.host for subject in SUBJECTS})
+        with ThreadPoolExecutor(len(names)) as pool:
+            waiting = [pool.submit(self._host, hosts, name) for name in names]
             try:
                 wait(waiting, return_when=FIRST_EXCEPTION)
             finally:
-                self.stopped.set()
-                for process in list(self.running):
-                    process.terminate()
+                hosts.stop()
         for future in waiting:
             future.result()
 
-    def _host(self, host: str) -> None:
+    def _host(self, hosts: Hosts, name: str) -> None:
         for subject in SUBJECTS:
-            if subject.host == host:
-                self._measure(subject)
+            if subject.host == name:
+                self._measure(hosts, subject)
 
-    def _measure(self, subject: Subject) -> None:
-        options = options_of(subject, self.most)
+    def _measure(self, hosts: Hosts, subject: Subject) -> None:
+        options = options_of(subject) | {"fills": fills(self.most)}
         found = self.found[subject]
-        for line in self._lines(subject.host, options):
+        for line in hosts.run(subject.host, "memory", options):
             fill = options["fills"][len(found)]
             size = f"{fill['size']} bytes" + (", zlib" if fill["compression"] else "")
             about = f"{subject.host}: {subject.name} {subject.queue_type}, {size}"
@@ -295,42 +236,6 @@ class Runner:
             took, memory = result["seconds"], found[-1].filled.memory
             print(f"{about}: {fill['tasks']:,} tasks in {took:.0f} s, {memory:,.0f} bytes each", flush=True)
 
-    def _lines(self, host: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        command = ["sudo", "-n", "/opt/bench/bin/python", "-c", ON_HOST.read_text(encoding="utf-8")]
-        ssh = ["ssh", "-F", str(LAB / NETWORK / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
-        if self.stopped.is_set():
-            return
-        with subprocess.Popen(ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            self.running.add(process)
-            assert process.stdin and process.stdout  # noqa: S101 - they are pipes
-            process.stdin.write(json.dumps(options))
-            process.stdin.close()
-            for line in process.stdout:
-                yield json.loads(line)
-            self.running.discard(process)
-            if process.wait() != 0:
-                raise RuntimeError(f"the program failed on {host}; what it said is above")
-
-
-@contextmanager
-def hosts() -> Iterator[None]:
-    """Boot the hosts, and remove them whatever happens."""
-    become = become_options()
-    try:
-        print("Booting two hosts", flush=True)
-        play(INVENTORY, "lab/create.yml", become)
-        print("Installing Debian's brokers and Celery on them", flush=True)
-        play(INVENTORY, "bench/broker_memory.yml", ["-e", f"bench_celery={version('celery')}"])
-        yield
-    finally:
-        print("Removing the hosts", flush=True)
-        play(INVENTORY, "lab/destroy.yml", become)
-
-
-def end(*_: object) -> NoReturn:
-    """End as on Ctrl-C, so that the hosts are removed."""
-    raise KeyboardInterrupt
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -338,12 +243,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few tasks, to try this program; writes no results")
     parser.add_argument("--output", type=Path, default=RESULTS, help=f"default: {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, end)
     os.chdir(ROOT)
     runner = Runner(QUICK_TASKS if options.quick else options.tasks)
     try:
-        with hosts():
-            runner.run()
+        with bench_hosts() as hosts:
+            runner.run(hosts)
     finally:
         # Also what was found before it was interrupted.
         if runner.figures:

@@ -97,7 +97,7 @@ class Step:
 def lint_steps() -> list[Step]:
     """Everything that reads the sources and runs nothing."""
     python = str(BIN / "python")
-    sources = ("plugins", "scripts", "tests", "molecule", "roles", "bench", "example/shop")
+    sources = ("plugins", "playbooks", "scripts", "tests", "molecule", "roles", "bench", "example/shop")
     typed = [name for name in sources if any((ROOT / name).rglob("*.py"))]
     commands = {
         "ansible-lint": [str(BIN / "ansible-lint"), "--offline", "--strict"],

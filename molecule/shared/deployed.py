@@ -6,7 +6,9 @@ import json
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,17 @@ app.loader.import_default_modules()
 for call in json.loads(sys.argv[1]):
     task = app.signature(call["task"], args=call["args"], kwargs=call["kwargs"], app=app)
     print(task.apply_async(**call["options"]).id)
+"""
+FLOW = """
+import json, sys, time
+from pathlib import Path
+from shop.celery import app
+app.loader.import_default_modules()
+deadline = time.monotonic() + 180
+while not Path(sys.argv[1]).exists() and time.monotonic() < deadline:
+    for call in json.loads(sys.argv[2]):
+        print(app.signature(call["task"], args=call["args"], kwargs=call["kwargs"], app=app).apply_async().id)
+    time.sleep(0.2)
 """
 
 
@@ -74,6 +87,21 @@ class Shop:
     def send(self, *calls: dict[str, Any]) -> list[str]:
         """Send tasks and return their ids."""
         return self.output(f"{RUN} python -c {shlex.quote(SEND)} {shlex.quote(json.dumps(calls))}").split()
+
+    @contextmanager
+    def flow(self, *calls: dict[str, Any]) -> Iterator[list[str]]:
+        """Send these five times a second while the block runs; their ids are in the list once it has ended."""
+        ids: list[str] = []
+        stop = self.output("mktemp --dry-run").strip()
+        command = f"{RUN} python -c {shlex.quote(FLOW)} {stop} {shlex.quote(json.dumps(calls))}"
+        with ThreadPoolExecutor(1) as pool:
+            # A connection of its own, beside those that the block uses.
+            sending = pool.submit(Shop(self.sender, ()).output, command)
+            try:
+                yield ids
+            finally:
+                self.output(f"touch {stop}")
+                ids += sending.result().split()
 
     def ledger(self, ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """Return the lines of all hosts' ledgers, or those of some tasks."""

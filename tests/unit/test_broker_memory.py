@@ -10,26 +10,10 @@ import amqp
 import pytest
 from kombu.utils.json import dumps
 
-from bench.broker_memory import (
-    KIB,
-    QUEUE,
-    SUBJECTS,
-    Figure,
-    as_data,
-    figure,
-    fills,
-    options_of,
-    table,
-)
-from bench.broker_memory_on_host import (
-    RabbitMQ,
-    Template,
-    amqp_template,
-    application,
-    arguments_of_samples,
-    redis_template,
-    send,
-)
+from bench.broker_memory import KIB, Figure, as_data, figure, fills, table
+from bench.brokers import QUEUE, SUBJECTS, options_of
+from bench.on_host.brokers import RabbitMQ, Template, amqp_template, application, redis_template
+from bench.on_host.memory import arguments_of_samples, send
 
 ID = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"
@@ -37,7 +21,7 @@ OTHER = "22222222-2222-4222-8222-222222222222"
 
 def published(compression: str | None, args: list[Any]) -> dict[str, Any]:
     """Return the envelope of a task that Celery sent to one of kombu's brokers of the same family as Redis."""
-    options = options_of(SUBJECTS[0], 1)
+    options = options_of(SUBJECTS[0])
     app = application({**options["settings"], "task_send_sent_event": False}, options["queue"], "memory://")
     app.conf.task_compression = compression
     with mock.patch("kombu.transport.memory.Channel._put") as put:
@@ -126,7 +110,7 @@ def test_large_tasks_are_fewer() -> None:
 
 
 def test_queues_are_those_of_a_fleet() -> None:
-    queues = {(each.kind, each.queue_type): options_of(each, 1)["queue"]["arguments"] for each in SUBJECTS}
+    queues = {(each.kind, each.queue_type): options_of(each)["queue"]["arguments"] for each in SUBJECTS}
     assert queues == {
         ("redis", "list"): {},
         ("rabbitmq", "classic"): {},

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from shared.lab import reboot
 from shop.ledger import Tally, count
 
 testinfra_hosts = ["ansible://control1"]
+PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
+PING = f"{RUN} celery -A shop.celery:app inspect ping --timeout 10"
 WORKERS = {"customers": "general", "email": "general", "ticks": "general", "video": "media", "reports": "media"}
 BROKER = "redis" if "redis" in os.environ["MOLECULE_SCENARIO_NAME"] else "rabbitmq"
 UNITS = {"rabbitmq": "rabbitmq-server", "redis": "redis-server"}
@@ -24,6 +27,28 @@ GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
 @pytest.fixture(scope="module")
 def shop() -> Shop:
     return Shop(sender="control1", hosts=("worker1", "worker2", "control1"))
+
+
+def now() -> str:
+    """Return the time as the ledger has it."""
+    return datetime.now(UTC).isoformat()
+
+
+def playbook(name: str, *options: str) -> str:
+    """Run one of the playbooks on the scenario's hosts and return what it prints."""
+    run = subprocess.run(
+        ["ansible-playbook", str(PLAYBOOKS / f"{name}.yml"), *options], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+    return run.stdout
+
+
+def broker_process(shop: Shop) -> str:
+    """Return the broker's process id; empty if it does not serve."""
+    unit = UNITS[BROKER]
+    return shop.output(
+        f"if systemctl is-active -q {unit}; then systemctl show -p MainPID --value {unit}; fi", "broker1"
+    )
 
 
 def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None:
@@ -78,13 +103,25 @@ def test_a_restart_of_the_host_waits_for_its_tasks(shop: Shop) -> None:
     assert len(shop.events(ids, "started")) == 4, "a task was broken off and begun again"
 
 
-def test_the_fleet_works_on_after_a_restart_of_the_broker(shop: Shop) -> None:
-    before = {name: shop.pids(name) for name in ("worker1", "worker2")}
-    shop.output(f"systemctl restart {UNITS[BROKER]}", "broker1")
+@pytest.mark.parametrize("restart", ["systemctl restart {}", "systemctl kill --signal KILL {}"])
+def test_each_worker_consumes_again_after_the_broker_was_away_and_nothing_is_lost(shop: Shop, restart: str) -> None:
+    consumers = {(queue, host) for queue, group in WORKERS.items() if queue != "ticks" for host in GROUPS[group]}
     calls = [call("customers.sync", 1), call("email.send_order_confirmation", 1, "a@shop.example")]
     calls += [call("video.transcode", 1, 0.1), call("reports.build", "2026-03", 0.1)]
-    assert len(shop.run(*calls, timeout=90)) == 4
-    assert {name: set(shop.pids(name)) for name in before} == {name: set(pids) for name, pids in before.items()}
+
+    def takers(since: str) -> set[tuple[str, str]]:
+        started = [line for line in shop.ledger() if line["event"] == "started" and line["time"] > since]
+        return {(line["queue"], line["host"]) for line in started}
+
+    with shop.flow(*calls) as ids:
+        begun = now()
+        wait_until(lambda: takers(begun) >= consumers, "not all workers took tasks before")
+        before = broker_process(shop)
+        shop.output(restart.format(UNITS[BROKER]), "broker1")
+        wait_until(lambda: broker_process(shop) not in ("", before), "the broker does not come back")
+        again = now()
+        wait_until(lambda: takers(again) >= consumers, "not all workers take tasks")
+    assert len(shop.wait_for(ids, timeout=90)) >= len(ids) > len(calls)
 
 
 def test_a_worker_that_takes_nothing_is_restarted(shop: Shop) -> None:
@@ -102,8 +139,25 @@ def test_a_worker_that_takes_nothing_is_restarted(shop: Shop) -> None:
         assert re.search(r"Restarting shop-email, warm: it has taken no task for \d+ s, while \d+ wait", journal)
 
 
+@pytest.mark.skipif(BROKER != "redis", reason="RabbitMQ does it by itself")
+def test_a_sweep_gives_the_tasks_of_a_killed_worker_to_others(shop: Shop) -> None:
+    (busy,) = shop.send(call("video.transcode", 1, 25))
+    lost = shop.send(*[call("reports.build", "2026-04", 20) for _ in range(2)])
+    shop.wait_for([busy, *lost], "started")
+    killed = shop.pid("worker2", "shop-reports")
+    shop.output(f"kill -KILL $(pgrep --parent {killed}) {killed}", "worker2")
+    wait_until(lambda: shop.pid("worker2", "shop-reports") not in (0, killed), "Supervisor does not start it again")
+    wait_until(lambda: shop.host("control1").run(f"{PING} -d reports@worker2").rc == 0, "it does not answer")
+    assert "2 tasks would go back" in playbook("sweep", "--check")
+    assert len(shop.events(lost, "started")) == 2
+    assert "2 tasks went back" in playbook("sweep")
+    assert len(shop.wait_for([busy, *lost], timeout=90)) == 3
+    assert "0 tasks went back" in playbook("sweep")
+    assert len(shop.events([busy], "started")) == 1, "a task that ran was given to another worker"
+
+
 def test_remote_control_reaches_each_worker(shop: Shop) -> None:
-    answer = json.loads(shop.output(f"{RUN} celery -A shop.celery:app inspect ping --json --timeout 10"))
+    answer = json.loads(shop.output(f"{PING} --json"))
     expected = {f"{worker}@{host}" for worker in ("customers", "email") for host in GROUPS["general"]}
     assert set(answer) == expected | {"video@worker2", "reports@worker2"}
 
@@ -127,16 +181,9 @@ def test_nothing_listens_wider_than_told(shop: Shop, name: str, allowed: set[str
 def test_an_old_password_is_of_no_use_after_a_change(shop: Shop) -> None:
     old = shop.output("sh -c '. /etc/shop/environment; echo $CELERY_BROKER_URL'", "worker1").strip()
     before = shop.pids("worker1")
-    converge = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
     password = "%h p@ss/w:ö'rd \"# 100%"
-    run = subprocess.run(
-        ["ansible-playbook", str(converge), "-e", json.dumps({f"{BROKER}_application_password": password})],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert password not in run.stdout
+    told = playbook("site", "-e", json.dumps({f"{BROKER}_application_password": password}))
+    assert password not in told
     new = shop.output("sh -c '. /etc/shop/environment; echo $CELERY_BROKER_URL'", "worker1").strip()
     assert new != old
     after = shop.pids("worker1")

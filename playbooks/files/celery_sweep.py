@@ -1,0 +1,75 @@
+"""Give back to their queues the messages in Redis that no worker holds any more.
+
+Runs in the application's environment: celery_run python -c THIS APP. On standard input, as JSON: nodes (the workers
+that must answer) and dry_run. On standard output, as JSON: the ids of the tasks that were given back, and how many are
+held by workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+REPLY_SECONDS = 10
+# A message is a moment in the hash before its worker knows of it.
+SETTLE_SECONDS = 5
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
+    """Return the application that celery's -A names."""
+    module, _, attribute = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part)
+    return found
+
+
+def held(answers: Iterable[Mapping[str, list[Mapping[str, Any]]]]) -> set[str]:
+    """Return the ids of the tasks that workers have, from what they answer to active, reserved and scheduled."""
+    entries = [entry for answer in answers for tasks in answer.values() for entry in tasks]
+    # A task for later is in an entry of its own.
+    return {str(entry.get("request", entry)["id"]) for entry in entries}
+
+
+def unheld(app: Any, nodes: list[str]) -> tuple[dict[str, str], int]:  # noqa: ANN401 - as above
+    """Return the delivery tags, with the tasks' ids, of what no worker has, and how many tasks workers have.
+
+    Raises:
+        SystemExit: a worker does not answer.
+    """
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        # First what is there: a task that is taken in between is none of it.
+        found = {}
+        for tag in channel.client.zrange(channel.unacked_index_key, 0, -1):
+            if message := channel.client.hget(channel.unacked_key, tag):
+                found[tag.decode()] = str(json.loads(message)[0]["headers"]["id"])
+        inspect = app.control.inspect(timeout=REPLY_SECONDS, connection=connection, destination=nodes)
+        answers = [ask() or {} for ask in (inspect.active, inspect.reserved, inspect.scheduled)]
+    silent = sorted(node for node in nodes if not all(node in answer for answer in answers))
+    if silent:
+        sys.exit(f"These workers do not answer, and may hold tasks: {', '.join(silent)}. Nothing was given back.")
+    ids = held(answers)
+    return {tag: task for tag, task in found.items() if task not in ids}, len(ids)
+
+
+def main() -> None:
+    given = json.load(sys.stdin)
+    app = load(sys.argv[1])
+    first, _ = unheld(app, given["nodes"])
+    time.sleep(SETTLE_SECONDS)
+    second, count = unheld(app, given["nodes"])
+    lost = {tag: task for tag, task in second.items() if tag in first}
+    if not given["dry_run"]:
+        with app.connection_for_write() as connection:
+            for tag in lost:
+                connection.default_channel.qos.restore_by_tag(tag)
+    print(json.dumps({"given_back": sorted(lost.values()), "held": count}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What a broker must have room for, and what is refused because it has not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS
+from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
+from ansible_collections.fleet.celery.plugins.module_utils._message_costs import COSTS
+from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
+from ansible_collections.fleet.celery.plugins.module_utils._sizing import task_cost
+from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
+from fleet import FACTS, GROUPS, MIB, declaration, with_queue, with_worker
+from hypothesis import given
+from hypothesis import strategies as st
+
+REDIS = ("redis", "list", False)
+
+
+def plan(raw: dict[str, Any], **broker: Any) -> Plan:
+    return make_plan(raw, GROUPS, {**FACTS, "broker1": {**FACTS["broker1"], **broker}})
+
+
+def needed(raw: dict[str, Any]) -> int:
+    return int(plan(raw).values["broker"]["memory_needed"])
+
+
+@pytest.mark.parametrize("key", COSTS)
+def test_a_task_of_a_measured_size_costs_what_was_measured(key: tuple[str, str, bool]) -> None:
+    for size, memory, disk in COSTS[key]:
+        assert task_cost(key[0], key[1], size, compressed=key[2]) == (memory, disk)
+
+
+@given(st.integers(0, 10**7), st.integers(1, 10**6), st.sampled_from(sorted(COSTS)))
+def test_a_larger_task_never_costs_less(size: int, more: int, key: tuple[str, str, bool]) -> None:
+    smaller = task_cost(key[0], key[1], size, compressed=key[2])
+    larger = task_cost(key[0], key[1], size + more, compressed=key[2])
+    assert larger[0] >= smaller[0]
+    assert larger[1] >= smaller[1]
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+def test_what_may_wait_must_fit_into_the_brokers_host(broker: str) -> None:
+    raw = with_queue(backlog=100_000_000, message_size="10KB") | {"broker": broker}
+    (problem,) = [str(found) for found in plan(raw).problems]
+    assert problem.startswith("memory of broker1: broker ")
+    assert "video 100000000 tasks x " in problem
+    assert ") x 1.25 = " in problem
+    assert "but the host has 4 GB. Lower backlog or message_size of celery_queues" in problem
+
+
+@given(st.integers(0, 5_000_000), st.integers(256, 65536))
+def test_a_backlog_is_refused_exactly_when_its_host_is_too_small(backlog: int, memory: int) -> None:
+    made = plan(with_queue(backlog=backlog) | {"broker": "redis"}, memory_mb=memory)
+    budget = made.values["hosts"]["broker1"]["memory"]
+    assert budget["parts"]["broker"] >= backlog * task_cost("redis", "list", 1024, compressed=False)[0]
+    assert bool(made.problems) == (budget["needed"] > memory * MIB)
+    if not made.problems:
+        assert made.values["broker"]["memory"] >= made.values["broker"]["memory_needed"]
+        assert made.values["broker"]["memory"] < memory * MIB
+
+
+def test_results_take_memory_of_redis_for_as_long_as_they_are_kept() -> None:
+    hour = with_queue(results_per_hour=100_000) | {"broker": "redis"}
+    day = hour | {"settings": {"result_expires": 86400}}
+    assert needed(hour) > needed(with_queue() | {"broker": "redis"})
+    assert needed(day) - needed(hour) == pytest.approx(23 * 100_000 * BROKERS["redis"].costs.result * 1.25, abs=1)
+    assert needed(with_queue(results_per_hour=100_000)) == needed(with_queue())
+
+
+def test_compressed_messages_take_less() -> None:
+    raw = with_queue(backlog=1_000_000, message_size="10KB") | {"broker": "redis"}
+    assert needed(raw | {"settings": {"task_compression": "gzip"}}) < needed(raw) / 2
+    # Not measured, so not counted on.
+    assert needed(raw | {"settings": {"task_compression": "brotli"}}) == needed(raw)
+
+
+def test_connections_follow_from_workers_pools_and_web_processes() -> None:
+    def connections(raw: dict[str, Any]) -> int:
+        return int(plan(raw | {"broker": "redis"}).values["broker"]["connections"])
+
+    clients = BROKERS["redis"].costs.clients
+    base = connections(declaration())
+    assert connections(declaration(web_processes=40)) - base == 40 * clients.sender
+    # On two hosts.
+    assert connections(with_worker(concurrency=5)) - base == 2 * 3 * clients.child
+    assert plan(declaration(web_processes=5000)).values["broker"]["maxclients"] > 2 * 5000
+
+
+def test_the_broker_gets_what_its_host_has_left() -> None:
+    assert plan(declaration()).values["broker"]["memory"] == int((4096 - 128) * MIB * 0.6)
+    assert plan(declaration(broker_memory="2GB")).values["broker"]["memory"] == 2048 * MIB
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts", "problem"),
+    [
+        ({"broker_memory": "100MB"}, {}, "celery_broker_memory: 100 MB is less than the declared tasks need: (itself"),
+        ({"broker_memory": "4GB"}, {}, "memory of broker1: broker 4 GB + system 128 MB"),
+        ({"broker_memory": "much"}, {}, "celery_broker_memory: 'much' is not a size with a unit"),
+        ({"web_processes": "some"}, {}, "celery_web_processes: 'some' is no number of processes"),
+        ({}, {"disk": 10 * MIB}, "disk of broker1: the declared tasks need "),
+        ({"broker": "valkey"}, {"debian": "12"}, "celery_broker: broker1 has Debian 12, which has no Valkey"),
+        ({"broker": "redis"}, {"role_variables": ["redis_maxmemory"]}, "redis_maxmemory: is derived by the plan"),
+    ],
+)
+def test_what_the_broker_can_not_be_is_refused(changes: dict[str, Any], facts: dict[str, Any], problem: str) -> None:
+    (found,) = [str(each) for each in plan(declaration(**changes), **facts).problems]
+    assert found.startswith(problem)
+
+
+def test_what_is_not_the_brokers_is_no_concern_of_it() -> None:
+    assert not plan(declaration(broker="valkey"), debian="13", role_variables=["rabbitmq_port"]).problems
+
+
+def test_the_tables_show_the_arithmetic() -> None:
+    text = "\n".join(plan_tables(plan(declaration(broker="valkey")).values))
+    assert "valkey on broker1" in text
+    assert "customers 10000 tasks x " in text
+
+
+@pytest.mark.parametrize(
+    ("queue", "where"),
+    [
+        ({"backlog": -1}, "celery_queues[video].backlog"),
+        ({"backlog": "lots"}, "celery_queues[video].backlog"),
+        ({"message_size": 1024}, "celery_queues[video].message_size"),
+        ({"results_per_hour": 0.5}, "celery_queues[video].results_per_hour"),
+    ],
+)
+def test_a_backlog_that_is_none_is_refused(queue: dict[str, Any], where: str) -> None:
+    assert [each.where for each in plan(with_queue(**queue)).problems] == [where]
+
+
+def test_facts_tell_the_file_system_of_the_data_and_what_the_plan_would_override() -> None:
+    mounts = [
+        {"mount": "/", "size_total": 1},
+        {"mount": "/var", "size_total": 2},
+        {"mount": "/var/lib/redis-old", "size_total": 3},
+    ]
+    found = host_facts({"ansible_facts": {"mounts": mounts}, "redis_maxmemory": "1gb", "redis_appendfsync": "always"})
+    assert found["disk"] == 2
+    assert found["role_variables"] == ["redis_maxmemory"]
+    assert host_facts({})["disk"] is None
