@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ QUICK_TASKS = 3000
 TELL_SECONDS = 5
 #: "Having a million tasks in the queue consumes roughly 1 GB": of Redis, in megabytes.
 ARTICLE_MEGABYTES = 1000
+
+
+COSTS_MODULE = '''"""What a queued task takes on each kind of broker, in bytes.
+
+Written by bench/broker_memory.py on {date} with Celery {celery}: the most of what it found on Debian 12 and 13.
+For each kind of broker, type of queue, and whether messages are compressed: size of the arguments, memory with all just
+queued, memory once the log of a quorum queue is written out, disk.
+"""
+
+from __future__ import annotations
+
+COSTS: dict[tuple[str, str, bool], tuple[tuple[int, int, int, int], ...]] = {{
+{costs}
+}}
+'''
 
 
 @dataclass(frozen=True)
@@ -179,6 +195,37 @@ A quorum queue costs as much on each of its members.
 """.strip()
 
 
+def planner_costs(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, bool], list[tuple[int, ...]]]:
+    """Return what the plan counts for a task, the most of all versions, as _message_costs.py has it.
+
+    Memory is what the broker's own limit counts: used_memory for Redis' maxmemory, resident memory for RabbitMQ's
+    vm_memory_high_watermark. Once a log is written out, what the broker counts: the kernel still has what was freed,
+    which the next messages take.
+
+    Args:
+        found: figures as the file of results has them.
+    """
+    costs: dict[tuple[str, str, bool], dict[int, tuple[int, ...]]] = {}
+    for each in found:
+        kind = "rabbitmq" if each["broker"] == "rabbitmq" else "redis"
+        counts = "resident_bytes" if kind == "rabbitmq" else "memory_bytes"
+        filled, after = each["filled"], each["compacted"] or each["filled"]
+        kept = after["memory_bytes"] if each["queue_type"] == "quorum" else filled[counts]
+        row = (filled[counts], kept, max(filled["disk_bytes"], after["disk_bytes"]))
+        rows = costs.setdefault((kind, each["queue_type"], each["compression"] is not None), {})
+        other = rows.get(each["argument_bytes"], (0, 0, 0))
+        rows[each["argument_bytes"]] = tuple(max(ceil(one), two) for one, two in zip(row, other, strict=True))
+    return {key: [(size, *row) for size, row in sorted(rows.items())] for key, rows in costs.items()}
+
+
+def planner_module(results: Mapping[str, Any]) -> str:
+    """Return the text of _message_costs.py."""
+    lines = []
+    for key, rows in planner_costs(results["figures"]).items():
+        lines += [f"    {key!r}: (", *(f"        {row!r}," for row in rows), "    ),"]
+    return COSTS_MODULE.format(date=results["date"], celery=results["celery"], costs="\n".join(lines).replace("'", '"'))
+
+
 def fills(most: int) -> list[dict[str, Any]]:
     """Return what each broker is filled with, so many tasks at most."""
     return [
@@ -262,6 +309,9 @@ def main() -> None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         print(f"\nWritten to {options.output}")
+        if options.output == RESULTS:
+            COSTS.write_text(planner_module(found), encoding="utf-8")
+            print(f"and to {COSTS.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from math import ceil
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
 from ansible_collections.fleet.celery.plugins.module_utils._message_costs import COSTS
-from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
+from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 # For fragmentation, messages larger than the typical one, and what comes while somebody reads the alarm.
 HEADROOM = 1.25
@@ -22,6 +22,9 @@ HEADROOM = 1.25
 SHARE = 0.6
 # A rewritten append-only file, or segment, lies beside the old one until it is complete.
 DISK_COPIES = 2
+# What the log of all quorum queues takes in memory before RabbitMQ writes it out: 512 MiB of messages at most
+# (https://www.rabbitmq.com/docs/quorum-queues#resource-use), measured to be up to 1.7 times their size.
+QUORUM_LOG = 900 * MIB
 # Settings of Celery's whose messages were measured (kombu names the same algorithm twice).
 MEASURED_COMPRESSIONS = ("zlib", "gzip", "application/x-gzip")
 
@@ -88,8 +91,22 @@ class Need:
         return f"({terms}) x {HEADROOM} = {format_size(self.memory)}"
 
 
-def task_cost(kind: str, queue_type: str, size: int, *, compressed: bool) -> tuple[int, int]:
-    """Return the bytes of memory and of disk that a queued task takes.
+@dataclass(frozen=True)
+class TaskCost:
+    """What a queued task takes.
+
+    Attributes:
+        memory: with all just queued.
+        kept: once the log of a quorum queue is written out of memory; the same as memory for other queues.
+    """
+
+    memory: int
+    kept: int
+    disk: int
+
+
+def task_cost(kind: str, queue_type: str, size: int, *, compressed: bool) -> TaskCost:
+    """Return the bytes that a queued task takes.
 
     Between the sizes that were measured it grows in a straight line, and beyond the largest as between the last two.
 
@@ -102,8 +119,7 @@ def task_cost(kind: str, queue_type: str, size: int, *, compressed: bool) -> tup
     upper = min(max(bisect_left([row[0] for row in rows], size), 1), len(rows) - 1)
     (low, *below), (high, *above) = rows[upper - 1], rows[upper]
     part = (size - low) / (high - low)
-    memory, disk = (ceil(first + part * (second - first)) for first, second in zip(below, above, strict=True))
-    return memory, disk
+    return TaskCost(*(ceil(first + part * (second - first)) for first, second in zip(below, above, strict=True)))
 
 
 def broker_need(
@@ -122,13 +138,16 @@ def broker_need(
         result_expires: seconds that results are kept.
     """
     parts = {"itself": costs.base, f"{connections} connections": connections * costs.connection}
-    disk = results = 0
+    disk = log = results = 0
     for queue, queue_type in queues:
-        memory, stored = task_cost(kind, queue_type, queue.message_size, compressed=compressed)
-        disk += queue.backlog * stored
+        cost = task_cost(kind, queue_type, queue.message_size, compressed=compressed)
+        disk += queue.backlog * cost.disk
+        log += queue.backlog * (cost.memory - cost.kept)
         results += ceil(queue.results_per_hour * result_expires / 3600)
         if queue.backlog:
-            parts[f"{queue.name} {queue.backlog} tasks x {memory} bytes"] = queue.backlog * memory
+            parts[f"{queue.name} {queue.backlog} tasks x {cost.kept} bytes"] = queue.backlog * cost.kept
+    if log:
+        parts["log of quorum queues"] = min(log, QUORUM_LOG)
     if results and costs.result:
         parts[f"{results} results x {costs.result} bytes"] = results * costs.result
         disk += results * costs.result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKE
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._message_costs import COSTS
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
-from ansible_collections.fleet.celery.plugins.module_utils._sizing import task_cost
+from ansible_collections.fleet.celery.plugins.module_utils._sizing import TaskCost, task_cost
 from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
 from fleet import FACTS, GROUPS, MIB, declaration, with_queue, with_worker
 from hypothesis import given
 from hypothesis import strategies as st
 
-REDIS = ("redis", "list", False)
+from bench.broker_memory import RESULTS, planner_module
+
+MODULE_UTILS = RESULTS.parents[2] / "plugins" / "module_utils"
 
 
 def plan(raw: dict[str, Any], **broker: Any) -> Plan:
@@ -26,18 +29,30 @@ def needed(raw: dict[str, Any]) -> int:
     return int(plan(raw).values["broker"]["memory_needed"])
 
 
+def test_what_the_plan_counts_is_what_was_measured() -> None:
+    assert (MODULE_UTILS / "_message_costs.py").read_text() == planner_module(json.loads(RESULTS.read_text()))
+
+
 @pytest.mark.parametrize("key", COSTS)
 def test_a_task_of_a_measured_size_costs_what_was_measured(key: tuple[str, str, bool]) -> None:
-    for size, memory, disk in COSTS[key]:
-        assert task_cost(key[0], key[1], size, compressed=key[2]) == (memory, disk)
+    for size, *row in COSTS[key]:
+        assert task_cost(key[0], key[1], size, compressed=key[2]) == TaskCost(*row)
 
 
-@given(st.integers(0, 10**7), st.integers(1, 10**6), st.sampled_from(sorted(COSTS)))
-def test_a_larger_task_never_costs_less(size: int, more: int, key: tuple[str, str, bool]) -> None:
-    smaller = task_cost(key[0], key[1], size, compressed=key[2])
-    larger = task_cost(key[0], key[1], size + more, compressed=key[2])
-    assert larger[0] >= smaller[0]
-    assert larger[1] >= smaller[1]
+@given(st.integers(0, 10**7), st.integers(1, 10**6), st.sampled_from(["list", "quorum", "classic"]))
+def test_a_larger_task_never_costs_less(size: int, more: int, queue_type: str) -> None:
+    kind = "redis" if queue_type == "list" else "rabbitmq"
+    smaller = task_cost(kind, queue_type, size, compressed=False)
+    larger = task_cost(kind, queue_type, size + more, compressed=False)
+    assert larger.memory >= smaller.memory
+    assert larger.disk > smaller.disk
+
+
+def test_the_log_of_quorum_queues_is_counted_once_and_has_an_end() -> None:
+    cost = task_cost("rabbitmq", "quorum", 1024, compressed=False)
+    few, many = (needed(with_queue(backlog=backlog)) for backlog in (1_000, 1_000_000))
+    assert many - few < 999_000 * cost.memory * 1.25
+    assert many - few > 999_000 * cost.kept * 1.25
 
 
 @pytest.mark.parametrize("broker", BROKERS)
@@ -54,7 +69,7 @@ def test_what_may_wait_must_fit_into_the_brokers_host(broker: str) -> None:
 def test_a_backlog_is_refused_exactly_when_its_host_is_too_small(backlog: int, memory: int) -> None:
     made = plan(with_queue(backlog=backlog) | {"broker": "redis"}, memory_mb=memory)
     budget = made.values["hosts"]["broker1"]["memory"]
-    assert budget["parts"]["broker"] >= backlog * task_cost("redis", "list", 1024, compressed=False)[0]
+    assert budget["parts"]["broker"] >= backlog * task_cost("redis", "list", 1024, compressed=False).memory
     assert bool(made.problems) == (budget["needed"] > memory * MIB)
     if not made.problems:
         assert made.values["broker"]["memory"] >= made.values["broker"]["memory_needed"]
