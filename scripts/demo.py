@@ -41,7 +41,7 @@ POLL_SECONDS = 1.5
 CLOCK_SKEW_SECONDS = 3600
 REMOTE_TIMEOUT_SECONDS = 60
 # What systemd runs, and the programs' hosts otherwise do not list.
-UNITS = ["rabbitmq-server.service", "redis-server.service", "flower.service", "nginx.service"]
+UNITS = ["rabbitmq-server.service", "redis-server.service", "valkey-server.service", "flower.service", "nginx.service"]
 BROKERS = ("rabbitmq", "redis")
 
 TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")

@@ -40,7 +40,7 @@ class RabbitMQ:
     kind = flavor = "rabbitmq"
     port = 5672
     costs = Costs(
-        base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=2)
+        base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=4)
     )
 
     def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Redis:
     kind = "redis"
     port = 6379
     costs = Costs(
-        base=16 * MIB, connection=MIB // 16, result=1024, clients=Clients(worker=7, child=3, sender=3, monitor=4)
+        base=16 * MIB, connection=MIB // 16, result=1024, clients=Clients(worker=8, child=3, sender=3, monitor=10)
     )
 
     def __init__(self, flavor: str = "redis") -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from amqp.exceptions import AccessRefused, NotAllowed  # type: ignore[import-untyped]
+from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 from playwright.sync_api import Page, sync_playwright
 from shared.deployed import wait_until

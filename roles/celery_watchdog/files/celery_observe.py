@@ -39,12 +39,14 @@ def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa:
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=REPLY_SECONDS)
+            # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
+            passive = connection.transport.driver_type != "redis"
             waiting = {}
             for queue in {name for worker in workers for name in worker["queues"]}:
                 # Each in a channel of its own, since a queue that is not there yet closes it.
                 with connection.channel() as channel:
                     try:
-                        waiting[queue] = channel.queue_declare(queue, passive=True).message_count
+                        waiting[queue] = channel.queue_declare(queue, passive=passive).message_count
                     except connection.channel_errors:
                         waiting[queue] = 0
             inspect = app.control.inspect(destination=nodes, timeout=REPLY_SECONDS, connection=connection)
