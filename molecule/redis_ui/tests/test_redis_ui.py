@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import ssl
 import subprocess
 import urllib.error
 import urllib.parse
@@ -24,6 +25,8 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104
 BROKER = "R:127.0.0.1:6379:0"
 RESULTS = "R:127.0.0.1:6379:1"
 TASKS = 137
+# Addresses of the pages that are on TLS at the moment, with a certificate that nobody knows.
+ON_TLS: set[str] = set()
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +64,13 @@ def fetch(
 ) -> tuple[int, str]:
     """Return status and body of one of the UI's pages, as a client on another machine gets them."""
     body = urllib.parse.urlencode(data).encode() if data is not None else None
-    request = urllib.request.Request(f"http://{site(host)}{path}", data=body, headers=headers)
+    scheme = "https" if site(host) in ON_TLS else "http"
+    request = urllib.request.Request(f"{scheme}://{site(host)}{path}", data=body, headers=headers)
     if password is not None:
         token = base64.b64encode(f"redis:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified_context()) as response:  # noqa: S310, S323
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -179,26 +183,6 @@ def test_a_page_of_another_site_can_do_nothing(host: Any) -> None:
         assert execute(host, "llen parcels", Origin=foreign)[0] == 403, foreign
 
 
-def test_redis_itself_refuses_what_read_only_does_not(host: Any) -> None:
-    password = variable(host, "redis_ui_test_password")
-    result = converge(host, redis_ui_read_only=False)
-    try:
-        assert result.returncode == 0, result.stdout + result.stderr
-        for command in ("lpush parcels x", "del parcels", "flushall", "config get *", "keys *"):
-            assert "no permissions" in execute(host, command)[1], command
-        value = {"connectionId": BROKER, "key": "parcels", "value": "x", "type": "rpush"}
-        assert fetch(host, "/apiv2/list/value", password, value)[0] == 500
-        assert redis(host, "llen parcels") == str(TASKS)
-        # The page does write where the user may.
-        redis(host, "acl setuser ui +lpush %W~parcels")
-        assert execute(host, "lpush parcels x") == (200, f'{{"data":{TASKS + 1}}}')
-    finally:
-        redis(host, "acl load")
-        result = converge(host)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "not read-only" in execute(host, "lpush parcels x")[1]
-
-
 def test_it_comes_back_when_killed(host: Any) -> None:
     before = host.check_output("systemctl show -p MainPID --value redis-ui")
     host.check_output(f"kill -KILL {before}")
@@ -269,18 +253,6 @@ def test_it_is_confined_and_owns_nothing(host: Any) -> None:
     assert host.run("which npm").rc != 0
 
 
-def test_a_wrong_password_of_redis_is_noticed_and_not_logged(host: Any) -> None:
-    try:
-        result = converge(host, redis_ui_redis_password="not the password of Redis")
-        assert result.returncode != 0
-        assert "has logged in to Redis" in result.stdout
-    finally:
-        again = converge(host)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "not the password of Redis" not in host.check_output("journalctl --no-pager -u redis-ui")
-    assert shows_the_queue(host)
-
-
 def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
     before = host.file("/etc/nginx/conf.d/redis-ui.conf").content
     result = converge(host, redis_ui_server_name="a b; oops")
@@ -302,24 +274,58 @@ def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
     assert "changed=0" in result.stdout
 
 
-def test_it_moves_to_tls_on_all_addresses_and_back(host: Any) -> None:
-    address = variable(host, "ansible_host")
+def test_a_wrong_password_of_redis_is_noticed_and_not_logged(host: Any) -> None:
+    result = converge(host, redis_ui_redis_password="not the password of Redis")
+    assert result.returncode != 0
+    assert "has logged in to Redis" in result.stdout
+    assert "not the password of Redis" not in host.check_output("journalctl --no-pager -u redis-ui")
+
+
+@pytest.fixture(scope="module")
+def writable_with_tls(host: Any) -> Iterator[None]:
+    """The page with TLS, on all addresses, and not read-only; in the end as it was."""
     host.check_output(
         "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=redis -days 2"
         " -keyout /etc/ssl/private/t.key -out /etc/ssl/t.pem"
     )
-    tls = {"redis_ui_tls_certificate": "/etc/ssl/t.pem", "redis_ui_tls_key": "/etc/ssl/private/t.key"}
-    try:
-        result = converge(host, redis_ui_listen_address=EVERYWHERE, **tls)
-        assert result.returncode == 0, result.stdout + result.stderr
-        assert sockets(host) == {f"{address}:80", "0.0.0.0:8081"}
-        reply = subprocess.run(
-            ["curl", "-ksI", "-X", "GET", f"https://{site(host)}/"], capture_output=True, text=True, check=True
-        ).stdout
-        assert re.match(r"HTTP/\S+ 401 ", reply)
-        assert "Strict-Transport-Security" in reply
-    finally:
-        result = converge(host)
+    result = converge(
+        host,
+        redis_ui_listen_address=EVERYWHERE,
+        redis_ui_tls_certificate="/etc/ssl/t.pem",
+        redis_ui_tls_key="/etc/ssl/private/t.key",
+        redis_ui_read_only=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
+    ON_TLS.add(site(host))
+    yield
+    ON_TLS.remove(site(host))
+    redis(host, "acl load")
+    result = converge(host)
+    assert result.returncode == 0, result.stdout + result.stderr
+    address = variable(host, "ansible_host")
     assert sockets(host) == {f"{address}:80", f"{address}:8081"}
+    assert "not read-only" in execute(host, "lpush parcels x")[1]
     assert shows_the_queue(host)
+
+
+@pytest.mark.usefixtures("writable_with_tls")
+def test_tls_on_all_addresses(host: Any) -> None:
+    assert sockets(host) == {f"{variable(host, 'ansible_host')}:80", "0.0.0.0:8081"}
+    reply = subprocess.run(
+        ["curl", "-ksI", "-X", "GET", f"https://{site(host)}/"], capture_output=True, text=True, check=True
+    ).stdout
+    assert re.match(r"HTTP/\S+ 401 ", reply)
+    assert "Strict-Transport-Security" in reply
+
+
+@pytest.mark.usefixtures("writable_with_tls")
+def test_redis_itself_refuses_what_read_only_does_not(host: Any) -> None:
+    password = variable(host, "redis_ui_test_password")
+    for command in ("lpush parcels x", "del parcels", "flushall", "config get *", "keys *"):
+        assert "no permissions" in execute(host, command)[1], command
+    value = {"connectionId": BROKER, "key": "parcels", "value": "x", "type": "rpush"}
+    assert fetch(host, "/apiv2/list/value", password, value)[0] == 500
+    assert redis(host, "llen parcels") == str(TASKS)
+    # The page does write where the user may.
+    redis(host, "acl setuser ui +lpush %W~parcels")
+    assert execute(host, "lpush parcels x") == (200, f'{{"data":{TASKS + 1}}}')
