@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import requirements_for
 from shared.deployed import RUN, connect
+from shared.playbook import converge
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 EXAMPLE = SCENARIO.parents[1] / "example"
@@ -27,17 +28,6 @@ KEY = "dj@ngo 'se\"cret' $HOME 100% %(x)s {x} \\ # end"
 DUMP = f'{RUN} python -c "import json, os; print(json.dumps(dict(os.environ)))"'
 READS_SETTINGS = 'app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)'
 HOSTS = ("debian12", "debian13")
-
-
-def converge(*arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Apply the role again with other values of the scenario's variables."""
-    return subprocess.run(
-        ["ansible-playbook", str(SCENARIO / "converge.yml"), "-e", json.dumps(variables), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-    )
 
 
 def apply(*arguments: str, **variables: Any) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 from shared.deployed import Shop, call, wait_until
+from shared.playbook import converge
 
 testinfra_hosts = ["ansible://debian12"]
 HOSTS = ("debian12", "debian13")
@@ -20,15 +20,6 @@ CONVERGE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
 @pytest.fixture(scope="module")
 def shop() -> Shop:
     return Shop(sender="debian12", hosts=HOSTS)
-
-
-def converge(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["ansible-playbook", str(CONVERGE), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def environment(shop: Shop, host: str, pid: int) -> dict[str, str]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shlex
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Error, sync_playwright
+from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
+from shared.playbook import converge_host
 
 TASKS = """
 from celery import Celery
@@ -66,18 +66,6 @@ def get(host: Any, path: str, password: str | None = None) -> tuple[int, str]:
 
 def answers(host: Any) -> bool:
     return get(host, "/workers", variable(host, "flower_test_password"))[0] == 200
-
-
-def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the scenario's playbook on one host with other variables."""
-    playbook = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
-    return subprocess.run(
-        ["ansible-playbook", str(playbook), "--limit", host.backend.host, "--extra-vars", json.dumps(variables)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-    )
 
 
 def sockets(host: Any) -> set[str]:
@@ -199,20 +187,10 @@ def test_what_needs_no_password_is_for_the_host_itself(host: Any, path: str) -> 
 def test_secrets_are_nowhere_that_others_can_read(host: Any) -> None:
     secrets = [variable(host, name) for name in ("flower_test_password", "flower_test_broker_password")]
     texts = [*secrets, *(quote(secret, safe="") for secret in secrets)]
-    patterns = "".join(f"{text}\n" for text in texts)
-    host.check_output(f"umask 077; printf %s {shlex.quote(patterns)} >/root/secrets")
-    files = host.run(
-        "runuser -u nobody -- find /etc /opt /run /srv /tmp /usr/local /var -xdev -type f -readable -print0 2>/dev/null"
-        " | xargs -0 grep -lFf /root/secrets --"
-    )
-    assert not files.stdout
-    # sudo logs what these tests do themselves.
-    assert not host.run("journalctl --no-pager | grep -v ' sudo\\[' | grep -Ff /root/secrets").stdout
     # Everybody may ask for these.
-    shown = host.check_output("ps -ewwo args | grep -v '^sudo '; systemctl show flower; systemctl cat flower")
-    assert "celery flower" in shown
-    assert not [text for text in texts if text in shown]
-    host.check_output("rm /root/secrets")
+    shown = "ps -ewwo args | grep -v '^sudo '; systemctl show flower; systemctl cat flower"
+    assert "celery flower" in host.check_output(shown)
+    assert_nobody_reads(host, texts, shown)
     assert host.run("runuser -u nobody -- cat /etc/flower/flowerconfig.py").rc != 0
     assert host.run("runuser -u nobody -- ls /var/lib/flower").rc != 0
 
@@ -230,7 +208,7 @@ def test_it_is_confined(host: Any) -> None:
 
 def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
     before = host.file("/etc/nginx/conf.d/flower.conf").content
-    result = converge(host, flower_server_name="a b; oops")
+    result = converge_host(host, flower_server_name="a b; oops")
     assert result.returncode != 0
     assert 'unknown directive "oops"' in result.stdout
     assert host.file("/etc/nginx/conf.d/flower.conf").content == before
@@ -241,7 +219,7 @@ def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
 def test_settings_that_flower_refuses_change_nothing(host: Any) -> None:
     before = host.file("/etc/flower/flowerconfig.py").content
     # Celery takes names of one kind only.
-    result = converge(host, flower_celery_settings={"CELERY_TIMEZONE": "UTC"})
+    result = converge_host(host, flower_celery_settings={"CELERY_TIMEZONE": "UTC"})
     assert result.returncode != 0
     assert "Cannot mix new and old setting keys" in result.stdout
     assert host.file("/etc/flower/flowerconfig.py").content == before
@@ -249,7 +227,7 @@ def test_settings_that_flower_refuses_change_nothing(host: Any) -> None:
 
 
 def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
-    result = converge(host, flower_tls_key="/etc/ssl/key.pem", flower_basic_auth_password="é")
+    result = converge_host(host, flower_tls_key="/etc/ssl/key.pem", flower_basic_auth_password="é")
     assert result.returncode != 0
     assert "set both or none" in result.stdout
     assert "printable ASCII" in result.stdout
@@ -263,11 +241,11 @@ def test_it_moves_to_tls_on_all_addresses_and_back(host: Any) -> None:
     )
     try:
         # From one address to all at the same port: a reload of nginx can't do that.
-        result = converge(host, flower_listen_address=EVERYWHERE)
+        result = converge_host(host, flower_listen_address=EVERYWHERE)
         assert result.returncode == 0, result.stdout + result.stderr
         assert sockets(host) == {"0.0.0.0:80", "127.0.0.1:5555"}
         tls = {"flower_tls_certificate": "/etc/ssl/t.pem", "flower_tls_key": "/etc/ssl/private/t.key"}
-        result = converge(host, flower_listen_address=EVERYWHERE, **tls)
+        result = converge_host(host, flower_listen_address=EVERYWHERE, **tls)
         assert result.returncode == 0, result.stdout + result.stderr
         assert sockets(host) == {"0.0.0.0:443", "127.0.0.1:5555"}
         url = f"https://{address(host)}/workers"
@@ -275,7 +253,7 @@ def test_it_moves_to_tls_on_all_addresses_and_back(host: Any) -> None:
         assert " 401 " in reply
         assert "Strict-Transport-Security" in reply
     finally:
-        result = converge(host)
+        result = converge_host(host)
     assert result.returncode == 0, result.stdout + result.stderr
     assert sockets(host) == {f"{address(host)}:80", "127.0.0.1:5555"}
     assert answers(host)

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from celery import chain, group
 from rabbitmq.tests.probe_app import QUEUES, add, app, once_more
+from shared.features import events_arrive, try_out
 
 WAIT = 30
 control = app.control
-
-
-def events() -> bool:
-    """Tell whether the events of a task arrive at a listener such as Flower."""
-    seen = []
-    until = monotonic() + WAIT
-
-    def note(event: dict[str, Any]) -> None:
-        seen.append(event["type"])
-        receiver.should_stop = event["type"] == "task-succeeded" or monotonic() > until
-
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": note})
-        add.apply_async((1, 1), countdown=1)
-        try:
-            receiver.capture(limit=None, timeout=WAIT)
-        except TimeoutError:
-            return False
-    return "task-succeeded" in seen
 
 
 def purge() -> int:
@@ -70,19 +50,10 @@ FEATURES: dict[str, tuple[Callable[[], Any], Any]] = {
         lambda: next(iter(control.revoke("x", reply=True, timeout=WAIT, limit=1)[0].values()))["ok"],
         "tasks {'x'} flagged as revoked",
     ),
-    "events": (events, True),
+    "events": (lambda: events_arrive(app, lambda: add.apply_async((1, 1), countdown=1), WAIT), True),
     "purge": (purge, 3),
 }
 
 
-def main() -> None:
-    for name, (run, expected) in FEATURES.items():
-        try:
-            result = run()
-        except Exception as error:
-            result = f"{type(error).__name__}: {error}"
-        print(json.dumps({"feature": name, "result": result, "expected": expected}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    try_out(FEATURES)

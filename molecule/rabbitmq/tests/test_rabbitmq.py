@@ -23,6 +23,7 @@ from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 from playwright.sync_api import Page, sync_playwright
 from shared.deployed import wait_until
+from shared.playbook import changed, converge
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
@@ -91,28 +92,7 @@ class Broker:
 
     def converge(self, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run the scenario's playbook on this host, with other values of variables."""
-        return subprocess.run(
-            [
-                "ansible-playbook",
-                str(SCENARIO / "converge.yml"),
-                "--diff",
-                "--limit",
-                self.name,
-                "-e",
-                json.dumps(variables),
-                *options,
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-        )
-
-
-def changed(run: subprocess.CompletedProcess[str]) -> int:
-    """Return how many tasks changed something."""
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
-    return int(re.findall(r"\bchanged=(\d+)", run.stdout)[0])
+        return converge("--diff", "--limit", self.name, *options, **variables)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import shlex
 import ssl
@@ -13,13 +12,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, sync_playwright
+from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
 from shared.lab import reboot
+from shared.playbook import converge_host
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 BROKER = "R:127.0.0.1:6379:0"
@@ -89,18 +89,6 @@ def shows_the_queue(host: Any) -> bool:
 
 def context(browser: Browser, password: str) -> BrowserContext:
     return browser.new_context(http_credentials={"username": "redis", "password": password})
-
-
-def converge(host: Any, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the scenario's playbook on one host with other variables."""
-    playbook = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
-    return subprocess.run(
-        ["ansible-playbook", str(playbook), "--limit", host.backend.host, "--extra-vars", json.dumps(variables)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-    )
 
 
 def sockets(host: Any) -> set[str]:
@@ -218,20 +206,10 @@ def test_secrets_are_nowhere_that_others_can_read(host: Any) -> None:
     secrets = [variable(host, name) for name in ("redis_ui_test_password", "redis_ui_test_redis_password")]
     # As they are, and as JSON and URLs have them.
     texts = {*secrets, *(json.dumps(text)[1:-1] for text in secrets), *(urllib.parse.quote(text) for text in secrets)}
-    patterns = "".join(f"{text}\n" for text in texts)
-    host.check_output(f"umask 077; printf %s {shlex.quote(patterns)} >/root/secrets")
-    files = host.run(
-        "runuser -u nobody -- find /etc /opt /run /srv /tmp /usr/local /var -xdev -type f -readable -print0 2>/dev/null"
-        " | xargs -0 grep -lFf /root/secrets --"
-    )
-    assert not files.stdout
-    # sudo logs what these tests do themselves.
-    assert not host.run("journalctl --no-pager | grep -v ' sudo\\[' | grep -Ff /root/secrets").stdout
     # Everybody may ask for these.
-    shown = host.check_output("ps -ewwo args | grep -v '^sudo '; systemctl show redis-ui; systemctl cat redis-ui")
-    assert "redis-commander.js" in shown
-    assert not [text for text in texts if text in shown]
-    host.check_output("rm /root/secrets")
+    shown = "ps -ewwo args | grep -v '^sudo '; systemctl show redis-ui; systemctl cat redis-ui"
+    assert "redis-commander.js" in host.check_output(shown)
+    assert_nobody_reads(host, texts, shown)
     for path in ("/etc/redis-ui/local.json", "/etc/nginx/redis-ui.htpasswd"):
         assert host.run(f"runuser -u nobody -- cat {path}").rc != 0
     # nginx's own user has no need of Redis's password.
@@ -255,7 +233,7 @@ def test_it_is_confined_and_owns_nothing(host: Any) -> None:
 
 def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
     before = host.file("/etc/nginx/conf.d/redis-ui.conf").content
-    result = converge(host, redis_ui_server_name="a b; oops")
+    result = converge_host(host, redis_ui_server_name="a b; oops")
     assert result.returncode != 0
     assert 'unknown directive "oops"' in result.stdout
     assert host.file("/etc/nginx/conf.d/redis-ui.conf").content == before
@@ -264,8 +242,11 @@ def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
 
 def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
     databases = [{"name": "a", "db": 1}, {"name": "b", "db": 1}]
-    result = converge(
-        host, redis_ui_tls_key="/etc/ssl/key.pem", redis_ui_basic_auth_password="é", redis_ui_databases=databases
+    result = converge_host(
+        host,
+        redis_ui_tls_key="/etc/ssl/key.pem",
+        redis_ui_basic_auth_password="é",
+        redis_ui_databases=databases,
     )
     assert result.returncode != 0
     assert "set both or none" in result.stdout
@@ -275,7 +256,7 @@ def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
 
 
 def test_a_wrong_password_of_redis_is_noticed_and_not_logged(host: Any) -> None:
-    result = converge(host, redis_ui_redis_password="not the password of Redis")
+    result = converge_host(host, redis_ui_redis_password="not the password of Redis")
     assert result.returncode != 0
     assert "has logged in to Redis" in result.stdout
     assert "not the password of Redis" not in host.check_output("journalctl --no-pager -u redis-ui")
@@ -288,7 +269,7 @@ def writable_with_tls(host: Any) -> Iterator[None]:
         "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=redis -days 2"
         " -keyout /etc/ssl/private/t.key -out /etc/ssl/t.pem"
     )
-    result = converge(
+    result = converge_host(
         host,
         redis_ui_listen_address=EVERYWHERE,
         redis_ui_tls_certificate="/etc/ssl/t.pem",
@@ -300,7 +281,7 @@ def writable_with_tls(host: Any) -> Iterator[None]:
     yield
     ON_TLS.remove(site(host))
     redis(host, "acl load")
-    result = converge(host)
+    result = converge_host(host)
     assert result.returncode == 0, result.stdout + result.stderr
     address = variable(host, "ansible_host")
     assert sockets(host) == {f"{address}:80", f"{address}:8081"}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import pytest
 from shared.deployed import RUN, Shop, call, wait_until
 from shared.lab import reboot
+from shared.playbook import PLAYBOOKS, run_playbook
 from shop.ledger import Tally, count
 
 testinfra_hosts = ["ansible://control1"]
-PLAYBOOKS = Path(__file__).parents[3] / "playbooks"
 PING = f"{RUN} celery -A shop.celery:app inspect ping --timeout 10"
 WORKERS = {"customers": "general", "email": "general", "ticks": "general", "video": "media", "reports": "media"}
 BROKER = "redis" if "redis" in os.environ["MOLECULE_SCENARIO_NAME"] else "rabbitmq"
@@ -34,11 +33,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def playbook(name: str, *options: str) -> str:
+def playbook(name: str, *options: str, **variables: Any) -> str:
     """Run one of the playbooks on the scenario's hosts and return what it prints."""
-    run = subprocess.run(
-        ["ansible-playbook", str(PLAYBOOKS / f"{name}.yml"), *options], capture_output=True, text=True, check=False
-    )
+    run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr
     return run.stdout
 
@@ -182,7 +179,7 @@ def test_an_old_password_is_of_no_use_after_a_change(shop: Shop) -> None:
     old = shop.output("sh -c '. /etc/shop/environment; echo $CELERY_BROKER_URL'", "worker1").strip()
     before = shop.pids("worker1")
     password = "%h p@ss/w:ö'rd \"# 100%"
-    told = playbook("site", "-e", json.dumps({f"{BROKER}_application_password": password}))
+    told = playbook("site", **{f"{BROKER}_application_password": password})
     assert password not in told
     new = shop.output("sh -c '. /etc/shop/environment; echo $CELERY_BROKER_URL'", "worker1").strip()
     assert new != old

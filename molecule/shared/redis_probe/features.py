@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -13,29 +12,11 @@ from typing import Any
 from celery import chain, chord, group
 from celery.result import GroupResult
 from kombu.entity import Exchange, Queue
+from shared.features import events_arrive, try_out
 from shared.redis_probe.app import QUEUES, UNUSED, add, app, fail, grow, noted, once_more, refused, total
 
 WAIT = 10
 control = app.control
-
-
-def events() -> bool:
-    """Tell whether the events of a task arrive at a listener such as Flower."""
-    seen = []
-
-    def note(event: dict[str, Any]) -> None:
-        seen.append(event["type"])
-        if event["type"] == "task-succeeded":
-            receiver.should_stop = True
-
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"*": note})
-        add.apply_async((1, 1), countdown=1)
-        try:
-            receiver.capture(limit=None, timeout=WAIT)
-        except TimeoutError:
-            return False
-    return "task-succeeded" in seen
 
 
 def by_hand() -> list[Any]:
@@ -114,20 +95,11 @@ FEATURES: dict[str, tuple[Callable[[], Any], Any]] = {
         lambda: next(iter(control.revoke("x", reply=True, timeout=WAIT, limit=1)[0].values()))["ok"],
         "tasks {'x'} flagged as revoked",
     ),
-    "events": (events, True),
+    "events": (lambda: events_arrive(app, lambda: add.apply_async((1, 1), countdown=1), WAIT), True),
     "by hand": (by_hand, [0, 3, 3]),
     "fan-out": (notice, True),
 }
 
 
-def main() -> None:
-    for name, (run, expected) in FEATURES.items():
-        try:
-            result = run()
-        except Exception as error:
-            result = f"{type(error).__name__}: {error}"
-        print(json.dumps({"feature": name, "result": result, "expected": expected}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    try_out(FEATURES)
