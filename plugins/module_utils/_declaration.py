@@ -22,6 +22,7 @@ _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+ACTIVATIONS = ("warm", "handover")
 _RESERVED_WORKERS = ("beat", "flower")
 _SECONDS_A_DAY = 86400
 
@@ -75,6 +76,7 @@ class Worker:
         soft_time_limit: seconds, None: the longest of its queues.
         max_memory_per_child: bytes.
         memory: bytes that the whole program may take, for pools without a cap.
+        activation: how it comes to a new release, "warm" or "handover".
     """
 
     name: str
@@ -92,6 +94,7 @@ class Worker:
     optimization: str = "fair"
     log_level: str = "INFO"
     node_name: str = ""
+    activation: str = "warm"
     extra_args: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -377,6 +380,7 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
         optimization=reader.choice("optimization", ("fair", "default"), "fair"),
         log_level=reader.choice("log_level", _LOG_LEVELS, "INFO"),
         node_name=node_name,
+        activation=reader.choice("activation", ACTIVATIONS, "warm"),
         extra_args=extra_args,
         environment=reader.environment("environment"),
     )

@@ -62,12 +62,26 @@ _DERIVED_SETTINGS = {
 
 
 @dataclass(frozen=True)
+class Slot:
+    """A program of Supervisor and the name of its Celery node."""
+
+    name: str
+    node: str
+
+
+@dataclass(frozen=True)
 class Program:
-    """A Supervisor program that runs a Celery worker on one host."""
+    """A worker on one host.
+
+    Attributes:
+        slots: one, or two if it comes to a new release by handover: then both run for a while.
+        argv: the arguments of celery, without the node's name.
+        memory: bytes, of one of its slots.
+    """
 
     name: str
     worker: str
-    node: str
+    slots: tuple[Slot, ...]
     pool: str
     queues: tuple[str, ...]
     size: str
@@ -120,10 +134,10 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
     minimum, maximum = worker.minimum, worker.maximum
     concurrency = processors if maximum is None else maximum
     soft, hard = limits(worker, queues)
-    node = f"{worker.node_name or worker.name}@%h"
+    name, node = f"{app_name}-{worker.name}", worker.node_name or worker.name
+    suffixes = ("-a", "-b") if worker.activation == "handover" else ("",)
     argv = [
         "worker",
-        f"--hostname={node}",
         f"--queues={','.join(worker.queues)}",
         f"--pool={worker.pool.name}",
         f"--autoscale={maximum},{minimum}" if worker.autoscale else f"--concurrency={concurrency}",
@@ -149,9 +163,9 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
     # Neighbours' clocks and revokes are not worth a second at each start and n² messages.
     argv += ["--without-mingle", "--without-gossip", *worker.extra_args]
     return Program(
-        name=f"{app_name}-{worker.name}",
+        name=name,
         worker=worker.name,
-        node=node,
+        slots=tuple(Slot(f"{name}{suffix}", f"{node}{suffix}@%h") for suffix in suffixes),
         pool=worker.pool.name,
         queues=worker.queues,
         size=f"{minimum}-{maximum}" if worker.autoscale else str(concurrency),
@@ -200,8 +214,8 @@ def place(
             )
     for host, placed in programs.items():
         for kind, labels in (
-            ("program", [item.name for item in placed]),
-            ("node name", {item.name: item.node for item in placed}.values()),
+            ("program", [slot.name for item in placed for slot in item.slots]),
+            ("node name", {slot.name: slot.node for item in placed for slot in item.slots}.values()),
         ):
             for label, count in Counter(labels).items():
                 if count > 1:
@@ -231,7 +245,10 @@ def _budget(host: Host, programs: list[Program], extras: Mapping[str, int]) -> d
     Args:
         extras: bytes for what runs there besides programs.
     """
-    parts = {item.name: item.memory for item in programs} | dict(extras) | {"system": HOST_RESERVE}
+    parts = {
+        item.name + (" (both slots)" if len(item.slots) > 1 else ""): len(item.slots) * item.memory for item in programs
+    }
+    parts |= dict(extras) | {"system": HOST_RESERVE}
     return {"needed": sum(parts.values()), "available": host.memory, "parts": parts}
 
 
@@ -248,6 +265,8 @@ def _check_budget(name: str, budget: Mapping[str, Any], broker: Need, problems: 
     mends = []
     if set(parts) - {"broker", "beat", "flower", "system"}:
         mends.append("lower concurrency, autoscale.max or max_memory_per_child, move a worker to another group")
+    if any(label.endswith("(both slots)") for label in parts):
+        mends.append("set activation: warm, as a handover runs two of a worker for a while")
     if "broker" in parts:
         terms += f" (of what the broker has, {SHARE:.0%} may be messages: {broker.arithmetic})"
         mends.append("lower backlog or message_size of celery_queues")

@@ -35,6 +35,13 @@ options:
       name: {description: The program's name., type: str, required: true}
       config: {description: Text of its configuration file., type: str, required: true}
       environment: {description: Variables of this program alone; nothing secret., type: dict, default: {}}
+      slot_of:
+        description:
+          - Programs with the same value are slots of one worker, of which one is to run. That is the one that has a
+            file, or else the first.
+          - One that still ends its tasks after a handover is left to it.
+        type: str
+        default: ""
   root:
     description: The application's directory, with C(current) in it.
     type: path
@@ -129,26 +136,37 @@ def check_with_supervisor(configs: Mapping[str, str]) -> None:
             ) from error
 
 
+def live_programs(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the programs that should run: all, but of a worker's slots one."""
+    directory, prefix = Path(parameters["directory"]), f"{parameters['app_name']}.{parameters['kind']}."
+    chosen: dict[str, dict[str, Any]] = {}
+    for item in parameters["programs"]:
+        worker = item["slot_of"] or item["name"]
+        if worker not in chosen or (directory / f"{prefix}{item['name']}.conf").exists():
+            chosen[worker] = item
+    return list(chosen.values())
+
+
 class Files:
     """The files of a set of programs: what they should hold and what they hold."""
 
-    def __init__(self, module: AnsibleModule) -> None:
+    def __init__(self, module: AnsibleModule, programs: list[dict[str, Any]]) -> None:
         parameters = module.params
         self._directory = Path(parameters["directory"])
         prefix = f"{parameters['app_name']}.{parameters['kind']}."
-        self.configs = {f"{prefix}{item['name']}.conf": item["config"] for item in parameters["programs"]}
+        self.configs = {f"{prefix}{item['name']}.conf": item["config"] for item in programs}
         self._environment_dir = Path(parameters["config_dir"]) / "programs"
         group = parameters["app_name"]
         self._wanted: dict[Path, tuple[str, int, str]] = {
             self._directory / name: (text, 0o640, "root") for name, text in self.configs.items()
         }
-        for item in parameters["programs"]:
+        for item in programs:
             if item["environment"]:
                 path = self._environment_dir / f"{item['name']}.env"
                 self._wanted[path] = (environment_text(item["environment"]), 0o640, group)
         present = sorted(self._directory.glob(f"{prefix}*.conf")) if self._directory.is_dir() else []
         gone = [path.name.removeprefix(prefix).removesuffix(".conf") for path in present if path not in self._wanted]
-        names = {item["name"] for item in parameters["programs"]}
+        names = {item["name"] for item in programs}
         environments = [self._environment_dir / f"{name}.env" for name in sorted(names | set(gone))]
         self.removed = [path for path in (*present, *environments) if path not in self._wanted and path.exists()]
         self.written = [
@@ -215,9 +233,11 @@ def stale_programs(
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     parameters = module.params
-    names = [item["name"] for item in parameters["programs"]]
+    programs = live_programs(parameters)
+    names = [item["name"] for item in programs]
+    slots = {item["name"] for item in parameters["programs"]}
     root, config_dir = Path(parameters["root"]), Path(parameters["config_dir"])
-    files = Files(module)
+    files = Files(module, programs)
     result: dict[str, Any] = {
         "written": [str(path) for path in files.written],
         "removed": [str(path) for path in files.removed],
@@ -237,8 +257,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     processes = server.processes()
     reread = _predicted(files, processes, parameters) if module.check_mode else server.reread()
     owned = re.compile(rf"{re.escape(parameters['app_name'])}-.+").fullmatch
+
+    def ours(name: str) -> bool:
+        draining = name in slots and name in processes and processes[name].state == "STOPPING"
+        return bool(owned(name)) and not draining
+
     stale = stale_programs(names, server, processes, root, config_dir)
-    actions = decide(names, lambda name: bool(owned(name)), reread, processes, stale)
+    actions = decide(names, ours, reread, processes, stale)
     if not module.check_mode:
         carry_out(
             server,
@@ -280,6 +305,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "config": {"type": "str", "required": True},
                     "environment": {"type": "dict", "default": {}},
+                    "slot_of": {"type": "str", "default": ""},
                 },
             },
             "root": {"type": "path", "required": True},

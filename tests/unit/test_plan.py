@@ -50,7 +50,7 @@ def test_the_command_says_what_was_declared() -> None:
     )["argv"]
     assert argv[0] == "worker"
     assert {
-        "--hostname=video@%h", "--queues=video", "--pool=prefork", "--autoscale=3,2", "--max-memory-per-child=204800",
+        "--queues=video", "--pool=prefork", "--autoscale=3,2", "--max-memory-per-child=204800",
         "--max-tasks-per-child=7", "--prefetch-multiplier=2", "--loglevel=DEBUG", "--time-limit=1300",
         "--soft-time-limit=1080", "-Ofair",
     } <= set(argv)  # fmt: skip
@@ -262,3 +262,24 @@ def test_the_broker_listens_where_the_fleet_needs_it(
 def test_a_fleet_of_one_host_has_a_broker_on_loopback() -> None:
     groups = {name: ["worker1"] for name in ("all", "broker", "workers", "beat", "flower")}
     assert make_plan(declaration(), groups, FACTS).values["broker"]["listen_addresses"] == ["127.0.0.1"]
+
+
+def test_a_handover_has_two_slots_and_memory_for_both() -> None:
+    (one,) = program(with_worker())["slots"]
+    assert one == {"name": "shop-video", "node": "video@%h"}
+    raw = with_worker(activation="handover")
+    first, second = program(raw)["slots"]
+    assert (first["name"], first["node"]) == ("shop-video-a", "video-a@%h")
+    assert (second["name"], second["node"]) == ("shop-video-b", "video-b@%h")
+    parts = plan(raw).values["hosts"]["worker1"]["memory"]["parts"]
+    assert parts["shop-video (both slots)"] == 2 * program(raw)["memory"]
+    (problem, _) = [str(each) for each in plan(with_worker(activation="handover", max_memory_per_child="1GB")).problems]
+    assert "shop-video (both slots) 4.19 GB" in problem
+    assert "set activation: warm" in problem
+
+
+def test_a_slot_can_not_have_another_workers_name() -> None:
+    raw = with_worker(activation="handover")
+    raw["workers"][0]["name"] = "video-a"
+    raw["workers"][0]["queues"] = ["customers"]
+    assert any("the program shop-video-a" in str(problem) for problem in plan(raw).problems)
