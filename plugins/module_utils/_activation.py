@@ -47,6 +47,7 @@ class Seen:
         queues: that it said it consumes.
         tried: seconds since this activation started it, or first saw that it was started on what is on disk; None if
             neither happened.
+        idle: this activation started it, or an earlier one that failed, and it never was at work: it has no tasks.
         log: the end of its log, for a message.
     """
 
@@ -55,6 +56,7 @@ class Seen:
     answers: bool = False
     queues: frozenset[str] = field(default_factory=frozenset)
     tried: float | None = None
+    idle: bool = False
     log: str = ""
 
     @property
@@ -101,27 +103,38 @@ def next_step(wanted: Wanted, seen: Mapping[str, Seen], live: str) -> Step:
     mine = seen.get(live, Seen())
     other = next((slot for slot in wanted.slots if slot != live), "")
     beside = seen.get(other, Seen())
-    if mine.state == "STOPPING":
-        return Step(waits=f"{live} ends its tasks")
-    if mine.current or (mine.down and mine.tried is not None):
-        step = _come_up(wanted, live, mine)
-        if step.done and beside.up:
-            # What a handover that was broken off has left.
-            return Step(stop=other, waits=f"{other} is told to end")
+    if (step := _cleared(live, mine, stop=not wanted.handover)) is not None:
         return step
-    if mine.down:
+    if mine.up and not mine.current:
+        return _hand_over(wanted, (live, other), beside)
+    if mine.down and mine.tried is None:
         return Step(start=live, waits=f"{live} starts")
-    if not wanted.handover:
-        return Step(stop=live, waits=f"{live} is told to end")
-    return _hand_over(wanted, (live, other), beside)
+    step = _come_up(wanted, live, mine)
+    if step.done and beside.up:
+        # What a handover that was broken off has left.
+        return Step(stop=other, waits=f"{other} is told to end")
+    return step
+
+
+def _cleared(slot: str, seen: Seen, *, stop: bool) -> Step | None:
+    """Return what frees a slot of a worker that is not to run there; None if there is none.
+
+    Args:
+        stop: whether one that is at work is to be ended.
+    """
+    if seen.idle and not seen.current and not seen.down:
+        return Step(kill=slot, waits=f"{slot}, which never came up, is ended")
+    if seen.state == "STOPPING":
+        return Step(waits=f"{slot} ends its tasks")
+    if stop and seen.up and not seen.current:
+        return Step(stop=slot, waits=f"{slot} is told to end")
+    return None
 
 
 def _hand_over(wanted: Wanted, slots: tuple[str, str], beside: Seen) -> Step:
     live, other = slots
-    if beside.state == "STOPPING":
-        return Step(waits=f"{other} still ends tasks of an earlier release")
-    if beside.up and not beside.current:
-        return Step(stop=other, waits=f"{other} is told to end")
+    if (step := _cleared(other, beside, stop=True)) is not None:
+        return step
     if not beside.current and beside.tried is None:
         return Step(start=other, waits=f"{other} starts")
     step = _come_up(wanted, other, beside)

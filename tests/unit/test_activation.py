@@ -40,7 +40,7 @@ class Host:
             self.programs[step.stop] = replace(self.programs[step.stop], state="STOPPING", answers=False)
             self.ticks[step.stop] = self.drains
         if step.kill:
-            del self.programs[step.kill]
+            self.programs[step.kill] = Seen()
         for name, seen in list(self.programs.items()):
             left = self.ticks[name] = self.ticks.get(name, 0) - 1
             tried = (seen.tried or 0.0) + 5 if seen.current else None
@@ -104,7 +104,15 @@ def test_a_worker_that_hangs_at_its_start_is_a_failure(wanted: Wanted) -> None:
     step = host.run()
     assert "does not answer after 60 s" in step.failure
     if wanted.handover:
-        assert set(host.programs) == {live}, "the one that hangs is left"
+        assert host.programs[HANDOVER.slots[1]].down, "the one that hangs is left"
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "STOPPING"])
+def test_what_an_activation_that_failed_has_left_is_not_waited_for(state: str) -> None:
+    hung = Seen(state, idle=True)
+    assert next_step(WARM, {"shop-email": hung}, "shop-email").kill == "shop-email"
+    programs = {"shop-email-a": OLD, "shop-email-b": hung}
+    assert next_step(HANDOVER, programs, "shop-email-a").kill == "shop-email-b"
 
 
 def test_a_worker_that_does_not_consume_its_queues_is_a_failure() -> None:
@@ -124,6 +132,7 @@ states = st.builds(
     answers=st.booleans(),
     queues=st.sampled_from([QUEUES, frozenset()]),
     tried=st.none() | st.floats(0, 100),
+    idle=st.booleans(),
 )
 
 
