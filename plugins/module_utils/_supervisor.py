@@ -101,6 +101,10 @@ class SocketServer:
     def stop(self, name: str) -> None:
         self._call("stopProcess", name, False, ignore=NOT_RUNNING)
 
+    def kill(self, name: str) -> None:
+        """End a program and all that it started at once, by SIGKILL."""
+        self._call("signalProcessGroup", name, "KILL", ignore=NOT_RUNNING)
+
     def start(self, name: str) -> None:
         self._call("startProcess", name, False, ignore=ALREADY_STARTED)
 

@@ -1,0 +1,438 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Bring a host's programs to a release that is on it already."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_activate
+short_description: Bring a host's programs to a release that is on it, warm or by handover, a slice of time a call
+description:
+  - Points C(current) to the release, restarts all programs that run on another, all at the same time, and waits until
+    each runs on it, answers by remote control and consumes its queues.
+  - Returns after O(seconds), ready or not, with what it waits for. Called again it goes on where it was, also after the
+    controller or the host was away.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It says which programs would be restarted.}
+  diff_mode: {support: full, description: Of the release that C(current) points to.}
+options:
+  app_name:
+    description: The application.
+    type: str
+    required: true
+  app:
+    description: What C(celery -A) takes.
+    type: str
+    required: true
+  user:
+    description: The application's user.
+    type: str
+    required: true
+  version:
+    description: The release. It must have been made, and checked, by M(fleet.celery.celery_release).
+    type: str
+    required: true
+  root:
+    description: The application's directory.
+    type: path
+    required: true
+  config_dir:
+    description: Directory of its environment and settings.
+    type: path
+    required: true
+  state_dir:
+    description: Directory in which is kept what a later call must know.
+    type: path
+    required: true
+  programs:
+    description: The programs of this host.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name: {description: The program's name in Supervisor., type: str, required: true}
+      slot_of: {description: As for M(fleet.celery.supervisor_programs)., type: str, default: ""}
+      kind: {description: As for M(fleet.celery.supervisor_programs)., type: str, default: worker}
+      node: {description: Name of its node. Without one it is not asked., type: str, default: ""}
+      queues: {description: Queues that it must consume., type: list, elements: str, default: []}
+      config: {description: Text of its configuration file., type: str, required: true}
+      environment: {description: Variables of this program alone., type: dict, default: {}}
+  start_timeout:
+    description: Seconds until a program that was started must be at work.
+    type: int
+    default: 60
+  seconds:
+    description: Seconds after which it returns, ready or not.
+    type: int
+    default: 15
+  directory:
+    description: Directory that Supervisor includes.
+    type: path
+    default: /etc/supervisor/conf.d
+  socket:
+    description: Supervisor's socket.
+    type: path
+    default: /run/supervisor.sock
+"""
+
+EXAMPLES = r"""
+- name: Bring the workers to the release
+  fleet.celery.celery_activate:
+    app_name: shop
+    app: shop.celery:app
+    user: shop
+    version: 1.4.0
+    root: /srv/shop
+    config_dir: /etc/shop
+    state_dir: /var/lib/shop
+    programs: "{{ programs }}"
+  register: activation
+  until: activation.done
+  retries: 300
+"""
+
+RETURN = r"""
+done: {description: Whether each program runs on the release and is at work., type: bool, returned: always}
+failures: {description: Why that can't be., type: list, elements: str, returned: always}
+waits: {description: What is waited for., type: list, elements: str, returned: always}
+previous: {description: The release before this activation., type: str, returned: always}
+programs: {description: For each program its phases, with their times., type: dict, returned: always}
+draining: {description: Programs that still end their tasks., type: list, elements: str, returned: always}
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._activation import Seen, Step, Wanted, next_step
+from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
+from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
+from ansible_collections.fleet.celery.plugins.module_utils._release import read_record, started_from
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    Process,
+    SocketServer,
+    SupervisorError,
+    environment_of,
+    log_tail,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker
+
+STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
+POLL_SECONDS = 0.5
+
+
+class Notes:
+    """What a later call must know of this activation, in a file of root's."""
+
+    def __init__(self, path: Path, version: str, *, keep: bool) -> None:
+        self._path, self._keep = path, keep
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            raw = {}
+        same = raw.get("version") == version
+        self.began: float = raw["began"] if same else time.time()
+        self.previous: str = raw.get("previous", "") if same else ""
+        # When each program was first started, by its name.
+        self.tried: dict[str, float] = raw.get("tried", {}) if same else {}
+        # Those that were started, now or by an activation that failed, and never were at work.
+        self.idle: set[str] = set(raw.get("idle", []))
+        # What its worker was at when a program was told to end.
+        self.ending: dict[str, dict[str, Any]] = raw.get("ending", {})
+        self.phases: dict[str, list[list[Any]]] = raw.get("phases", {}) if same else {}
+        self._version = version
+
+    def phase(self, program: str, name: str) -> None:
+        phases = self.phases.setdefault(program, [])
+        if not phases or phases[-1][1] != name:
+            phases.append([round(time.time(), 2), name])
+
+    def write(self) -> None:
+        if not self._keep:
+            return
+        kept = {
+            "version": self._version,
+            "began": self.began,
+            "previous": self.previous,
+            "tried": self.tried,
+            "idle": sorted(self.idle),
+            "ending": self.ending,
+            "phases": self.phases,
+        }
+        write_file(self._path, json.dumps(kept, indent=1) + "\n", 0o600, "root")
+
+
+class Activation:
+    """One call: looks, decides and acts until all is well, something failed, or the time is over."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.parameters: dict[str, Any] = module.params
+        self.root, self.config_dir = Path(module.params["root"]), Path(module.params["config_dir"])
+        self.directory = Path(module.params["directory"])
+        self.items: dict[str, dict[str, Any]] = {item["name"]: item for item in module.params["programs"]}
+        self.slots: dict[str, list[str]] = {}
+        for item in module.params["programs"]:
+            self.slots.setdefault(item["slot_of"] or item["name"], []).append(item["name"])
+        self.server = SocketServer(module.params["socket"])
+        path = Path(module.params["state_dir"]) / ".activation.json"
+        self.notes = Notes(path, module.params["version"], keep=not module.check_mode)
+        self.current = self.root / "current"
+        self.target = Path("releases") / module.params["version"]
+        self.asker: Asker | None = None
+        self.working: set[str] = set()
+        self.changed = False
+
+    # ---- What there is ----
+
+    def live(self, worker: str) -> str:
+        """Return the slot of a worker that starts with the host: the one that has a file."""
+        slots = self.slots[worker]
+        return next((slot for slot in slots if self._config(slot).exists()), slots[0])
+
+    def _config(self, name: str) -> Path:
+        return self.directory / f"{self.parameters['app_name']}.{self.items[name]['kind']}.{name}.conf"
+
+    def look(self) -> dict[str, Seen]:
+        """Return each program that Supervisor knows, and ask those that should be at work whether they are."""
+        processes = {name: item for name, item in self.server.processes().items() if name in self.items}
+        current = {name for name, item in processes.items() if self._is_current(name, item)}
+        for name in current:
+            self.notes.tried.setdefault(name, time.time())
+        answers = self._answers(current)
+        now = time.time()
+        seen = {}
+        for name, item in processes.items():
+            tried = self.notes.tried.get(name)
+            answered, queues = answers.get(name, (False, frozenset()))
+            if answered:
+                self.notes.idle.discard(name)
+            seen[name] = Seen(
+                item.state,
+                name in current,
+                answered,
+                queues,
+                None if tried is None else max(0.0, now - tried),
+                name in self.notes.idle,
+                log_tail(item.logfile) if item.stopped or (tried and now - tried > self._patience) else "",
+            )
+        return seen
+
+    @property
+    def _patience(self) -> float:
+        return float(self.parameters["start_timeout"])
+
+    def _is_current(self, name: str, process: Process) -> bool:
+        if not process.pid or process.state not in {"STARTING", "RUNNING"}:
+            return False
+        digest = environment_of(process.pid).get(STARTED_FROM)
+        if digest is None:
+            # Supervisor has only just spawned it, and it is the wrapper's shell still: it reads what is on disk now.
+            return True
+        return digest == started_from(self.root, self.config_dir, name)
+
+    def _answers(self, current: set[str]) -> dict[str, tuple[bool, frozenset[str]]]:
+        """Return which of these programs are at work, with the queues that they consume."""
+        found = {}
+        asked = {}
+        for name in current:
+            item = self.items[name]
+            if name in self.working or not item["node"]:
+                # Beat answers nobody: Supervisor's word, that it stayed up, is all there is.
+                up = name in self.working or self.server.processes()[name].state == "RUNNING"
+                found[name] = (up, frozenset(item["queues"]))
+            else:
+                asked[item["node"]] = name
+        if asked:
+            for node, answer in self._ask(asked).items():
+                found[asked[node]] = (True, answer.queues)
+        self.working |= {
+            name for name, (up, queues) in found.items() if up and set(self.items[name]["queues"]) <= queues
+        }
+        return found
+
+    def _ask(self, nodes: Any) -> Any:  # noqa: ANN401 - of Asker.ask
+        if self.asker is None:
+            run = ["runuser", "-u", self.parameters["user"], "--", str(self.root / "bin" / "celery_run")]
+            self.asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
+        return self.asker.ask(nodes)
+
+    # ---- What is done ----
+
+    def act(self, worker: str, step: Step) -> None:
+        if step.live:
+            self._go_live(worker, step.live)
+        if step.stop:
+            self.changed = True
+            self._note_tasks(step.stop)
+            self.server.stop(step.stop)
+            self.notes.phase(step.stop, "draining")
+        if step.kill:
+            self.changed = True
+            self.server.stop(step.kill)
+            self.server.kill(step.kill)
+            self.notes.phase(step.kill, "killed")
+        if step.start:
+            self.changed = True
+            self.notes.tried.setdefault(step.start, time.time())
+            self.notes.idle.add(step.start)
+            self._start(step.start)
+            self.notes.phase(step.start, "starting")
+        if step.done:
+            self.notes.phase(self.live(worker), "up")
+        self.notes.write()
+
+    def _start(self, name: str) -> None:
+        if name in self.server.processes():
+            self.server.start(name)
+            return
+        self._write(name)
+        self.server.reread()
+        self.server.add(name)
+
+    def _write(self, name: str) -> None:
+        item = self.items[name]
+        environment = self.config_dir / "programs" / f"{name}.env"
+        if item["environment"]:
+            write_file(environment, environment_text(item["environment"]), 0o640, self.parameters["user"])
+        write_file(self._config(name), item["config"], 0o644, "root")
+
+    def _go_live(self, worker: str, slot: str) -> None:
+        """Let only this slot start with the host from now on."""
+        self._write(slot)
+        for other in self.slots[worker]:
+            if other != slot:
+                self._config(other).unlink(missing_ok=True)
+        self.server.reread()
+
+    def _note_tasks(self, name: str) -> None:
+        node = self.items[name]["node"]
+        answer = self._ask([node]).get(node) if node else None
+        tasks = [{"id": task.id, "name": task.name, "since": task.since} for task in answer.tasks] if answer else []
+        self.notes.ending[name] = {"at": time.time(), "tasks": tasks}
+
+    def sweep(self, processes: dict[str, Process]) -> None:
+        """Have Supervisor forget slots that have ended and have no file."""
+        for name, item in processes.items():
+            if name in self.items and item.stopped and not self._config(name).exists():
+                self.server.remove(name)
+                self.notes.phase(name, "down")
+                self.notes.ending.pop(name, None)
+
+    def point(self) -> list[dict[str, str]]:
+        """Point current to the release."""
+        before = str(self.current.readlink()) if self.current.is_symlink() else ""
+        if before == str(self.target):
+            return []
+        self.changed = True
+        if not self.notes.previous:
+            self.notes.previous = Path(before).name
+        if not self.module.check_mode:
+            self.notes.write()
+            temporary = self.current.with_name(".current")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.target)
+            temporary.replace(self.current)
+        header = {"before_header": str(self.current), "after_header": str(self.current)}
+        return [{**header, "before": f"{before}\n" if before else "", "after": f"{self.target}\n"}]
+
+    # ---- All of it ----
+
+    def run(self) -> dict[str, Any]:
+        release = self.root / self.target
+        record = read_record(release)
+        if not record or not record.checked:
+            return self._result([f"release {self.target.name} is not on this host, or was never checked"], {}, [])
+        diff = self.point()
+        if self.module.check_mode:
+            stale = [name for name, item in self.server.processes().items() if name in self.items and item.pid]
+            return self._result([], {}, diff) | {"would_restart": stale if diff else []}
+        deadline = time.monotonic() + self.parameters["seconds"]
+        waits: dict[str, str] = {}
+        failures: list[str] = []
+        try:
+            while True:
+                seen = self.look()
+                steps = {worker: next_step(self._wanted(worker), seen, self.live(worker)) for worker in self.slots}
+                for worker, step in steps.items():
+                    self.act(worker, step)
+                self.sweep(self.server.processes())
+                waits = {worker: step.waits for worker, step in steps.items() if step.waits}
+                failures = [step.failure for step in steps.values() if step.failure]
+                if not waits or failures or time.monotonic() > deadline:
+                    break
+                time.sleep(POLL_SECONDS)
+        finally:
+            if self.asker:
+                self.asker.close()
+            self.notes.write()
+        return self._result(failures, waits, diff)
+
+    def _wanted(self, worker: str) -> Wanted:
+        slots = tuple(self.slots[worker])
+        return Wanted(worker, slots, frozenset(self.items[slots[0]]["queues"]), self._patience)
+
+    def _result(self, failures: list[str], waits: dict[str, str], diff: list[dict[str, str]]) -> dict[str, Any]:
+        result = {
+            "changed": self.changed,
+            "done": not waits and not failures,
+            "failures": failures,
+            "waits": [self._told(text) for text in waits.values()],
+            "previous": self.notes.previous,
+            "programs": self.notes.phases,
+            "draining": sorted(name for name, item in self.server.processes().items() if item.state == "STOPPING"),
+        }
+        return {**result, "diff": diff} if self.module._diff else result
+
+    def _told(self, text: str) -> str:
+        """Add to what is waited for the tasks that its worker was at when it was told to end."""
+        ending = self.notes.ending.get(text.split(maxsplit=1)[0])
+        tasks = [task for task in ending["tasks"] if task["since"]] if ending else []
+        if not ending or not tasks or "ends" not in text:
+            return text
+        oldest = min(tasks, key=lambda task: task["since"])
+        return (
+            f"{text}: {len(tasks)} when it was told to, {time.time() - ending['at']:.0f} s ago; the oldest is "
+            f"{oldest['name']}, for {time.time() - oldest['since']:.0f} s"
+        )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **{name: {"type": "str", "required": True} for name in ("app_name", "app", "user", "version")},
+            **{name: {"type": "path", "required": True} for name in ("root", "config_dir", "state_dir")},
+            "programs": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "slot_of": {"type": "str", "default": ""},
+                    "kind": {"type": "str", "default": "worker"},
+                    "node": {"type": "str", "default": ""},
+                    "queues": {"type": "list", "elements": "str", "default": []},
+                    "config": {"type": "str", "required": True},
+                    "environment": {"type": "dict", "default": {}},
+                },
+            },
+            "start_timeout": {"type": "int", "default": 60},
+            "seconds": {"type": "int", "default": 15},
+            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
+            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = Activation(module).run()
+    except SupervisorError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
