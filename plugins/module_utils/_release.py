@@ -15,6 +15,7 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 RECORD = "release.json"
 SETTINGS = "celery_fleet_settings.py"
+REPORT = "celery_fleet_report.py"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
@@ -38,7 +39,8 @@ if not isinstance(app, Celery):
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
-names = {name for name in vars(fleet) if name.islower() and not name.startswith("_") and name != "os"}
+names = {name for name, value in vars(fleet).items()
+         if name.islower() and not name.startswith("_") and not isinstance(value, type(os))}
 if os.environ.get("DJANGO_SETTINGS_MODULE"):
     from django.conf import settings
     names -= {name.removeprefix("CELERY_").lower() for name in dir(settings)}
@@ -141,7 +143,8 @@ def started_from(root: Path, config_dir: Path, program: str) -> str:
 
     The wrapper (templates/celery_supervisor.sh.j2) computes the same when it starts.
     """
-    files = [root / "bin" / "celery_supervisor", config_dir / "environment", config_dir / SETTINGS]
+    files = [root / "bin" / "celery_supervisor"]
+    files += [config_dir / name for name in ("environment", SETTINGS, REPORT)]
     own = config_dir / "programs" / f"{program}.env"
     contents = [path.read_bytes() if path.exists() else b"" for path in files]
     return digest((root / "current").resolve(), [*contents, *([own.read_bytes()] if own.exists() else [])])

@@ -62,6 +62,10 @@ options:
     description: Text of the settings module.
     type: str
     required: true
+  report:
+    description: Text of the module that counts the tasks.
+    type: str
+    required: true
   wrapper:
     description: Text of the wrapper.
     type: str
@@ -92,6 +96,7 @@ EXAMPLES = r"""
     log_dir: /var/log/shop
     environment: "{{ environment_text }}"
     settings: "{{ settings_text }}"
+    report: "{{ report_text }}"
     wrapper: "{{ wrapper_text }}"
 """
 
@@ -118,6 +123,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._environment import s
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     CHECK,
+    REPORT,
     SETTINGS,
     Record,
     ReleaseError,
@@ -157,6 +163,7 @@ class Host:
             (self.config_dir, 0o755, "root", "root"),
             (self.config_dir / "programs", 0o750, "root", user),
             (Path(self.parameters["state_dir"]), 0o750, user, user),
+            (Path(self.parameters["state_dir"]) / "counts", 0o750, user, user),
             (Path(self.parameters["log_dir"]), 0o750, user, user),
         ]
 
@@ -166,6 +173,7 @@ class Host:
         return [
             (self.config_dir / "environment", self.parameters["environment"], 0o640, user, True),
             (self.config_dir / SETTINGS, self.parameters["settings"], 0o644, "root", False),
+            (self.config_dir / REPORT, self.parameters["report"], 0o644, "root", False),
             (bin_dir / "celery_supervisor", self.parameters["wrapper"], 0o755, "root", False),
         ]
 
@@ -181,7 +189,7 @@ class Host:
 
     def contents(self) -> list[bytes]:
         """Return what a program of this release starts from, in the wrapper's order."""
-        keys = ("wrapper", "environment", "settings")
+        keys = ("wrapper", "environment", "settings", "report")
         return [self.parameters[key].encode() for key in keys]
 
     def make_release(self) -> Record:
@@ -221,7 +229,7 @@ class Host:
             directory = Path(temporary)
             directory.chmod(0o750)
             shutil.chown(directory, "root", user)
-            names = {"environment": "environment", "settings": SETTINGS, "wrapper": "celery_run"}
+            names = {"environment": "environment", "settings": SETTINGS, "report": REPORT, "wrapper": "celery_run"}
             for key, name in names.items():
                 path = directory / name
                 path.touch(0o750 if key == "wrapper" else 0o640)
@@ -341,7 +349,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    texts = ("user", "app", "version", "sha256", "settings", "wrapper")
+    texts = ("user", "app", "version", "sha256", "settings", "report", "wrapper")
     paths = ("artifact", "root", "config_dir", "state_dir", "log_dir")
     module = AnsibleModule(
         argument_spec={

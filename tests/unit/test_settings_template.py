@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import CHECK
 from fleet import FACTS, GROUPS, declaration
 from jinja2 import Environment, FileSystemLoader
 
-TEMPLATES = Path(__file__).parents[2] / "templates"
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "templates"
+REPORT = ROOT / "roles" / "celery_app" / "files" / "celery_fleet_report.py"
 URL = "amqp://shop:100%25@10.0.0.1:5672/shop"
 QUEUES = [
     {"name": "customers", "tasks": ["customers.*", "orders.pay"], "time_limit": 60},
@@ -80,6 +83,7 @@ class Project:
             self.planned | {"settings": self.planned["settings"] | overrides}
         )
         (self.directory / "celery_fleet_settings.py").write_text(text)
+        shutil.copy(REPORT, self.directory)
         (self.directory / "shop_app.py").write_text(APP.format(reads=reads))
 
     def django(self, text: str) -> None:

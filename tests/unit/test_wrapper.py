@@ -33,6 +33,7 @@ class Host:
         (self.root / "current").symlink_to("releases/1.0.0")
         self.environment({"A": "1"})
         (self.config_dir / "celery_fleet_settings.py").write_text("x = 1\n")
+        (self.config_dir / "celery_fleet_report.py").write_text("y = 1\n")
         self.wrapper = bin_dir / "celery_supervisor"
         self.wrapper.write_text(self.render())
         self.wrapper.chmod(0o755)
@@ -146,6 +147,8 @@ def test_a_process_knows_what_it_was_started_from(host: Host, own: bool) -> None
     seen.append(started())
     (host.config_dir / "celery_fleet_settings.py").write_text("x = 2\n")
     seen.append(started())
+    (host.config_dir / "celery_fleet_report.py").write_text("y = 2\n")
+    seen.append(started())
     with host.wrapper.open("a") as file:
         file.write("# another wrapper\n")
     seen.append(started())
@@ -165,6 +168,7 @@ def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host
     config.mkdir()
     (config / "environment").write_text(environment_text({"A": "new"}))
     (config / "celery_fleet_settings.py").write_text("x = 3\n")
+    (config / "celery_fleet_report.py").write_text("y = 3\n")
     told = host.run(
         "tell", command="celery_run", CELERY_FLEET_RELEASE=str(release), CELERY_FLEET_CONFIG_DIR=str(config)
     )
@@ -172,7 +176,11 @@ def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host
     assert told["argv"] == [str(release / "venv/bin/tell")]
     assert (variables["A"], variables["CELERY_APP_RELEASE"], variables["PYTHONPATH"]) == ("new", "2.0.0", str(config))
     contents = [
-        path.read_bytes() for path in (host.wrapper, config / "environment", config / "celery_fleet_settings.py")
+        path.read_bytes()
+        for path in (
+            host.wrapper,
+            *[config / name for name in ("environment", "celery_fleet_settings.py", "celery_fleet_report.py")],
+        )
     ]
     assert variables["CELERY_FLEET_STARTED_FROM"] == digest(release, contents)
 
