@@ -6,11 +6,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
+from ansible_collections.fleet.celery.plugins.module_utils._batches import batches, read_sizes
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
+from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
+from ansible_collections.fleet.celery.plugins.module_utils._rollout import look, release_before
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
+from ansible_collections.fleet.celery.plugins.module_utils._table import table
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
 
 
@@ -19,13 +26,18 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "batches": _batches,
             "broker_url": broker_url,
             "environment_text": environment_text,
             "host_facts": _host_facts,
+            "judge": _judge,
+            "look": _look,
             "management_url": management_url,
             "python_literal": _python_literal,
+            "release_before": release_before,
             "result_url": result_url,
             "salted_sha1": _salted_sha1,
+            "status_table": _status_table,
             "supervisor_command": command,
             "supervisor_escape": escape,
         }
@@ -33,6 +45,65 @@ class FilterModule:
 
 def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {host: host_facts(hostvars[host]) for host in hosts}
+
+
+def _batches(hosts: Iterable[str], plan: Mapping[str, Mapping[str, Any]], sizes: Iterable[object]) -> list[list[str]]:
+    """Return the batches of these hosts.
+
+    Args:
+        plan: the plan's hosts.
+        sizes: as users write them.
+
+    Raises:
+        AnsibleFilterError: one of them is none.
+    """
+    problems: list[Problem] = []
+    read = read_sizes(list(sizes), problems)
+    if problems:
+        raise AnsibleFilterError("\n".join(str(problem) for problem in problems))
+    hosts = list(hosts)
+    workloads = {host: [item["worker"] for item in plan[host]["programs"]] for host in hosts}
+    consumed = {host: {queue for item in plan[host]["programs"] for queue in item["queues"]} for host in hosts}
+    # Those that only send, such as beat's, come last: a worker of the old release would refuse a task that is new.
+    working = {host: workers for host, workers in workloads.items() if workers}
+    found = batches(working, {host: consumed[host] for host in working}, read)
+    senders = [host for host in hosts if host not in working]
+    return [*found, senders] if senders else found
+
+
+def _registered(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
+    return {host: hostvars[host][name] for host in hosts if name in hostvars[host]}
+
+
+def _look(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
+    """Return where hosts are, from what each has registered under a name."""
+    hosts = list(hosts)
+    return asdict(look(_registered(hostvars, hosts, name), hosts))
+
+
+def _judge(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    batch: Iterable[str],
+    *,
+    hosts: Iterable[str],
+    before: str,
+    after: str,
+    version: str,
+    margins: Mapping[str, float],
+) -> list[str]:
+    """Return why a batch is bad, from what each host has registered under two names."""
+    given = Margins(**{name: type(getattr(Margins, name))(value) for name, value in margins.items()})
+    return judge(version, _registered(hostvars, hosts, before), _registered(hostvars, batch, after), given)
+
+
+def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> list[str]:
+    """Return the lines of a table of what each host has registered under a name by celery_status."""
+    rows = [
+        (host, status["current"], program["name"], program["release"] or "-", program["state"])
+        for host, status in _registered(hostvars, hosts, name).items()
+        for program in status["programs"]
+    ]
+    return table(("host", "current", "program", "runs", "state"), rows)
 
 
 def _python_literal(value: object) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 RECORD = "release.json"
+# What celery_activate must know of the call before.
+ACTIVATION = ".activation.json"
 SETTINGS = "celery_fleet_settings.py"
 REPORT = "celery_fleet_report.py"
 

@@ -57,7 +57,7 @@ options:
       kind: {description: As for M(fleet.celery.supervisor_programs)., type: str, default: worker}
       node: {description: Name of its node. Without one it is not asked., type: str, default: ""}
       queues: {description: Queues that it must consume., type: list, elements: str, default: []}
-      config: {description: Text of its configuration file., type: str, required: true}
+      config: {description: Text of its configuration file. Needed of slots alone., type: str, default: ""}
       environment: {description: Variables of this program alone., type: dict, default: {}}
   start_timeout:
     description: Seconds until a program that was started must be at work.
@@ -111,7 +111,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._activation import Seen, Step, Wanted, next_step
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
-from ansible_collections.fleet.celery.plugins.module_utils._release import read_record, started_from
+from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, read_record, started_from
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     Process,
     SocketServer,
@@ -179,7 +179,7 @@ class Activation:
         for item in module.params["programs"]:
             self.slots.setdefault(item["slot_of"] or item["name"], []).append(item["name"])
         self.server = SocketServer(module.params["socket"])
-        path = Path(module.params["state_dir"]) / ".activation.json"
+        path = Path(module.params["state_dir"]) / ACTIVATION
         self.notes = Notes(path, module.params["version"], keep=not module.check_mode)
         self.current = self.root / "current"
         self.target = Path("releases") / module.params["version"]
@@ -416,7 +416,7 @@ def main() -> None:
                     "kind": {"type": "str", "default": "worker"},
                     "node": {"type": "str", "default": ""},
                     "queues": {"type": "list", "elements": "str", "default": []},
-                    "config": {"type": "str", "required": True},
+                    "config": {"type": "str", "default": ""},
                     "environment": {"type": "dict", "default": {}},
                 },
             },

@@ -1,0 +1,242 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Tell which release a host's programs run on, and what became of their tasks."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_status
+short_description: Tell which release a host's programs run on, and what became of their tasks
+description:
+  - Tells where C(current) points, which releases there are, what each program runs on, and how many tasks it did.
+  - With O(version) it first waits until tasks of that release have ended, to be judged by.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It changes nothing.}
+  diff_mode: {support: none, description: There is nothing to differ.}
+options:
+  app_name:
+    description: The application. Programs whose names begin with it and a C(-) are its own.
+    type: str
+    required: true
+  app:
+    description: What C(celery -A) takes. With O(queues) only.
+    type: str
+    default: ""
+  user:
+    description: The application's user. With O(queues) only.
+    type: str
+    default: ""
+  root:
+    description: The application's directory.
+    type: path
+    required: true
+  state_dir:
+    description: Directory of the counts.
+    type: path
+    required: true
+  queues:
+    description: Queues whose depths it asks the broker for.
+    type: list
+    elements: str
+    default: []
+  version:
+    description: A release whose tasks are waited for.
+    type: str
+    default: ""
+  tasks:
+    description: Waits until so many of them have ended,
+    type: int
+    default: 20
+  seconds:
+    description: but no longer than so many seconds.
+    type: int
+    default: 30
+  since:
+    description: Tells also what ended in each second since then, in seconds since the epoch; an hour at most.
+    type: float
+    default: 0
+  socket:
+    description: Supervisor's socket.
+    type: path
+    default: /run/supervisor.sock
+"""
+
+EXAMPLES = r"""
+- name: See what runs on which release
+  fleet.celery.celery_status:
+    app_name: shop
+    root: /srv/shop
+    state_dir: /var/lib/shop
+  register: status
+"""
+
+RETURN = r"""
+current: {description: The release that programs start on., type: str, returned: success}
+previous: {description: The one before the latest activation., type: str, returned: success}
+releases: {description: The releases on the host, the latest last., type: list, elements: dict, returned: success}
+programs: {description: Name, state and release of each program., type: list, elements: dict, returned: success}
+counts: {description: For each release, tasks begun, done, failed and retried., type: dict, returned: success}
+depths: {description: Messages that wait in each of the queues., type: dict, returned: success}
+seconds: {description: "Second, tasks done, tasks failed.", type: list, elements: list, returned: success}
+"""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, read_record
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    SocketServer,
+    SupervisorError,
+    environment_of,
+)
+
+POLL_SECONDS = 0.5
+DEPTHS = """
+import json, sys
+from celery.app.utils import find_app
+app = find_app(sys.argv[1])
+with app.connection_for_read() as connection:
+    connection.ensure_connection(max_retries=1, timeout=5)
+    # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
+    passive = connection.transport.driver_type != "redis"
+    depths = {}
+    for queue in json.loads(sys.argv[2]):
+        with connection.channel() as channel:
+            try:
+                depths[queue] = channel.queue_declare(queue, passive=passive).message_count
+            except connection.channel_errors:
+                depths[queue] = 0
+print("\\n" + json.dumps(depths))
+"""
+
+
+def by_release(directory: Path) -> dict[str, Counts]:
+    """Return the counts of all programs together, for each release."""
+    found: dict[str, Counts] = {}
+    for (_, release), counts in read_counts(directory).items():
+        mine = found.setdefault(release, Counts())
+        mine.totals.update(counts.totals)
+        for second, cell in counts.seconds.items():
+            mine.seconds.setdefault(second, Counter()).update(cell)
+    return found
+
+
+def wait_for_tasks(directory: Path, version: str, tasks: int, seconds: int) -> None:
+    """Wait until so many tasks have ended on a release since now, but no longer than so many seconds."""
+
+    def ended() -> int:
+        counts = by_release(directory).get(version, Counts()).totals
+        return counts["done"] + counts["failed"]
+
+    first, deadline = ended(), time.monotonic() + seconds
+    while ended() - first < tasks and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def programs(module: AnsibleModule) -> list[dict[str, Any]]:
+    """Return name, state and release of the application's programs; none where Supervisor does not run."""
+    if not Path(module.params["socket"]).exists():
+        return []
+    prefix = f"{module.params['app_name']}-"
+    processes = SocketServer(module.params["socket"]).processes()
+    return [
+        {
+            "name": name,
+            "state": process.state,
+            "release": environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else "",
+        }
+        for name, process in sorted(processes.items())
+        if name.startswith(prefix)
+    ]
+
+
+def previous(state_dir: Path) -> str:
+    """Return the release before the latest activation."""
+    try:
+        found: str = json.loads((state_dir / ACTIVATION).read_text(encoding="utf-8"))["previous"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return ""
+    return found
+
+
+def releases(root: Path) -> list[dict[str, str]]:
+    found = [record for path in (root / "releases").glob("*") if (record := read_record(path))]
+    return [
+        {"version": record.version, "finished": record.finished, "sha256": record.sha256}
+        for record in sorted(found, key=lambda record: record.finished)
+    ]
+
+
+def depths(module: AnsibleModule, root: Path) -> dict[str, int]:
+    """Return the depths of the queues.
+
+    Raises:
+        SupervisorError: the broker can't be asked.
+    """
+    if not module.params["queues"]:
+        return {}
+    run = ["runuser", "-u", module.params["user"], "--", str(root / "bin" / "celery_run"), "python", "-c", DEPTHS]
+    code, output, error = module.run_command([*run, module.params["app"], json.dumps(module.params["queues"])], cwd="/")
+    if code:
+        raise SupervisorError(f"The broker can't be asked for the depths of its queues:\n{error.strip()[-2000:]}")
+    found: dict[str, int] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    root, directory = Path(module.params["root"]), Path(module.params["state_dir"]) / "counts"
+    if module.params["version"]:
+        wait_for_tasks(directory, module.params["version"], module.params["tasks"], module.params["seconds"])
+    counts = by_release(directory)
+    current = root / "current"
+    told: Counter[tuple[int, str]] = Counter()
+    for each in counts.values():
+        for second, cell in each.seconds.items():
+            if module.params["since"] and second >= module.params["since"]:
+                told.update({(second, kind): cell[kind] for kind in ("done", "failed")})
+    seconds = sorted({second for second, _ in told})
+    return {
+        "changed": False,
+        "current": current.readlink().name if current.is_symlink() else "",
+        "previous": previous(Path(module.params["state_dir"])),
+        "releases": releases(root),
+        "programs": programs(module),
+        "counts": {release: dict(each.totals) for release, each in counts.items()},
+        "depths": depths(module, root),
+        "seconds": [[second, told[second, "done"], told[second, "failed"]] for second in seconds],
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app_name": {"type": "str", "required": True},
+            "app": {"type": "str", "default": ""},
+            "user": {"type": "str", "default": ""},
+            "root": {"type": "path", "required": True},
+            "state_dir": {"type": "path", "required": True},
+            "queues": {"type": "list", "elements": "str", "default": []},
+            "version": {"type": "str", "default": ""},
+            "tasks": {"type": "int", "default": 20},
+            "seconds": {"type": "int", "default": 30},
+            "since": {"type": "float", "default": 0},
+            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except SupervisorError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Where the hosts of a batch are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._rollout import look, release_before
+
+
+def test_hosts_that_are_not_there_yet_say_what_they_wait_for() -> None:
+    results: dict[str, dict[str, Any]] = {
+        "w1": {"done": True},
+        "w2": {"done": False, "waits": ["shop-video ends its tasks: 2"], "failures": []},
+        "w3": {},
+    }
+    found = look(results, ["w1", "w2", "w3"])
+    assert found.waiting == ["w2", "w3"]
+    assert found.progress == ["w2: shop-video ends its tasks: 2"]
+    assert not found.failures
+
+
+def test_hosts_that_can_not_get_there_say_why() -> None:
+    results: dict[str, dict[str, Any]] = {
+        "w1": {"unreachable": True, "msg": "timed out"},
+        "w2": {"failed": True, "msg": "Supervisor does not answer"},
+        "w3": {"done": False, "failures": ["shop-video does not stay up"]},
+    }
+    found = look(results, ["w1", "w2", "w3"])
+    assert found.failures == {
+        "w1": ["it can't be reached any more"],
+        "w2": ["Supervisor does not answer"],
+        "w3": ["shop-video does not stay up"],
+    }
+    assert not found.waiting
+
+
+def test_a_host_goes_back_to_what_it_had_also_after_a_rollout_that_was_broken_off() -> None:
+    assert release_before({"current": "1.0", "previous": "0.9"}, "1.1") == "1.0"
+    assert release_before({"current": "1.1", "previous": "1.0"}, "1.1") == "1.0"
+    assert release_before({}, "1.1") == ""
