@@ -1,0 +1,133 @@
+"""A rollout as a page: what each host's programs went through, over the tasks that the fleet did meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+
+WIDTH, LEFT, LANE, CHART = 960, 170, 16, 120
+#: Phases of a program as celery_activate notes them, and their colours; what is none of them is not drawn.
+COLOURS = {"draining": "#d98e04", "starting": "#3d7dca", "up": "#3f9b57", "killed": "#b3261e", "down": "#bdbdbd"}
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a page tells.
+
+    Attributes:
+        began: seconds since the epoch, as all times here.
+        phases: for each host and program, when each of its phases began, in order.
+        seconds: second, tasks done and tasks failed on the whole fleet, in order; seconds without any are left out.
+        before: for each host the release that it had; after: the one that it has.
+        verdict: why it was taken back; empty if it was not.
+    """
+
+    app: str
+    version: str
+    began: float
+    ended: float
+    phases: Mapping[str, Mapping[str, Sequence[tuple[float, str]]]]
+    seconds: Sequence[tuple[int, int, int]]
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    verdict: str = ""
+
+    @property
+    def done(self) -> int:
+        return sum(done for _, done, _ in self.seconds)
+
+    @property
+    def failed(self) -> int:
+        return sum(failed for _, _, failed in self.seconds)
+
+    def slowest(self, window: int) -> float:
+        """Return the tasks a second of the window of so many seconds in which fewest were done."""
+        done = {second: number for second, number, _ in self.seconds}
+        first, last = int(self.began), int(self.ended)
+        starts = range(first, max(first, last - window) + 1)
+        return min(sum(done.get(start + offset, 0) for offset in range(window)) for start in starts) / window
+
+
+def page(rollout: Rollout) -> str:
+    """Return the page, which needs nothing from elsewhere."""
+    span = max(1.0, rollout.ended - rollout.began)
+
+    def x(moment: float) -> float:
+        share = (min(max(moment, rollout.began), rollout.ended) - rollout.began) / span
+        return round(LEFT + share * (WIDTH - LEFT - 10), 1)
+
+    title = f"{rollout.app} {rollout.version}"
+    outcome = f"taken back: {rollout.verdict}" if rollout.verdict else "on all hosts"
+    began = datetime.fromtimestamp(rollout.began, UTC)
+    facts = (
+        ("began", began.strftime("%Y-%m-%d %H:%M:%S UTC")),
+        ("took", f"{span:.0f} s"),
+        ("outcome", outcome),
+        ("tasks done meanwhile", f"{rollout.done:,}"),
+        ("tasks failed meanwhile", f"{rollout.failed:,}"),
+        ("slowest second", f"{rollout.slowest(1):.0f} tasks"),
+        ("slowest ten seconds", f"{rollout.slowest(10):.1f} tasks a second"),
+    )
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts)
+    hosts = "".join(
+        f"<tr><td>{escape(host)}</td><td>{escape(old)}</td><td>{escape(rollout.after.get(host, ''))}</td></tr>"
+        for host, old in sorted(rollout.before.items())
+    )
+    legend = " ".join(f'<span><i style="background:{colour}"></i>{name}</span>' for name, colour in COLOURS.items())
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>
+body {{ font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: {WIDTH}px; color: #222 }}
+table {{ border-collapse: collapse; margin: 1em 0 }} th, td {{ text-align: left; padding: .15em 1em .15em 0 }}
+i {{ display: inline-block; width: .8em; height: .8em; margin-right: .3em }} span {{ margin-right: 1em }}
+svg text {{ font: 11px system-ui, sans-serif; fill: #333 }}
+</style></head><body>
+<h1>{escape(title)}</h1>
+<table>{rows}</table>
+<h2>Tasks done a second</h2>
+{_chart(rollout, x)}
+<h2>Programs</h2>
+<p>{legend}</p>
+{_lanes(rollout, x)}
+<h2>Hosts</h2>
+<table><tr><th>host</th><th>before</th><th>after</th></tr>{hosts}</table>
+</body></html>
+"""
+
+
+def _chart(rollout: Rollout, x: Callable[[float], float]) -> str:
+    done = {second: number for second, number, _ in rollout.seconds}
+    failed = {second: number for second, _, number in rollout.seconds}
+    seconds = range(int(rollout.began), int(rollout.ended) + 1)
+    most = max([1, *done.values(), *failed.values()])
+
+    def line(values: Mapping[int, int], colour: str) -> str:
+        height = (CHART - 15) / most
+        points = " ".join(f"{x(second)},{CHART - values.get(second, 0) * height:.1f}" for second in seconds)
+        return f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>'
+
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {CHART + 5}" role="img"><text x="{LEFT - 8}" y="20" text-anchor="end">{most}</text>'
+        f'<text x="{LEFT - 8}" y="{CHART}" text-anchor="end">0</text>'
+        f"{line(done, '#3f9b57')}{line(failed, '#b3261e')}</svg>"
+    )
+
+
+def _lanes(rollout: Rollout, x: Callable[[float], float]) -> str:
+    parts, number = [], 0
+    for host, programs in sorted(rollout.phases.items()):
+        for program, phases in sorted(programs.items()):
+            y = number * (LANE + 4)
+            label = escape(f"{host} {program}")
+            parts.append(f'<text x="{LEFT - 8}" y="{y + LANE - 4}" text-anchor="end">{label}</text>')
+            ends = [start for start, _ in phases[1:]] + [rollout.ended]
+            for (start, name), end in zip(phases, ends, strict=True):
+                if name in COLOURS and end >= rollout.began:
+                    width = max(1.5, x(end) - x(start))
+                    parts.append(
+                        f'<rect x="{x(start)}" y="{y}" width="{width:.1f}" height="{LANE}" fill="{COLOURS[name]}">'
+                        f"<title>{label}: {name}, {end - start:.1f} s</title></rect>"
+                    )
+            number += 1
+    return f'<svg viewBox="0 0 {WIDTH} {max(1, number) * (LANE + 4)}" role="img">{"".join(parts)}</svg>'
