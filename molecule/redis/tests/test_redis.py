@@ -279,37 +279,53 @@ def test_nobody_gets_in_without_a_password(server: Server) -> None:
         Redis(server.address, socket_timeout=10).ping()
 
 
-def test_changed_passwords_are_the_only_ones_and_show_nowhere(server: Server, messages: list[Any]) -> None:
+@pytest.fixture
+def commands(server: Server) -> Iterator[str]:
+    """Note the arguments of each command that the server is given on its host, in a file, as ps would show them."""
+    path, log = f"/usr/local/bin/{server.flavor}-cli", "/root/commands"
+    program = f'#!/bin/sh\necho "$0 $*" >> {log}\nexec /usr/bin/{server.flavor}-cli "$@"\n'
+    server.host.check_output("printf %s %s > %s && chmod 755 %s", "%s", program, path, path)
+    yield log
+    server.host.check_output("rm %s %s", path, log)
+
+
+def test_changed_passwords_are_the_only_ones_and_show_nowhere(
+    server: Server, messages: list[Any], commands: str
+) -> None:
     watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done > /root/cmdlines"
     server.host.check_output("systemd-run --unit=probe-watch sh -c %s", watch)
     pid = server.pid()
     new = {f"redis_{kind}_password": f"{kind} {ODD_PASSWORD}" for kind in ("application", "administrator")}
     run = server.converge("-vvv", **new)
-    server.host.check_output("systemctl stop probe-watch")
-    assert changed(run) == 2  # the file, and the server's users
-    assert server.login("shop", new["redis_application_password"]).ping()
-    assert server.login("shop-admin", new["redis_administrator_password"]).ping()
-    for user in ("shop", "shop-admin"):
-        with pytest.raises(AuthenticationError):
-            server.login(user).ping()
-    assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
-    assert changed(server.converge(**new)) == 0
+    try:
+        server.host.check_output("systemctl stop probe-watch")
+        assert changed(run) == 2  # the file, and the server's users
+        assert server.login("shop", new["redis_application_password"]).ping()
+        assert server.login("shop-admin", new["redis_administrator_password"]).ping()
+        for user in ("shop", "shop-admin"):
+            with pytest.raises(AuthenticationError):
+                server.login(user).ping()
+        assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
+        assert changed(server.converge(**new)) == 0
 
-    hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
-    assert len(hashes) >= len(USERS)
-    assert f"{server.flavor}-cli" in server.host.check_output("cat /root/cmdlines"), "the watch saw nothing"
-    secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *server.passwords.values()]
-    # Read here, not searched for there, where sudo would log what is searched for.
-    logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
-    readable = "find /etc /var/lib /usr/local /run -type f -perm -004 ! -path '*/journal/*' -exec cat {} + 2>/dev/null"
-    shown = server.host.check_output(f"(cat /root/cmdlines; {logs}; {readable}) | base64 -w0")
-    text = b64decode(shown).decode(errors="replace")
-    assert len(text) > 10_000
-    for secret in [*secrets, *hashes]:
-        assert secret not in run.stdout
-        assert secret not in text
+        hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
+        assert len(hashes) >= len(USERS)
+        assert "ACL LOAD" in server.host.check_output(f"cat {commands}"), "no command was noted"
+        secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *server.passwords.values()]
+        # Read here, not searched for there, where sudo would log what is searched for.
+        logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
+        places = "/etc /var/lib /usr/local /run"
+        readable = f"find {places} -type f -perm -004 ! -path '*/journal/*' -exec cat {{}} + 2>/dev/null"
+        shown = server.host.check_output(f"(cat /root/cmdlines {commands}; {logs}; {readable}) | base64 -w0")
+        text = b64decode(shown).decode(errors="replace")
+        assert len(text) > 10_000
+        for secret in [*secrets, *hashes]:
+            assert secret not in run.stdout
+            assert secret not in text
+    finally:
+        back = server.converge()
 
-    assert changed(server.converge()) == 2
+    assert changed(back) == 2
     assert server.login().ping()
     assert server.pid() == pid, "the server was restarted"
     assert server.queue(server.admin()) == messages
