@@ -401,10 +401,6 @@ def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
     ("variables", "reason"),
     [
         ({"redis_settings": {"no-such-directive": 1}}, "no-such-directive 1"),
-        ({"redis_settings": {"hz": "often"}}, "hz often"),
-        ({"redis_settings": {"timeout": -1}}, "timeout -1"),
-        ({"redis_listen_addresses": ["10.255.255.1"]}, "10.255.255.1 can't be listened on here"),
-        ({"redis_port": 99999999}, "port 99999999"),
         (
             {
                 "redis_flavor": "keydb",
@@ -428,6 +424,26 @@ def test_a_bad_configuration_is_refused(
     assert server.host.check_output(f"pgrep -c {server.flavor}-server") == "1", "the check is still running"
     assert server.host.check_output(f"find /var/lib/{server.flavor}") == data
     assert server.queue(server.admin()) == messages
+
+
+@pytest.mark.parametrize(
+    ("directive", "reason"),
+    [
+        ("hz often", "hz often"),
+        ("timeout -1", "timeout -1"),
+        ("bind 10.255.255.1", "10.255.255.1 can't be listened on here"),
+        ("port 99999999", "port 99999999"),
+    ],
+)
+def test_what_the_servers_own_parser_refuses_is_seen_before(server: Server, directive: str, reason: str) -> None:
+    config = f"/etc/{server.flavor}/{server.flavor}.conf"
+    without = f"/^{directive.partition(' ')[0]} /d"
+    server.host.check_output("sed %s %s > /root/candidate && echo %s >> /root/candidate", without, config, directive)
+    run = server.host.run(f"redis-check-config {server.flavor} config /root/candidate")
+    server.host.check_output("rm /root/candidate")
+    assert run.rc != 0
+    assert reason in run.stdout + run.stderr
+    assert server.host.run(f"redis-check-config {server.flavor} config {config}").rc == 0
 
 
 def test_a_setting_of_ones_own_is_in_force(server: Server, messages: list[Any]) -> None:
