@@ -26,7 +26,7 @@ from shared.playbook import changed, converge
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
-USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring"}
+USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring", "shop-reader": "reader"}
 ODD_PASSWORD = '%h p@ss/w:ö\'rd \\ "#" 100%'
 UNUSED = "by.hand"  # a queue that no worker consumes
 
@@ -262,6 +262,15 @@ def test_monitoring_sees_and_changes_nothing(server: Server, messages: list[Any]
     for words in (["LRANGE", UNUSED, 0, -1], ["GET", "x"], ["DEL", UNUSED], ["CONFIG", "GET", "*"], ["SUBSCRIBE", "x"]):
         with pytest.raises(NoPermissionError):
             monitor.execute_command(*words)
+    assert server.queue(server.admin()) == messages
+
+
+def test_the_reader_reads_and_changes_nothing(server: Server, messages: list[Any]) -> None:
+    reader = server.login("shop-reader")
+    assert server.queue(reader) == messages
+    for words in (["LPUSH", UNUSED, "x"], ["DEL", UNUSED], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["ACL", "LIST"]):
+        with pytest.raises(NoPermissionError):
+            reader.execute_command(*words)
     assert server.queue(server.admin()) == messages
 
 
