@@ -394,7 +394,8 @@ def test_a_full_server_refuses_new_tasks_and_keeps_the_others(server: Server, me
 def test_tasks_outlive_a_restart_of_the_host(server: Server, messages: list[Any]) -> None:
     reboot(server.host, server.name)
     wait_until(lambda: server.host.service(f"{server.flavor}-server").is_running, "the server is not back")
-    assert server.queue(server.admin()) == messages
+    log = f"tail -60 /var/log/{server.flavor}/{server.flavor}-server.log; ls -l /var/lib/{server.flavor}/*"
+    assert server.queue(server.admin()) == messages, server.host.check_output(log)
     assert changed(server.converge()) == 0
 
 
