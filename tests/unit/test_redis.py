@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 ROLE = Path(__file__).parents[2] / "roles" / "redis"
 FACTS = {"memtotal_mb": 4096, "distribution_major_version": "13"}
-PASSWORDS = {f"redis_{user}_password": user for user in ("application", "administrator", "monitoring")}
+PASSWORDS = {f"redis_{user}_password": user for user in ("application", "administrator", "monitoring", "reader")}
 BLOG = {"user": "blog", "password": "x", "key_prefix": "blog:"}
 
 

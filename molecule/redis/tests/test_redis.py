@@ -26,7 +26,7 @@ from shared.playbook import changed, converge
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
-USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring"}
+USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring", "shop-reader": "reader"}
 ODD_PASSWORD = '%h p@ss/w:ö\'rd \\ "#" 100%'
 UNUSED = "by.hand"  # a queue that no worker consumes
 
@@ -265,6 +265,15 @@ def test_monitoring_sees_and_changes_nothing(server: Server, messages: list[Any]
     assert server.queue(server.admin()) == messages
 
 
+def test_the_reader_reads_and_changes_nothing(server: Server, messages: list[Any]) -> None:
+    reader = server.login("shop-reader")
+    assert server.queue(reader) == messages
+    for words in (["LPUSH", UNUSED, "x"], ["DEL", UNUSED], ["KEYS", "*"], ["CONFIG", "GET", "*"], ["ACL", "LIST"]):
+        with pytest.raises(NoPermissionError):
+            reader.execute_command(*words)
+    assert server.queue(server.admin()) == messages
+
+
 @pytest.mark.parametrize(
     ("user", "password"),
     [("shop", "wrong"), ("shop", ""), ("default", ""), ("default", "x"), ("nobody", "x"), ("shop-admin", "wrong")],
@@ -279,37 +288,53 @@ def test_nobody_gets_in_without_a_password(server: Server) -> None:
         Redis(server.address, socket_timeout=10).ping()
 
 
-def test_changed_passwords_are_the_only_ones_and_show_nowhere(server: Server, messages: list[Any]) -> None:
+@pytest.fixture
+def commands(server: Server) -> Iterator[str]:
+    """Note the arguments of each command that the server is given on its host, in a file, as ps would show them."""
+    path, log = f"/usr/local/bin/{server.flavor}-cli", "/root/commands"
+    program = f'#!/bin/sh\necho "$0 $*" >> {log}\nexec /usr/bin/{server.flavor}-cli "$@"\n'
+    server.host.check_output("printf %s %s > %s && chmod 755 %s", "%s", program, path, path)
+    yield log
+    server.host.check_output("rm %s %s", path, log)
+
+
+def test_changed_passwords_are_the_only_ones_and_show_nowhere(
+    server: Server, messages: list[Any], commands: str
+) -> None:
     watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done > /root/cmdlines"
     server.host.check_output("systemd-run --unit=probe-watch sh -c %s", watch)
     pid = server.pid()
     new = {f"redis_{kind}_password": f"{kind} {ODD_PASSWORD}" for kind in ("application", "administrator")}
     run = server.converge("-vvv", **new)
-    server.host.check_output("systemctl stop probe-watch")
-    assert changed(run) == 2  # the file, and the server's users
-    assert server.login("shop", new["redis_application_password"]).ping()
-    assert server.login("shop-admin", new["redis_administrator_password"]).ping()
-    for user in ("shop", "shop-admin"):
-        with pytest.raises(AuthenticationError):
-            server.login(user).ping()
-    assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
-    assert changed(server.converge(**new)) == 0
+    try:
+        server.host.check_output("systemctl stop probe-watch")
+        assert changed(run) == 2  # the file, and the server's users
+        assert server.login("shop", new["redis_application_password"]).ping()
+        assert server.login("shop-admin", new["redis_administrator_password"]).ping()
+        for user in ("shop", "shop-admin"):
+            with pytest.raises(AuthenticationError):
+                server.login(user).ping()
+        assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
+        assert changed(server.converge(**new)) == 0
 
-    hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
-    assert len(hashes) >= len(USERS)
-    assert f"{server.flavor}-cli" in server.host.check_output("cat /root/cmdlines"), "the watch saw nothing"
-    secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *server.passwords.values()]
-    # Read here, not searched for there, where sudo would log what is searched for.
-    logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
-    readable = "find /etc /var/lib /usr/local /run -type f -perm -004 ! -path '*/journal/*' -exec cat {} + 2>/dev/null"
-    shown = server.host.check_output(f"(cat /root/cmdlines; {logs}; {readable}) | base64 -w0")
-    text = b64decode(shown).decode(errors="replace")
-    assert len(text) > 10_000
-    for secret in [*secrets, *hashes]:
-        assert secret not in run.stdout
-        assert secret not in text
+        hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
+        assert len(hashes) >= len(USERS)
+        assert "ACL LOAD" in server.host.check_output(f"cat {commands}"), "no command was noted"
+        secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *server.passwords.values()]
+        # Read here, not searched for there, where sudo would log what is searched for.
+        logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
+        places = "/etc /var/lib /usr/local /run"
+        readable = f"find {places} -type f -perm -004 ! -path '*/journal/*' -exec cat {{}} + 2>/dev/null"
+        shown = server.host.check_output(f"(cat /root/cmdlines {commands}; {logs}; {readable}) | base64 -w0")
+        text = b64decode(shown).decode(errors="replace")
+        assert len(text) > 10_000
+        for secret in [*secrets, *hashes]:
+            assert secret not in run.stdout
+            assert secret not in text
+    finally:
+        back = server.converge()
 
-    assert changed(server.converge()) == 2
+    assert changed(back) == 2
     assert server.login().ping()
     assert server.pid() == pid, "the server was restarted"
     assert server.queue(server.admin()) == messages
@@ -369,7 +394,8 @@ def test_a_full_server_refuses_new_tasks_and_keeps_the_others(server: Server, me
 def test_tasks_outlive_a_restart_of_the_host(server: Server, messages: list[Any]) -> None:
     reboot(server.host, server.name)
     wait_until(lambda: server.host.service(f"{server.flavor}-server").is_running, "the server is not back")
-    assert server.queue(server.admin()) == messages
+    log = f"tail -60 /var/log/{server.flavor}/{server.flavor}-server.log; ls -l /var/lib/{server.flavor}/*"
+    assert server.queue(server.admin()) == messages, server.host.check_output(log)
     assert changed(server.converge()) == 0
 
 
@@ -385,10 +411,6 @@ def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
     ("variables", "reason"),
     [
         ({"redis_settings": {"no-such-directive": 1}}, "no-such-directive 1"),
-        ({"redis_settings": {"hz": "often"}}, "hz often"),
-        ({"redis_settings": {"timeout": -1}}, "timeout -1"),
-        ({"redis_listen_addresses": ["10.255.255.1"]}, "10.255.255.1 can't be listened on here"),
-        ({"redis_port": 99999999}, "port 99999999"),
         (
             {
                 "redis_flavor": "keydb",
@@ -412,6 +434,26 @@ def test_a_bad_configuration_is_refused(
     assert server.host.check_output(f"pgrep -c {server.flavor}-server") == "1", "the check is still running"
     assert server.host.check_output(f"find /var/lib/{server.flavor}") == data
     assert server.queue(server.admin()) == messages
+
+
+@pytest.mark.parametrize(
+    ("directive", "reason"),
+    [
+        ("hz often", "hz often"),
+        ("timeout -1", "timeout -1"),
+        ("bind 10.255.255.1", "10.255.255.1 can't be listened on here"),
+        ("port 99999999", "port 99999999"),
+    ],
+)
+def test_what_the_servers_own_parser_refuses_is_seen_before(server: Server, directive: str, reason: str) -> None:
+    config = f"/etc/{server.flavor}/{server.flavor}.conf"
+    without = f"/^{directive.partition(' ')[0]} /d"
+    server.host.check_output("sed %s %s > /root/candidate && echo %s >> /root/candidate", without, config, directive)
+    run = server.host.run(f"redis-check-config {server.flavor} config /root/candidate")
+    server.host.check_output("rm /root/candidate")
+    assert run.rc != 0
+    assert reason in run.stdout + run.stderr
+    assert server.host.run(f"redis-check-config {server.flavor} config {config}").rc == 0
 
 
 def test_a_setting_of_ones_own_is_in_force(server: Server, messages: list[Any]) -> None:
