@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
+from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, page
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import look, release_before
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._table import table
@@ -36,6 +38,7 @@ class FilterModule:
             "python_literal": _python_literal,
             "release_before": release_before,
             "result_url": result_url,
+            "rollout_page": _rollout_page,
             "salted_sha1": _salted_sha1,
             "status_table": _status_table,
             "supervisor_command": command,
@@ -94,6 +97,43 @@ def _judge(
     """Return why a batch is bad, from what each host has registered under two names."""
     given = Margins(**{name: type(getattr(Margins, name))(value) for name, value in margins.items()})
     return judge(version, _registered(hostvars, hosts, before), _registered(hostvars, batch, after), given)
+
+
+def _rollout_page(
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Iterable[str],
+    *,
+    app: str,
+    version: str,
+    began: float,
+    verdict: str,
+) -> str:
+    """Return the page of a rollout, from what each host has registered in its course."""
+    hosts = list(hosts)
+    before = _registered(hostvars, hosts, "__celery_rollout_before")
+    after = _registered(hostvars, hosts, "__celery_rollout_end")
+    slices = _registered(hostvars, hosts, "__celery_rollout_slice")
+    done: Counter[int] = Counter()
+    failed: Counter[int] = Counter()
+    for status in after.values():
+        for second, good, bad in status.get("seconds", []):
+            done[second] += good
+            failed[second] += bad
+    phases = {host: result.get("programs", {}) for host, result in slices.items()}
+    times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
+    return page(
+        Rollout(
+            app=app,
+            version=version,
+            began=float(began),
+            ended=max([float(began), *times, *done]),
+            phases=phases,
+            seconds=[(second, done[second], failed[second]) for second in sorted(done)],
+            before={host: status["current"] for host, status in before.items()},
+            after={host: status.get("current", "") for host, status in after.items()},
+            verdict=verdict,
+        )
+    )
 
 
 def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> list[str]:

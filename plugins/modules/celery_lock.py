@@ -1,0 +1,105 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Hold the lock of a fleet's rollouts."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_lock
+short_description: Hold the lock of a fleet's rollouts, of which one is to run at a time
+description:
+  - Takes the lock, or keeps it where this run has it, or gives it back.
+  - A rollout that was not heard of for a quarter of an hour is taken for dead.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It says whether the lock could be taken.}
+  diff_mode: {support: none, description: There is nothing to differ.}
+options:
+  path:
+    description: The lock's file.
+    type: path
+    required: true
+  run:
+    description: Tells this run from another.
+    type: str
+    required: true
+  owner:
+    description: Who runs it, for people.
+    type: str
+    default: ""
+  held:
+    description: Whether to take or keep it, or to give it back.
+    type: bool
+    default: true
+  take_over:
+    description: Take it from whoever has it.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Let no other rollout begin
+  fleet.celery.celery_lock:
+    path: /var/lib/shop/.rollout.lock
+    run: "{{ run }}"
+    owner: ann@controller
+"""
+
+RETURN = r"""
+told: {description: What is worth telling., type: str, returned: success}
+"""
+
+import fcntl
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
+from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder, take
+
+
+def read(path: Path) -> Holder | None:
+    try:
+        return Holder(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "run": {"type": "str", "required": True},
+            "owner": {"type": "str", "default": ""},
+            "held": {"type": "bool", "default": True},
+            "take_over": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    path, run = Path(module.params["path"]), module.params["run"]
+    if not path.parent.is_dir():
+        module.exit_json(changed=False, told="")
+    # Two that ask at the same moment ask one after the other.
+    with path.with_name(f"{path.name}.mutex").open("w") as mutex:
+        fcntl.flock(mutex, fcntl.LOCK_EX)
+        holder = read(path)
+        if not module.params["held"]:
+            if holder and holder.run == run and not module.check_mode:
+                path.unlink()
+            module.exit_json(changed=False, told="")
+        if module.params["take_over"] and holder and holder.run != run:
+            holder = None
+        mine, told = take(holder, run, module.params["owner"], time.time())
+        if mine is None:
+            module.fail_json(msg=told)
+            return
+        if not module.check_mode:
+            write_file(path, json.dumps(asdict(mine)) + "\n", 0o644, "root")
+    module.exit_json(changed=False, told=told)
+
+
+if __name__ == "__main__":
+    main()
