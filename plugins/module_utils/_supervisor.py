@@ -31,6 +31,7 @@ class Process:
     Attributes:
         pid: 0 if it doesn't run.
         reason: Supervisor's own word on why it doesn't run.
+        started: when it was last started, in seconds since the epoch.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Process:
     pid: int
     reason: str
     logfile: str
+    started: float = 0.0
 
     @property
     def stopped(self) -> bool:
@@ -93,7 +95,12 @@ class SocketServer:
     def processes(self) -> dict[str, Process]:
         return {
             info["group"]: Process(
-                info["group"], info["statename"], info["pid"], info["spawnerr"], info["stdout_logfile"]
+                info["group"],
+                info["statename"],
+                info["pid"],
+                info["spawnerr"],
+                info["stdout_logfile"],
+                float(info["start"]),
             )
             for info in self._call("getAllProcessInfo")
         }

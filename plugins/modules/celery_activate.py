@@ -59,6 +59,15 @@ options:
       queues: {description: Queues that it must consume., type: list, elements: str, default: []}
       config: {description: Text of its configuration file. Needed of slots alone., type: str, default: ""}
       environment: {description: Variables of this program alone., type: dict, default: {}}
+  only:
+    description: Names of the workers, or of their programs, that are restarted; all if empty.
+    type: list
+    elements: str
+    default: []
+  restart_before:
+    description: Restarts also what runs on the release, if it was started before that, in seconds since the epoch.
+    type: float
+    default: 0
   start_timeout:
     description: Seconds until a program that was started must be at work.
     type: int
@@ -176,8 +185,11 @@ class Activation:
         self.directory = Path(module.params["directory"])
         self.items: dict[str, dict[str, Any]] = {item["name"]: item for item in module.params["programs"]}
         self.slots: dict[str, list[str]] = {}
+        only = set(module.params["only"])
         for item in module.params["programs"]:
-            self.slots.setdefault(item["slot_of"] or item["name"], []).append(item["name"])
+            worker = item["slot_of"] or item["name"]
+            if not only or {worker, item["name"]} & only:
+                self.slots.setdefault(worker, []).append(item["name"])
         self.server = SocketServer(module.params["socket"])
         path = Path(module.params["state_dir"]) / ACTIVATION
         self.notes = Notes(path, module.params["version"], keep=not module.check_mode)
@@ -228,6 +240,8 @@ class Activation:
 
     def _is_current(self, name: str, process: Process) -> bool:
         if not process.pid or process.state not in {"STARTING", "RUNNING"}:
+            return False
+        if process.started < self.parameters["restart_before"]:
             return False
         digest = environment_of(process.pid).get(STARTED_FROM)
         if digest is None:
@@ -420,6 +434,8 @@ def main() -> None:
                     "environment": {"type": "dict", "default": {}},
                 },
             },
+            "only": {"type": "list", "elements": "str", "default": []},
+            "restart_before": {"type": "float", "default": 0},
             "start_timeout": {"type": "int", "default": 60},
             "seconds": {"type": "int", "default": 15},
             "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
