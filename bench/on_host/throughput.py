@@ -34,7 +34,7 @@ def worker_application() -> Celery:
     def noop() -> None:
         """Do nothing."""
 
-    # A byte at each end, to a file of each child's own: its first and last change are the times that count.
+    # The time of each begin and end, in files of each child's own.
     @task_prerun.connect(weak=False)  # type: ignore[untyped-decorator]
     def begun(**_: object) -> None:
         note("begun")

@@ -7,25 +7,17 @@ held by workers.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from celery.app.utils import find_app
+
 REPLY_SECONDS = 10
 # A message is a moment in the hash before its worker knows of it.
 SETTLE_SECONDS = 5
-
-
-def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
-    """Return the application that celery's -A names."""
-    module, _, attribute = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in (attribute or "app").split("."):
-        found = getattr(found, part)
-    return found
 
 
 def held(answers: Iterable[Mapping[str, list[Mapping[str, Any]]]]) -> set[str]:
@@ -35,7 +27,7 @@ def held(answers: Iterable[Mapping[str, list[Mapping[str, Any]]]]) -> set[str]:
     return {str(entry.get("request", entry)["id"]) for entry in entries}
 
 
-def unheld(app: Any, nodes: list[str]) -> tuple[dict[str, str], int]:  # noqa: ANN401 - as above
+def unheld(app: Any, nodes: list[str]) -> tuple[dict[str, str], int]:  # noqa: ANN401 - Celery has no types
     """Return the delivery tags, with the tasks' ids, of what no worker has, and how many tasks workers have.
 
     Raises:
@@ -59,7 +51,7 @@ def unheld(app: Any, nodes: list[str]) -> tuple[dict[str, str], int]:  # noqa: A
 
 def main() -> None:
     given = json.load(sys.stdin)
-    app = load(sys.argv[1])
+    app = find_app(sys.argv[1])
     first, _ = unheld(app, given["nodes"])
     time.sleep(SETTLE_SECONDS)
     second, count = unheld(app, given["nodes"])

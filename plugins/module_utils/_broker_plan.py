@@ -18,8 +18,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     broker_need,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
+from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 # Fewer are not worth a limit. Twice as many as there may be, since those that broke may be there still.
 MAXCLIENTS_LEAST = 1000
 # Valkey came with Debian 13.

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 _ANY = {"0.0.0.0", "::"}  # noqa: S104 - what users write
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SCHEMES = {"rabbitmq": "amqp", "redis": "redis"}
 
 
@@ -45,7 +45,7 @@ def management_url(broker: Mapping[str, Any], listen_address: str, port: int, cl
         port: on which.
         client: inventory name of the host that asks.
     """
-    if broker["kind"] != "rabbitmq" or (listen_address in _LOOPBACK and client != broker["host"]):
+    if broker["kind"] != "rabbitmq" or (listen_address in LOOPBACK and client != broker["host"]):
         return ""
     address = broker["address"] if listen_address in _ANY else listen_address
     return f"http://{_bracketed(address)}:{port}/api/"

@@ -7,13 +7,14 @@ release or environment is another one than at its start, so that it is started a
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from celery.app.utils import find_app
 
 REPLY_SECONDS = 5
 
@@ -24,16 +25,7 @@ def ground(config: dict[str, Any]) -> list[object]:
     return [os.readlink(config["current"]), *(path.stat().st_mtime_ns for path in files if path.exists())]  # noqa: PTH115
 
 
-def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
-    """Return the application that celery's -A names."""
-    module, _, attribute = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in (attribute or "app").split("."):
-        found = getattr(found, part)
-    return found
-
-
-def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - as above
+def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - Celery has no types
     """Return what the broker and the workers say, and what could not be asked."""
     nodes = [worker["node"] for worker in workers]
     try:
@@ -65,7 +57,7 @@ def main() -> None:
     name, path = sys.argv[1:]
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     started_from = ground(config)
-    app = load(name)
+    app = find_app(name)
     while ground(config) == started_from:
         began = time.monotonic()
         print(json.dumps(observe(app, config["workers"])), flush=True)
