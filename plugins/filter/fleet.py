@@ -16,8 +16,13 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
-from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, page
-from ansible_collections.fleet.celery.plugins.module_utils._rollout import look, release_before
+from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, open_tasks, page
+from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
+    look,
+    release_before,
+    staging_failures,
+    verdict,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._table import table
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
@@ -40,9 +45,11 @@ class FilterModule:
             "result_url": result_url,
             "rollout_page": _rollout_page,
             "salted_sha1": _salted_sha1,
+            "staging_failures": _staging_failures,
             "status_table": _status_table,
             "supervisor_command": command,
             "supervisor_escape": escape,
+            "verdict": _verdict,
         }
 
 
@@ -90,13 +97,40 @@ def _judge(
     *,
     hosts: Iterable[str],
     before: str,
+    activated: str,
     after: str,
-    version: str,
     margins: Mapping[str, float],
 ) -> list[str]:
-    """Return why a batch is bad, from what each host has registered under two names."""
+    """Return why a batch is bad, from what each host has registered under these names."""
+    batch = list(batch)
+    slices = _registered(hostvars, batch, activated)
+    failures = look(slices, batch).failures
+    if failures:
+        return [f"{host}: {text}" for host, texts in failures.items() for text in texts]
     given = Margins(**{name: type(getattr(Margins, name))(value) for name, value in margins.items()})
-    return judge(version, _registered(hostvars, hosts, before), _registered(hostvars, batch, after), given)
+    versions = {host: str(result["version"]) for host, result in slices.items()}
+    return judge(versions, _registered(hostvars, hosts, before), _registered(hostvars, batch, after), given)
+
+
+def _staging_failures(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], failure: str, release: str
+) -> list[str]:
+    """Return why a release can't be activated, from what each host has noted and registered under these names."""
+    hosts = list(hosts)
+    failures = _registered(hostvars, hosts, failure)
+    made = {host for host, result in _registered(hostvars, hosts, release).items() if not result.get("unreachable")}
+    return staging_failures(failures, [host for host in hosts if host not in failures and host not in made])
+
+
+def _verdict(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], *, label: str, slices: str, reasons: str
+) -> str:
+    """Return how a bad rollout ended; nothing if there are no hosts that were to go back."""
+    hosts = list(hosts)
+    if not hosts:
+        return ""
+    told = _registered(hostvars, hosts, reasons)
+    return verdict(label, told[hosts[-1]], _registered(hostvars, hosts, slices))
 
 
 def _rollout_page(
@@ -104,7 +138,7 @@ def _rollout_page(
     hosts: Iterable[str],
     *,
     app: str,
-    version: str,
+    label: str,
     began: float,
     verdict: str,
 ) -> str:
@@ -119,18 +153,25 @@ def _rollout_page(
         for second, good, bad in status.get("seconds", []):
             done[second] += good
             failed[second] += bad
-    phases = {host: result.get("programs", {}) for host, result in slices.items()}
+    staged = _registered(hostvars, hosts, "__celery_app_release")
+    phases = {}
+    for host in hosts:
+        staging = staged.get(host, {})
+        made = {"release": [(staging["began"], "staging"), (staging["began"] + staging["seconds"], "")]}
+        phases[host] = (made if "began" in staging else {}) | slices.get(host, {}).get("programs", {})
     times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
     return page(
         Rollout(
             app=app,
-            version=version,
-            began=float(began),
+            label=label,
+            began=min([float(began), *times]),
             ended=max([float(began), *times, *done]),
             phases=phases,
             seconds=[(second, done[second], failed[second]) for second in sorted(done)],
             before={host: status["current"] for host, status in before.items()},
             after={host: status.get("current", "") for host, status in after.items()},
+            open_before=sum(open_tasks(status) for status in before.values()),
+            open_after=sum(open_tasks(status) for status in after.values()),
             verdict=verdict,
         )
     )
@@ -138,11 +179,14 @@ def _rollout_page(
 
 def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> list[str]:
     """Return the lines of a table of what each host has registered under a name by celery_status."""
-    rows = [
-        (host, status["current"], program["name"], program["release"] or "-", program["state"])
-        for host, status in _registered(hostvars, hosts, name).items()
-        for program in status["programs"]
-    ]
+    rows = []
+    for host, status in _registered(hostvars, hosts, name).items():
+        programs = [(each["name"], each["release"] or "-", each["state"]) for each in status.get("programs", [])]
+        if status.get("unreachable"):
+            rows.append((host, "-", "-", "-", "unreachable"))
+        elif status["drained"]:
+            rows.append((host, status["current"], "-", "-", "drained"))
+        rows += [(host, status["current"], *program) for program in programs]
     return table(("host", "current", "program", "runs", "state"), rows)
 
 

@@ -31,7 +31,7 @@ def ended(counts: Iterable[Mapping[str, int]]) -> tuple[int, int]:
 
 
 def judge(
-    version: str,
+    versions: Mapping[str, str],
     before: Mapping[str, Mapping[str, Any]],
     after: Mapping[str, Mapping[str, Any]],
     margins: Margins,
@@ -39,6 +39,7 @@ def judge(
     """Return why a batch is bad; nothing if it is not.
 
     Args:
+        versions: the release that each host is to be on.
         before: for each host of the fleet, what celery_status told before the first batch.
         after: the same for the hosts of the batch, once they run the release.
         margins: how much worse is still well.
@@ -51,26 +52,30 @@ def judge(
         for program in status["programs"]:
             if program["state"] == "STOPPING":
                 continue
-            if program["state"] != "RUNNING" or program["release"] != version:
+            if program["state"] != "RUNNING" or program["release"] != versions[host]:
                 what = f"is {program['state']}" if program["state"] != "RUNNING" else f"runs on {program['release']}"
                 reasons.append(f"{program['name']} on {host} {what}")
-    return reasons + _failures(version, before, after, margins) + _depths(before, after, margins)
+    return reasons + _failures(versions, before, after, margins) + _depths(before, after, margins)
 
 
 def _failures(
-    version: str, before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], margins: Margins
+    versions: Mapping[str, str],
+    before: Mapping[str, Mapping[str, Any]],
+    after: Mapping[str, Mapping[str, Any]],
+    margins: Margins,
 ) -> list[str]:
-    was_done, was_failed = ended(
-        counts for status in before.values() for release, counts in status["counts"].items() if release != version
-    )
+    told = [(release, counts) for status in before.values() for release, counts in status["counts"].items()]
+    # What an earlier try of the new release did is no measure; of a restart, there is nothing else.
+    old = [counts for release, counts in told if release not in versions.values()]
+    was_done, was_failed = ended(old or [counts for _, counts in told])
     was = 100 * was_failed / (was_done + was_failed) if was_failed else 0.0
     reasons = []
     # Each host by itself: among many that are well, one that fails all of its tasks would not show.
     for host, status in after.items():
         if status.get("unreachable"):
             continue
-        done, failed = ended([status["counts"].get(version, {})])
-        old_done, old_failed = ended([before.get(host, {}).get("counts", {}).get(version, {})])
+        done, failed = ended([status["counts"].get(versions[host], {})])
+        old_done, old_failed = ended([before.get(host, {}).get("counts", {}).get(versions[host], {})])
         done, failed = done - old_done, failed - old_failed
         now = 100 * failed / (done + failed) if failed else 0.0
         if failed >= margins.least_failures and now > was + margins.failures:

@@ -16,6 +16,8 @@ MANIFEST = "manifest.json"
 RECORD = "release.json"
 # What celery_activate must know of the call before.
 ACTIVATION = ".activation.json"
+# While it is there, no worker is started on the host.
+DRAINED = ".drained"
 SETTINGS = "celery_fleet_settings.py"
 REPORT = "celery_fleet_report.py"
 
@@ -150,6 +152,36 @@ def started_from(root: Path, config_dir: Path, program: str) -> str:
     own = config_dir / "programs" / f"{program}.env"
     contents = [path.read_bytes() if path.exists() else b"" for path in files]
     return digest((root / "current").resolve(), [*contents, *([own.read_bytes()] if own.exists() else [])])
+
+
+def in_use(releases: Path) -> set[str]:
+    """Return the releases that a process of this host runs on: each has its virtual environment in its environment."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            variables = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        for variable in variables:
+            name, _, value = variable.partition(b"=")
+            venv = Path(os.fsdecode(value))
+            if name == b"VIRTUAL_ENV" and venv.parent.parent == releases:
+                found.add(venv.parent.name)
+    return found
+
+
+def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> list[str]:
+    """Return the versions of releases that may go, the oldest first.
+
+    Args:
+        keep: so many stay, the latest of those that are not needed among them.
+        needed: stay in any case.
+    """
+    needed = set(needed)
+    records = sorted(records, key=lambda record: record.finished)
+    others = [record.version for record in records if record.version not in needed]
+    kept = max(0, keep - len(needed & {record.version for record in records}))
+    return others[: max(0, len(others) - kept)]
 
 
 def file_sha256(path: Path) -> str:

@@ -6,10 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
+from typing import Any
 
 WIDTH, LEFT, LANE, CHART = 960, 170, 16, 120
 #: Phases of a program as celery_activate notes them, and their colours; what is none of them is not drawn.
-COLOURS = {"draining": "#d98e04", "starting": "#3d7dca", "up": "#3f9b57", "killed": "#b3261e", "down": "#bdbdbd"}
+COLOURS = {
+    "staging": "#8d7bc4",
+    "draining": "#d98e04",
+    "starting": "#3d7dca",
+    "up": "#3f9b57",
+    "killed": "#b3261e",
+    "down": "#bdbdbd",
+}
 
 
 @dataclass(frozen=True)
@@ -21,17 +29,20 @@ class Rollout:
         phases: for each host and program, when each of its phases began, in order.
         seconds: second, tasks done and tasks failed on the whole fleet, in order; seconds without any are left out.
         before: for each host the release that it had; after: the one that it has.
+        open_before: tasks that had begun and not ended when it began; open_after: when it ended.
         verdict: why it was taken back; empty if it was not.
     """
 
     app: str
-    version: str
+    label: str
     began: float
     ended: float
     phases: Mapping[str, Mapping[str, Sequence[tuple[float, str]]]]
     seconds: Sequence[tuple[int, int, int]]
     before: Mapping[str, str]
     after: Mapping[str, str]
+    open_before: int = 0
+    open_after: int = 0
     verdict: str = ""
 
     @property
@@ -50,6 +61,17 @@ class Rollout:
         return min(sum(done.get(start + offset, 0) for offset in range(window)) for start in starts) / window
 
 
+def open_tasks(status: Mapping[str, Any]) -> int:
+    """Return how many tasks of a host have begun and not ended, by what celery_status told.
+
+    Those that run, and those that were ever broken off: a rollout that breaks none off leaves no more of them.
+    """
+    return sum(
+        counts.get("begun", 0) - sum(counts.get(kind, 0) for kind in ("done", "failed", "retried"))
+        for counts in status.get("counts", {}).values()
+    )
+
+
 def page(rollout: Rollout) -> str:
     """Return the page, which needs nothing from elsewhere."""
     span = max(1.0, rollout.ended - rollout.began)
@@ -58,8 +80,8 @@ def page(rollout: Rollout) -> str:
         share = (min(max(moment, rollout.began), rollout.ended) - rollout.began) / span
         return round(LEFT + share * (WIDTH - LEFT - 10), 1)
 
-    title = f"{rollout.app} {rollout.version}"
-    outcome = f"taken back: {rollout.verdict}" if rollout.verdict else "on all hosts"
+    title = f"{rollout.app}: {rollout.label}"
+    outcome = rollout.verdict or "on all hosts"
     began = datetime.fromtimestamp(rollout.began, UTC)
     facts = (
         ("began", began.strftime("%Y-%m-%d %H:%M:%S UTC")),
@@ -67,6 +89,7 @@ def page(rollout: Rollout) -> str:
         ("outcome", outcome),
         ("tasks done meanwhile", f"{rollout.done:,}"),
         ("tasks failed meanwhile", f"{rollout.failed:,}"),
+        ("tasks begun and not ended", f"{rollout.open_before:,} before, {rollout.open_after:,} after"),
         ("slowest second", f"{rollout.slowest(1):.0f} tasks"),
         ("slowest ten seconds", f"{rollout.slowest(10):.1f} tasks a second"),
     )
@@ -79,7 +102,8 @@ def page(rollout: Rollout) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>
 body {{ font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: {WIDTH}px; color: #222 }}
-table {{ border-collapse: collapse; margin: 1em 0 }} th, td {{ text-align: left; padding: .15em 1em .15em 0 }}
+table {{ border-collapse: collapse; margin: 1em 0 }}
+th, td {{ text-align: left; vertical-align: top; white-space: pre-line; padding: .15em 1em .15em 0 }}
 i {{ display: inline-block; width: .8em; height: .8em; margin-right: .3em }} span {{ margin-right: 1em }}
 svg text {{ font: 11px system-ui, sans-serif; fill: #333 }}
 </style></head><body>

@@ -13,7 +13,7 @@ class Look:
 
     Attributes:
         waiting: hosts that are not there yet.
-        progress: a line for each of them: what it waits for.
+        progress: what they wait for, or would do.
         failures: for each host that can't get there, why.
     """
 
@@ -37,8 +37,9 @@ def look(results: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> Look
             found.failures[host] = [str(result.get("msg", "celery_activate failed"))]
         elif result.get("failures"):
             found.failures[host] = list(result["failures"])
-        elif not result.get("done"):
-            found.waiting.append(host)
+        else:
+            if not result.get("done"):
+                found.waiting.append(host)
             found.progress += [f"{host}: {text}" for text in result.get("waits", [])]
     return found
 
@@ -52,3 +53,33 @@ def release_before(status: Mapping[str, Any], version: str) -> str:
     """
     current, previous = str(status.get("current", "")), str(status.get("previous", ""))
     return previous if current == version else current
+
+
+def staging_failures(failures: Mapping[str, str], unreachable: Iterable[str]) -> list[str]:
+    """Return why a release can't be activated: each reason once, with the hosts that gave it.
+
+    Args:
+        failures: for each host on which it could not be made, why.
+        unreachable: hosts that went away meanwhile.
+    """
+    reasons: dict[str, list[str]] = {}
+    for host, reason in failures.items():
+        reasons.setdefault(reason, []).append(host)
+    for host in unreachable:
+        reasons.setdefault("it can't be reached any more", []).append(host)
+    return [f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items()]
+
+
+def verdict(label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how a bad rollout ended: why it was bad, and where each host that it had come to is now.
+
+    Args:
+        label: what was rolled out.
+        slices: for each of these hosts, the latest result of celery_activate.
+    """
+    lines = [f"{label} is bad:", *(f"  {reason}" for reason in reasons), "The hosts that it had come to:"]
+    found = look(slices, slices)
+    for host, result in slices.items():
+        where = "; ".join(found.failures.get(host, [])) or f"runs on {result['version']}"
+        lines.append(f"  {host}: {where}")
+    return "\n".join(lines)

@@ -6,6 +6,9 @@ same time, where supervisorctl's `stop a b` and `update` take one group after an
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Mapping
@@ -109,8 +112,12 @@ class SocketServer:
         self._call("stopProcess", name, False, ignore=NOT_RUNNING)
 
     def kill(self, name: str) -> None:
-        """End a program and all that it started at once, by SIGKILL."""
-        self._call("signalProcessGroup", name, "KILL", ignore=NOT_RUNNING)
+        """End a program and all that it started at once, by SIGKILL: children left alone would go on with their tasks."""
+        process = self.processes().get(name)
+        if process and process.pid:
+            # Supervisor makes each program the leader of a process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def start(self, name: str) -> None:
         self._call("startProcess", name, False, ignore=ALREADY_STARTED)

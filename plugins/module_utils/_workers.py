@@ -10,18 +10,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Runs in the application's environment, as its user. A line of node names comes in, a line of their answers goes out.
+# Runs in the application's environment, as its user. A line comes in with the names of nodes and whether they are to
+# end, warm; a line of their answers goes out.
 ASK = """
 import json, sys
 from celery.app.utils import find_app
 app = find_app(sys.argv[1])
 app.loader.import_default_modules()
 for line in sys.stdin:
-    nodes = json.loads(line)
+    nodes, end = json.loads(line)
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
             inspect = app.control.inspect(destination=nodes, timeout=5, connection=connection)
+            if end:
+                app.control.shutdown(destination=nodes, connection=connection)
             queues, active = inspect.active_queues() or {}, inspect.active() or {}
         answer = {"nodes": {node: {"queues": [each["name"] for each in found], "tasks": [
             {"id": task["id"], "name": task["name"], "since": task["time_start"]} for task in active.get(node) or ()
@@ -64,6 +67,19 @@ def read_answers(raw: Mapping[str, Any]) -> dict[str, Answer]:
     }
 
 
+def ending(tasks: Iterable[Task], told: float, now: float) -> str:
+    """Return what a worker that was told to end was at then.
+
+    Args:
+        told: when that was, in seconds since the epoch, as now.
+    """
+    begun = [(task.since, task.name) for task in tasks if task.since]
+    if not begun:
+        return ""
+    since, name = min(begun)
+    return f"{len(begun)} when it was told to, {now - told:.0f} s ago; the oldest is {name}, for {now - since:.0f} s"
+
+
 class Asker:
     """A process that asks the workers, as long as the context lasts.
 
@@ -89,11 +105,15 @@ class Asker:
             self._lines.put(line)
         self._lines.put("")
 
-    def ask(self, nodes: Iterable[str]) -> dict[str, Answer]:
-        """Return the answers of those nodes that answer."""
+    def ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, Answer]:
+        """Return the answers of those nodes that answer.
+
+        Args:
+            end: tell them first to end, warm.
+        """
         try:
             assert self._process.stdin  # noqa: S101 - it is a pipe
-            self._process.stdin.write(json.dumps(list(nodes)) + "\n")
+            self._process.stdin.write(json.dumps([list(nodes), end]) + "\n")
             self._process.stdin.flush()
             line = self._lines.get(timeout=ANSWER_SECONDS)
             # What an application prints when it is imported is no answer.

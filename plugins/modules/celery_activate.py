@@ -65,8 +65,21 @@ options:
     elements: str
     default: []
   restart_before:
-    description: Restarts also what runs on the release, if it was started before that, in seconds since the epoch.
+    description:
+      - Restarts also what runs on the release, if it was started before that.
+      - In seconds since the epoch, by the host's clock.
     type: float
+    default: 0
+  stop_by:
+    description: Who tells a worker to end, Supervisor by a signal, or Celery's remote control.
+    type: str
+    choices: [supervisor, remote_control]
+    default: supervisor
+  keep_releases:
+    description:
+      - How many releases to keep, once all is well. 0 keeps all.
+      - The one that runs, the one before, and any that a process still runs on stay in any case.
+    type: int
     default: 0
   start_timeout:
     description: Seconds until a program that was started must be at work.
@@ -103,6 +116,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+version: {description: The release., type: str, returned: always}
+pruned: {description: Releases that were removed., type: list, elements: str, returned: always}
+drained: {description: Whether the host is drained, so that no worker is started., type: bool, returned: always}
 done: {description: Whether each program runs on the release and is at work., type: bool, returned: always}
 failures: {description: Why that can't be., type: list, elements: str, returned: always}
 waits: {description: What is waited for., type: list, elements: str, returned: always}
@@ -111,8 +127,12 @@ programs: {description: For each program its phases, with their times., type: di
 draining: {description: Programs that still end their tasks., type: list, elements: str, returned: always}
 """
 
+import glob
 import json
+import shutil
 import time
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +140,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._activation import Seen, Step, Wanted, next_step
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
-from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, read_record, started_from
+from ansible_collections.fleet.celery.plugins.module_utils._release import (
+    ACTIVATION,
+    DRAINED,
+    in_use,
+    prunable,
+    read_record,
+    started_from,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     Process,
     SocketServer,
@@ -128,7 +155,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     environment_of,
     log_tail,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker
+from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Answer, Asker, Task, ending
 
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 POLL_SECONDS = 0.5
@@ -185,11 +212,13 @@ class Activation:
         self.directory = Path(module.params["directory"])
         self.items: dict[str, dict[str, Any]] = {item["name"]: item for item in module.params["programs"]}
         self.slots: dict[str, list[str]] = {}
+        self.drained = (Path(module.params["state_dir"]) / DRAINED).exists()
         only = set(module.params["only"])
         for item in module.params["programs"]:
             worker = item["slot_of"] or item["name"]
-            if not only or {worker, item["name"]} & only:
+            if (not only or {worker, item["name"]} & only) and not (self.drained and item["kind"] == "worker"):
                 self.slots.setdefault(worker, []).append(item["name"])
+        self.pruned: list[str] = []
         self.server = SocketServer(module.params["socket"])
         path = Path(module.params["state_dir"]) / ACTIVATION
         self.notes = Notes(path, module.params["version"], keep=not module.check_mode)
@@ -224,7 +253,7 @@ class Activation:
             if answered:
                 self.notes.idle.discard(name)
             seen[name] = Seen(
-                item.state,
+                self._state(name, item),
                 name in current,
                 answered,
                 queues,
@@ -233,6 +262,11 @@ class Activation:
                 log_tail(item.logfile) if item.stopped or (tried and now - tried > self._patience) else "",
             )
         return seen
+
+    def _state(self, name: str, process: Process) -> str:
+        """Return the state of a program; Supervisor does not know that one was told to end by remote control."""
+        told = self.notes.ending.get(name, {}).get("pid")
+        return "STOPPING" if process.pid and process.pid == told and process.state == "RUNNING" else process.state
 
     @property
     def _patience(self) -> float:
@@ -269,11 +303,11 @@ class Activation:
         }
         return found
 
-    def _ask(self, nodes: Any) -> Any:  # noqa: ANN401 - of Asker.ask
+    def _ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, Answer]:
         if self.asker is None:
             run = ["runuser", "-u", self.parameters["user"], "--", str(self.root / "bin" / "celery_run")]
             self.asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
-        return self.asker.ask(nodes)
+        return self.asker.ask(nodes, end=end)
 
     # ---- What is done ----
 
@@ -282,8 +316,7 @@ class Activation:
             self._go_live(worker, step.live)
         if step.stop:
             self.changed = True
-            self._note_tasks(step.stop)
-            self.server.stop(step.stop)
+            self._stop(step.stop)
             self.notes.phase(step.stop, "draining")
         if step.kill:
             self.changed = True
@@ -323,11 +356,16 @@ class Activation:
                 self._config(other).unlink(missing_ok=True)
         self.server.reread()
 
-    def _note_tasks(self, name: str) -> None:
+    def _stop(self, name: str) -> None:
+        """Tell a program to end, warm, and note what its worker is at."""
         node = self.items[name]["node"]
-        answer = self._ask([node]).get(node) if node else None
-        tasks = [{"id": task.id, "name": task.name, "since": task.since} for task in answer.tasks] if answer else []
-        self.notes.ending[name] = {"at": time.time(), "tasks": tasks}
+        remote = bool(node) and self.parameters["stop_by"] == "remote_control"
+        answer = self._ask([node], end=remote).get(node) if node else None
+        tasks = [asdict(task) for task in answer.tasks] if answer else []
+        pid = self.server.processes()[name].pid
+        self.notes.ending[name] = {"at": time.time(), "tasks": tasks, "pid": pid}
+        if not remote:
+            self.server.stop(name)
 
     def sweep(self, processes: dict[str, Process]) -> None:
         """Have Supervisor forget slots that have ended and have no file."""
@@ -359,12 +397,11 @@ class Activation:
     def run(self) -> dict[str, Any]:
         release = self.root / self.target
         record = read_record(release)
-        if not record or not record.checked:
+        if not self.module.check_mode and (not record or not record.checked):
             return self._result([f"release {self.target.name} is not on this host, or was never checked"], {}, [])
         diff = self.point()
         if self.module.check_mode:
-            stale = [name for name, item in self.server.processes().items() if name in self.items and item.pid]
-            return self._result([], {}, diff) | {"would_restart": stale if diff else []}
+            return self._foreseen(diff)
         deadline = time.monotonic() + self.parameters["seconds"]
         waits: dict[str, str] = {}
         failures: list[str] = []
@@ -380,11 +417,36 @@ class Activation:
                 if not waits or failures or time.monotonic() > deadline:
                     break
                 time.sleep(POLL_SECONDS)
+            if not waits and not failures:
+                self._prune()
         finally:
             if self.asker:
                 self.asker.close()
             self.notes.write()
         return self._result(failures, waits, diff)
+
+    def _foreseen(self, diff: list[dict[str, str]]) -> dict[str, Any]:
+        before = self.parameters["restart_before"]
+        processes = self.server.processes()
+        names = [slot for slots in self.slots.values() for slot in slots if slot in processes]
+        stale = [name for name in names if processes[name].pid and (diff or processes[name].started < before)]
+        self.changed = bool(diff or stale)
+        told = {name: f"{name} would be restarted on {self.target.name}" for name in stale}
+        return self._result([], told, diff) | {"done": True}
+
+    def _prune(self) -> None:
+        keep = self.parameters["keep_releases"]
+        if not keep:
+            return
+        releases = self.root / "releases"
+        needed = {self.target.name, self.notes.previous} | in_use(releases)
+        self.pruned = prunable([record for path in releases.glob("*") if (record := read_record(path))], keep, needed)
+        for version in self.pruned:
+            shutil.rmtree(releases / version)
+            counts = Path(self.parameters["state_dir"]) / "counts"
+            artifact = Path("/var/cache") / f"{self.parameters['app_name']}-{version}.tar"
+            for path in (*counts.glob(f"*@{glob.escape(version)}.*.counts"), artifact):
+                path.unlink(missing_ok=True)
 
     def _wanted(self, worker: str) -> Wanted:
         slots = tuple(self.slots[worker])
@@ -393,6 +455,9 @@ class Activation:
     def _result(self, failures: list[str], waits: dict[str, str], diff: list[dict[str, str]]) -> dict[str, Any]:
         result = {
             "changed": self.changed,
+            "version": self.target.name,
+            "pruned": self.pruned,
+            "drained": self.drained,
             "done": not waits and not failures,
             "failures": failures,
             "waits": [self._told(text) for text in waits.values()],
@@ -404,15 +469,12 @@ class Activation:
 
     def _told(self, text: str) -> str:
         """Add to what is waited for the tasks that its worker was at when it was told to end."""
-        ending = self.notes.ending.get(text.split(maxsplit=1)[0])
-        tasks = [task for task in ending["tasks"] if task["since"]] if ending else []
-        if not ending or not tasks or "ends" not in text:
+        noted = self.notes.ending.get(text.split(maxsplit=1)[0])
+        if not noted or "ends its tasks" not in text:
             return text
-        oldest = min(tasks, key=lambda task: task["since"])
-        return (
-            f"{text}: {len(tasks)} when it was told to, {time.time() - ending['at']:.0f} s ago; the oldest is "
-            f"{oldest['name']}, for {time.time() - oldest['since']:.0f} s"
-        )
+        tasks = [Task(**task) for task in noted["tasks"]]
+        told = ending(tasks, noted["at"], time.time())
+        return f"{text}: {told}" if told else text
 
 
 def main() -> None:
@@ -436,6 +498,8 @@ def main() -> None:
             },
             "only": {"type": "list", "elements": "str", "default": []},
             "restart_before": {"type": "float", "default": 0},
+            "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},
+            "keep_releases": {"type": "int", "default": 0},
             "start_timeout": {"type": "int", "default": 60},
             "seconds": {"type": "int", "default": 15},
             "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},

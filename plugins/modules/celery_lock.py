@@ -10,7 +10,8 @@ module: celery_lock
 short_description: Hold the lock of a fleet's rollouts, of which one is to run at a time
 description:
   - Takes the lock, or keeps it where this run has it, or gives it back.
-  - A rollout that was not heard of for a quarter of an hour is taken for dead.
+  - A rollout that was not heard of for a quarter of an hour is taken for dead, and at once where it was run on the same
+    controller, whose process is gone.
 author: Celery Fleet (@celery-fleet)
 attributes:
   check_mode: {support: full, description: It says whether the lock could be taken.}
@@ -28,6 +29,10 @@ options:
     description: Who runs it, for people.
     type: str
     default: ""
+  controller:
+    description: What the lookup P(fleet.celery.controller#lookup) tells of this run.
+    type: dict
+    default: {}
   held:
     description: Whether to take or keep it, or to give it back.
     type: bool
@@ -68,12 +73,19 @@ def read(path: Path) -> Holder | None:
         return None
 
 
+def this_run(module: AnsibleModule) -> Holder:
+    controller, now = module.params["controller"], time.time()
+    machine, process = controller.get("machine", ""), controller.get("process", "")
+    return Holder(module.params["run"], module.params["owner"], machine, process, now, now)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
             "run": {"type": "str", "required": True},
             "owner": {"type": "str", "default": ""},
+            "controller": {"type": "dict", "default": {}},
             "held": {"type": "bool", "default": True},
             "take_over": {"type": "bool", "default": False},
         },
@@ -92,7 +104,7 @@ def main() -> None:
             module.exit_json(changed=False, told="")
         if module.params["take_over"] and holder and holder.run != run:
             holder = None
-        mine, told = take(holder, run, module.params["owner"], time.time())
+        mine, told = take(holder, this_run(module), module.params["controller"].get("processes") or [])
         if mine is None:
             module.fail_json(msg=told)
             return

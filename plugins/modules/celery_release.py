@@ -104,6 +104,12 @@ RETURN = r"""
 release: {description: The release's directory., type: str, returned: success}
 previous: {description: Where C(current) pointed before., type: str, returned: success}
 tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
+pending:
+  description: Without O(activate), files that hold something else than it would write, such as settings.
+  type: list
+  elements: str
+  returned: success
+began: {description: When that was, in seconds since the epoch., type: float, returned: success}
 seconds: {description: How long it took., type: float, returned: success}
 """
 
@@ -273,6 +279,16 @@ class Host:
             raise ReleaseError(f"{failure}:\n{(output + error).strip()[-3000:]}")
         return str(output)
 
+    def pending(self) -> list[str]:
+        """Return the files that hold something else than they would if the release was activated here.
+
+        Raises:
+            ReleaseError: if none was ever.
+        """
+        if not self.current.is_symlink() and not self.module.check_mode:
+            raise ReleaseError("No release runs on this host yet, so there is nothing to roll over. Run site.yml first")
+        return [str(path) for path, text, *_ in self.files() if not path.exists() or path.read_bytes() != text.encode()]
+
     def write_files(self) -> None:
         for path, text, mode, group, secret in self.files():
             # Bytes, since reading as text would turn a value's carriage return into a newline.
@@ -314,8 +330,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     check_version(module.params["version"])
     # The application's user must read the release, whatever mask root has.
     os.umask(0o022)
-    start = time.monotonic()
+    began = time.time()
     host = Host(module)
+    pending = [] if module.params["activate"] else host.pending()
     previous = str(host.current.readlink()) if host.current.is_symlink() else ""
     host.make_directories()
     record = read_record(host.release)
@@ -343,7 +360,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "release": str(host.release),
         "previous": previous,
         "tasks": list(tasks),
-        "seconds": round(time.monotonic() - start, 2),
+        "pending": pending,
+        "began": round(began, 2),
+        "seconds": round(time.time() - began, 2),
     }
     return {**result, "diff": host.diff} if module._diff else result
 

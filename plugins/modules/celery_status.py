@@ -10,7 +10,7 @@ module: celery_status
 short_description: Tell which release a host's programs run on, and what became of their tasks
 description:
   - Tells where C(current) points, which releases there are, what each program runs on, and how many tasks it did.
-  - With O(version) it first waits until tasks of that release have ended, to be judged by.
+  - With O(version) it first waits until tasks have ended on that release, to be judged by, since its workers began.
 author: Celery Fleet (@celery-fleet)
 attributes:
   check_mode: {support: full, description: It changes nothing.}
@@ -46,11 +46,11 @@ options:
     type: str
     default: ""
   tasks:
-    description: Waits until so many of them have ended,
+    description: Waits until so many of them have ended since the last of the workers was started,
     type: int
     default: 20
   seconds:
-    description: but no longer than so many seconds.
+    description: but no longer than so many seconds after that.
     type: int
     default: 30
   since:
@@ -73,6 +73,9 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+now: {description: "The host's clock, in seconds since the epoch.", type: float, returned: success}
+nodename: {description: "The host's name, as Celery has it for %h.", type: str, returned: success}
+drained: {description: Whether the host is drained., type: bool, returned: success}
 current: {description: The release that programs start on., type: str, returned: success}
 previous: {description: The one before the latest activation., type: str, returned: success}
 releases: {description: The releases on the host, the latest last., type: list, elements: dict, returned: success}
@@ -83,6 +86,7 @@ seconds: {description: "Second, tasks done, tasks failed.", type: list, elements
 """
 
 import json
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -90,7 +94,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
-from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, read_record
+from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     SocketServer,
     SupervisorError,
@@ -128,15 +132,21 @@ def by_release(directory: Path) -> dict[str, Counts]:
     return found
 
 
-def wait_for_tasks(directory: Path, version: str, tasks: int, seconds: int) -> None:
-    """Wait until so many tasks have ended on a release since now, but no longer than so many seconds."""
+def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
+    """Wait until tasks have ended on a release since its workers were started, but not for long."""
+    version = module.params["version"]
+    names = {each["name"] for each in programs(module) if each["release"] == version}
+    if not names:
+        return
+    processes = SocketServer(module.params["socket"]).processes()
+    started = max(processes[name].started for name in names if name in processes)
 
     def ended() -> int:
-        counts = by_release(directory).get(version, Counts()).totals
-        return counts["done"] + counts["failed"]
+        seconds = by_release(directory).get(version, Counts()).seconds
+        return sum(cell["done"] + cell["failed"] for second, cell in seconds.items() if second >= started)
 
-    first, deadline = ended(), time.monotonic() + seconds
-    while ended() - first < tasks and time.monotonic() < deadline:
+    deadline = time.monotonic() + started + module.params["seconds"] - time.time()
+    while time.monotonic() < deadline and ended() < module.params["tasks"]:
         time.sleep(POLL_SECONDS)
 
 
@@ -193,7 +203,7 @@ def depths(module: AnsibleModule, root: Path) -> dict[str, int]:
 def run(module: AnsibleModule) -> dict[str, Any]:
     root, directory = Path(module.params["root"]), Path(module.params["state_dir"]) / "counts"
     if module.params["version"]:
-        wait_for_tasks(directory, module.params["version"], module.params["tasks"], module.params["seconds"])
+        wait_for_tasks(module, directory)
     counts = by_release(directory)
     current = root / "current"
     told: Counter[tuple[int, str]] = Counter()
@@ -204,6 +214,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     seconds = sorted({second for second, _ in told})
     return {
         "changed": False,
+        "now": time.time(),
+        "nodename": socket.gethostname(),
+        "drained": (Path(module.params["state_dir"]) / DRAINED).exists(),
         "current": current.readlink().name if current.is_symlink() else "",
         "previous": previous(Path(module.params["state_dir"])),
         "releases": releases(root),

@@ -42,6 +42,9 @@ options:
           - One that still ends its tasks after a handover is left to it.
         type: str
         default: ""
+  unless_exists:
+    description: While this file is there, none of them is to run.
+    type: path
   root:
     description: The application's directory, with C(current) in it.
     type: path
@@ -137,7 +140,9 @@ def check_with_supervisor(configs: Mapping[str, str]) -> None:
 
 
 def live_programs(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the programs that should run: all, but of a worker's slots one."""
+    """Return the programs that should run: all, but of a worker's slots one, and none on a host that is drained."""
+    if parameters["unless_exists"] and Path(parameters["unless_exists"]).exists():
+        return []
     directory, prefix = Path(parameters["directory"]), f"{parameters['app_name']}.{parameters['kind']}."
     chosen: dict[str, dict[str, Any]] = {}
     for item in parameters["programs"]:
@@ -308,6 +313,7 @@ def main() -> None:
                     "slot_of": {"type": "str", "default": ""},
                 },
             },
+            "unless_exists": {"type": "path"},
             "root": {"type": "path", "required": True},
             "config_dir": {"type": "path", "required": True},
             "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},

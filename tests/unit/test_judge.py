@@ -16,7 +16,7 @@ BEFORE = {"w1": status("1.0", 980, 20), "w2": status("1.0", 980, 20)}
 
 
 def judged(after: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]] | None = None) -> list[str]:
-    return judge("1.1", before or BEFORE, after, Margins())
+    return judge(dict.fromkeys(after, "1.1"), before or BEFORE, after, Margins())
 
 
 def test_a_batch_that_does_as_well_as_before_is_good() -> None:
@@ -53,3 +53,9 @@ def test_a_queue_that_grew_is_bad() -> None:
     before = {"w1": status("1.0", depths={"email": 50, "video": 10})}
     after = {"w1": status("1.1", depths={"email": 151, "video": 100})}
     assert judged(after, before) == ["151 tasks wait in email (before: 50)"]
+
+
+def test_a_restart_is_judged_by_what_its_own_release_did_before() -> None:
+    before = {"w1": status("1.1", 900, 100)}
+    assert judged({"w1": status("1.1", 990, 110)}, before) == []
+    assert judged({"w1": status("1.1", 950, 150)}, before) == ["on w1, 50 of 100 tasks failed (50%; before: 10%)"]

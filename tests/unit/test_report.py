@@ -9,7 +9,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._report import Rollou
 
 ROLLOUT = Rollout(
     app="shop",
-    version="1.1.0",
+    label="Release 1.1.0",
     began=1000.0,
     ended=1030.0,
     phases={"w1": {"shop-email": [(1002.0, "draining"), (1010.0, "starting"), (1013.0, "up")]}},
@@ -42,7 +42,14 @@ def read(rollout: Rollout) -> Reader:
 
 def test_it_tells_how_long_what_and_how_much() -> None:
     text = " ".join(read(ROLLOUT).text)
-    for told in ("shop 1.1.0", "30 s", "on all hosts", "139", "slowest second", "w1 shop-email: draining, 8.0 s"):
+    for told in (
+        "shop: Release 1.1.0",
+        "30 s",
+        "on all hosts",
+        "139",
+        "slowest second",
+        "w1 shop-email: draining, 8.0 s",
+    ):
         assert told in text
 
 
@@ -52,7 +59,7 @@ def test_windows_are_the_slowest_there_were() -> None:
 
 
 def test_what_it_is_given_can_not_become_markup() -> None:
-    reader = read(replace(ROLLOUT, version="<script>", verdict="<b>bad</b>", before={"<i>": "1"}))
+    reader = read(replace(ROLLOUT, label="<script>", verdict="<b>bad</b>", before={"<i>": "1"}))
     assert not {"script", "b", "i"} & (set(reader.tags) - {"i"})
     assert "<script>" in " ".join(reader.text)
 

@@ -1,0 +1,210 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Take the workers off a host until it is given back, a slice of time a call."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_drain
+short_description: Take the workers off a host until it is given back, a slice of time a call
+description:
+  - Tells all workers of the host to end, warm, at the same time, and has Supervisor forget them, so that they don't
+    come back with the host either. Other modules start none while it is drained.
+  - Returns after O(seconds), ended or not, with what it waits for. Called again it goes on.
+  - After the O(deadline) it ends by SIGKILL what is left. RabbitMQ then gives the tasks to others at once; with Redis,
+    C(playbooks/drain.yml) does so.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It says which programs would end.}
+  diff_mode: {support: none, description: There is no text to differ.}
+options:
+  app_name:
+    description: The application.
+    type: str
+    required: true
+  app:
+    description: What C(celery -A) takes.
+    type: str
+    required: true
+  user:
+    description: The application's user.
+    type: str
+    required: true
+  root:
+    description: The application's directory.
+    type: path
+    required: true
+  state_dir:
+    description: Directory in which is kept that the host is drained.
+    type: path
+    required: true
+  programs:
+    description: For each program of a worker on this host, also of those that don't run, the name of its node.
+    type: dict
+    required: true
+  drained:
+    description: Whether the host is to be drained. If not, what drained it is forgotten, and workers may be started.
+    type: bool
+    default: true
+  deadline:
+    description: Seconds since the host was first told, after which tasks are broken off. 0 waits as long as it takes.
+    type: int
+    default: 0
+  seconds:
+    description: Seconds after which it returns, ended or not.
+    type: int
+    default: 15
+  directory:
+    description: Directory that Supervisor includes.
+    type: path
+    default: /etc/supervisor/conf.d
+  socket:
+    description: Supervisor's socket.
+    type: path
+    default: /run/supervisor.sock
+"""
+
+EXAMPLES = r"""
+- name: Take the workers off
+  fleet.celery.celery_drain:
+    app_name: shop
+    app: shop.celery:app
+    user: shop
+    root: /srv/shop
+    state_dir: /var/lib/shop
+    programs: {shop-email: email@worker1}
+    deadline: 300
+  register: drain
+  until: drain.done
+  retries: 30
+"""
+
+RETURN = r"""
+done: {description: Whether no worker is left., type: bool, returned: success}
+waits: {description: What is waited for., type: list, elements: str, returned: success}
+broken_off: {description: Programs that had to be ended by SIGKILL., type: list, elements: str, returned: success}
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
+from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Process, SocketServer, SupervisorError
+from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, Task, ending
+
+POLL_SECONDS = 0.5
+
+
+class Drain:
+    """One call: tells, waits and, after the deadline, ends."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.parameters: dict[str, Any] = module.params
+        self.nodes: dict[str, str] = module.params["programs"]
+        self.marker = Path(module.params["state_dir"]) / DRAINED
+        self.server = SocketServer(module.params["socket"])
+        self.changed = False
+
+    def begin(self) -> dict[str, Any]:
+        """Return when the host was first told, and what its workers were at then; note it if that is now."""
+        try:
+            noted: dict[str, Any] = json.loads(self.marker.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            self.changed = True
+            noted = {"since": time.time(), "tasks": {}}
+            if not self.module.check_mode:
+                noted["tasks"] = self._tasks()
+                write_file(self.marker, json.dumps(noted) + "\n", 0o644, "root")
+        return noted
+
+    def _tasks(self) -> dict[str, list[dict[str, Any]]]:
+        nodes = {self.nodes[name]: name for name, process in self.left().items() if not process.stopped}
+        run = ["runuser", "-u", self.parameters["user"], "--", str(Path(self.parameters["root"], "bin", "celery_run"))]
+        asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
+        answers = asker.ask(nodes) if nodes else {}
+        asker.close()
+        return {nodes[node]: [asdict(task) for task in answer.tasks] for node, answer in answers.items()}
+
+    def left(self) -> dict[str, Process]:
+        return {name: process for name, process in self.server.processes().items() if name in self.nodes}
+
+    def tell(self) -> None:
+        """Have all workers end, and Supervisor forget those that have."""
+        prefix = f"{self.parameters['app_name']}.worker."
+        for name in self.nodes:
+            Path(self.parameters["directory"], f"{prefix}{name}.conf").unlink(missing_ok=True)
+        self.server.reread()
+        for name, process in self.left().items():
+            self.changed = True
+            if process.stopped:
+                self.server.remove(name)
+            elif process.state != "STOPPING":
+                self.server.stop(name)
+
+    def run(self) -> dict[str, Any]:
+        if not self.parameters["drained"]:
+            there = self.marker.exists()
+            if there and not self.module.check_mode:
+                self.marker.unlink()
+            return {"changed": there, "done": True, "waits": [], "broken_off": []}
+        noted, deadline = self.begin(), self.parameters["deadline"]
+        if self.module.check_mode:
+            waits = [f"{name} would end" for name, process in self.left().items() if not process.stopped]
+            return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
+        broken_off = set()
+        until = time.monotonic() + self.parameters["seconds"]
+        while True:
+            self.tell()
+            left = self.left()
+            if not left or time.monotonic() > until:
+                break
+            if deadline and time.time() > noted["since"] + deadline:
+                broken_off |= set(left)
+                for name in left:
+                    self.server.kill(name)
+            time.sleep(POLL_SECONDS)
+        return {
+            "changed": self.changed,
+            "done": not left,
+            "waits": [self._told(name, noted) for name in left],
+            "broken_off": sorted(broken_off),
+        }
+
+    def _told(self, name: str, noted: dict[str, Any]) -> str:
+        tasks = [Task(**task) for task in noted["tasks"].get(name, [])]
+        rest = ending(tasks, noted["since"], time.time())
+        deadline = self.parameters["deadline"]
+        until = f"; broken off in {max(0.0, noted['since'] + deadline - time.time()):.0f} s" if deadline else ""
+        return f"{name} ends its tasks{f': {rest}' if rest else ''}{until}"
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **{name: {"type": "str", "required": True} for name in ("app_name", "app", "user")},
+            **{name: {"type": "path", "required": True} for name in ("root", "state_dir")},
+            "programs": {"type": "dict", "required": True},
+            "drained": {"type": "bool", "default": True},
+            "deadline": {"type": "int", "default": 0},
+            "seconds": {"type": "int", "default": 15},
+            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
+            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = Drain(module).run()
+    except SupervisorError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
