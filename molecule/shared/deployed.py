@@ -28,11 +28,11 @@ import json, sys, time
 from pathlib import Path
 from shop.celery import app
 app.loader.import_default_modules()
-deadline = time.monotonic() + 180
+deadline = time.monotonic() + 600
 while not Path(sys.argv[1]).exists() and time.monotonic() < deadline:
     for call in json.loads(sys.argv[2]):
         print(app.signature(call["task"], args=call["args"], kwargs=call["kwargs"], app=app).apply_async().id)
-    time.sleep(0.2)
+    time.sleep(float(sys.argv[3]))
 """
 
 
@@ -89,11 +89,15 @@ class Shop:
         return self.output(f"{RUN} python -c {shlex.quote(SEND)} {shlex.quote(json.dumps(calls))}").split()
 
     @contextmanager
-    def flow(self, *calls: dict[str, Any]) -> Iterator[list[str]]:
-        """Send these five times a second while the block runs; their ids are in the list once it has ended."""
+    def flow(self, *calls: dict[str, Any], every: float = 0.2) -> Iterator[list[str]]:
+        """Send these again and again while the block runs; their ids are in the list once it has ended.
+
+        Args:
+            every: so many seconds.
+        """
         ids: list[str] = []
         stop = self.output("mktemp --dry-run").strip()
-        command = f"{RUN} python -c {shlex.quote(FLOW)} {stop} {shlex.quote(json.dumps(calls))}"
+        command = f"{RUN} python -c {shlex.quote(FLOW)} {stop} {shlex.quote(json.dumps(calls))} {every}"
         with ThreadPoolExecutor(1) as pool:
             # A connection of its own, beside those that the block uses.
             sending = pool.submit(Shop(self.sender, ()).output, command)

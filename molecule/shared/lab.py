@@ -23,6 +23,20 @@ def reboot(host: Any, name: str) -> None:
         TimeoutError: if it is not up after BOOT_SECONDS.
     """
     subprocess.run([*PODMAN, "stop", "--time", "600", container(name)], check=True, capture_output=True)
+    start(host, name)
+
+
+def cut_off(name: str) -> None:
+    """End a host at once, as one that loses its power."""
+    subprocess.run([*PODMAN, "kill", container(name)], check=True, capture_output=True)
+
+
+def start(host: Any, name: str) -> None:
+    """Boot a host and return once all its services are up or have failed.
+
+    Raises:
+        TimeoutError: if it is not up after BOOT_SECONDS.
+    """
     subprocess.run([*PODMAN, "start", container(name)], check=True, capture_output=True)
     deadline = time.monotonic() + BOOT_SECONDS
     while time.monotonic() < deadline:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,44 @@ PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 
 def run_playbook(path: Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Run a playbook with other values of variables."""
-    return subprocess.run(
+    with started_playbook(path, *options, **variables) as run:
+        return run.end()
+
+
+@dataclass
+class Started:
+    """A run of a playbook that may be under way still."""
+
+    process: subprocess.Popen[str]
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Wait until it has ended."""
+        output, error = self.process.communicate()
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, output, error)
+
+    def kill(self) -> None:
+        """End it and all that it started at once, as a controller that loses its power."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@contextmanager
+def started_playbook(path: Path, *options: str, **variables: Any) -> Iterator[Started]:
+    """Start a playbook with other values of variables; it does not outlive the block."""
+    with subprocess.Popen(
         ["ansible-playbook", str(path), "-e", json.dumps(variables), *options],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        start_new_session=True,
         env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-    )
+    ) as process:
+        started = Started(process)
+        try:
+            yield started
+        finally:
+            if process.poll() is None:
+                started.kill()
 
 
 def converge(*options: str, **variables: Any) -> subprocess.CompletedProcess[str]:

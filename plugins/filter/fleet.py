@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.celery.plugins.module_utils._batches import batches, read_sizes
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
@@ -33,6 +32,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
+            "batch_problems": _batch_problems,
             "batches": _batches,
             "broker_url": broker_url,
             "environment_text": environment_text,
@@ -47,6 +47,7 @@ class FilterModule:
             "salted_sha1": _salted_sha1,
             "staging_failures": _staging_failures,
             "status_table": _status_table,
+            "statuses": _statuses,
             "supervisor_command": command,
             "supervisor_escape": escape,
             "verdict": _verdict,
@@ -63,14 +64,8 @@ def _batches(hosts: Iterable[str], plan: Mapping[str, Mapping[str, Any]], sizes:
     Args:
         plan: the plan's hosts.
         sizes: as users write them.
-
-    Raises:
-        AnsibleFilterError: one of them is none.
     """
-    problems: list[Problem] = []
-    read = read_sizes(list(sizes), problems)
-    if problems:
-        raise AnsibleFilterError("\n".join(str(problem) for problem in problems))
+    read = read_sizes(list(sizes), [])
     hosts = list(hosts)
     workloads = {host: [item["worker"] for item in plan[host]["programs"]] for host in hosts}
     consumed = {host: {queue for item in plan[host]["programs"] for queue in item["queues"]} for host in hosts}
@@ -79,6 +74,13 @@ def _batches(hosts: Iterable[str], plan: Mapping[str, Mapping[str, Any]], sizes:
     found = batches(working, {host: consumed[host] for host in working}, read)
     senders = [host for host in hosts if host not in working]
     return [*found, senders] if senders else found
+
+
+def _batch_problems(sizes: Iterable[object]) -> list[str]:
+    """Return what is wrong with sizes of batches as users write them."""
+    problems: list[Problem] = []
+    read_sizes(list(sizes), problems)
+    return [str(problem) for problem in problems]
 
 
 def _registered(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
@@ -175,6 +177,15 @@ def _rollout_page(
             verdict=verdict,
         )
     )
+
+
+def _statuses(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, dict[str, Any]]:
+    """Return for each host which release it runs, of what it has registered under a name by celery_status."""
+    keys = ("current", "previous", "drained", "programs", "releases")
+    return {
+        host: {key: status[key] for key in keys} if "current" in status else {"unreachable": True}
+        for host, status in _registered(hostvars, hosts, name).items()
+    }
 
 
 def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> list[str]:

@@ -22,7 +22,7 @@ def read_sizes(raw: Sequence[object], problems: list[Problem]) -> list[tuple[int
         if number is None or number < 1 or (share and number > 100):  # noqa: PLR2004
             problems.append(
                 Problem(
-                    "celery_batches",
+                    "celery_rollout_batches",
                     f"{entry!r} is neither a number of hosts nor a percentage of them",
                     'Write it as ["1", "25%", "100%"]',
                 )
@@ -30,7 +30,7 @@ def read_sizes(raw: Sequence[object], problems: list[Problem]) -> list[tuple[int
             continue
         sizes.append((number, share))
     if not sizes and not problems:
-        problems.append(Problem("celery_batches", "is empty", 'Write it as ["1", "25%", "100%"]'))
+        problems.append(Problem("celery_rollout_batches", "is empty", 'Write it as ["1", "25%", "100%"]'))
     return sizes
 
 

@@ -112,7 +112,7 @@ class SocketServer:
         self._call("stopProcess", name, False, ignore=NOT_RUNNING)
 
     def kill(self, name: str) -> None:
-        """End a program and all that it started at once, by SIGKILL: children left alone would go on with their tasks."""
+        """End a program and all that it started at once, by SIGKILL: children left alone would end their tasks."""
         process = self.processes().get(name)
         if process and process.pid:
             # Supervisor makes each program the leader of a process group.

@@ -58,4 +58,4 @@ def test_sizes_are_read_as_ansible_reads_them() -> None:
 def test_a_size_that_is_none_is_refused(sizes: list[str]) -> None:
     problems: list[Problem] = []
     read_sizes(sizes, problems)
-    assert [problem.where for problem in problems] == ["celery_batches"]
+    assert [problem.where for problem in problems] == ["celery_rollout_batches"]

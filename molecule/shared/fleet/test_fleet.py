@@ -84,11 +84,11 @@ def test_tasks_for_later_do_not_hold_up_those_for_now(shop: Shop) -> None:
 def test_a_stop_ends_running_tasks_and_hands_back_the_others(shop: Shop) -> None:
     ids = shop.send(*[call("reports.build", "2026-01", 6) for _ in range(6)])
     wait_until(lambda: len(shop.events(ids, "started")) >= 2, "no report is begun")
-    shop.output("supervisorctl stop shop-reports", "worker2")
+    shop.output("supervisorctl stop shop-reports-a", "worker2")
     ended = {line["id"] for line in shop.events(ids, "done")}
     assert ended == {line["id"] for line in shop.events(ids, "started")}, "a running task was not ended"
     assert len(ended) < 6
-    shop.output("supervisorctl start shop-reports", "worker2")
+    shop.output("supervisorctl start shop-reports-a", "worker2")
     assert len(shop.wait_for(ids, timeout=60)) == 6, "a task ran twice"
 
 
@@ -122,18 +122,18 @@ def test_each_worker_consumes_again_after_the_broker_was_away_and_nothing_is_los
 
 
 def test_a_worker_that_takes_nothing_is_restarted(shop: Shop) -> None:
-    before = {name: shop.pid(name, "shop-email") for name in GROUPS["general"]}
+    before = {name: shop.pid(name, "shop-email-a") for name in GROUPS["general"]}
     cancel = f"{RUN} celery -A shop.celery:app control --timeout 10 cancel_consumer email"
-    shop.output(f"{cancel} -d {','.join(f'email@{name}' for name in before)}")
+    shop.output(f"{cancel} -d {','.join(f'email-a@{name}' for name in before)}")
     lines = shop.run(
         *[call("email.send_order_confirmation", number, "a@shop.example") for number in range(4)], timeout=180
     )
     assert len(lines) == 4
-    restarted = [name for name, pid in before.items() if shop.pid(name, "shop-email") != pid]
+    restarted = [name for name, pid in before.items() if shop.pid(name, "shop-email-a") != pid]
     assert restarted
     for name in restarted:
         journal = shop.output("journalctl --no-pager --unit shop-watchdog", name)
-        assert re.search(r"Restarting shop-email, warm: it has taken no task for \d+ s, while \d+ wait", journal)
+        assert re.search(r"Restarting shop-email-a, warm: it has taken no task for \d+ s, while \d+ wait", journal)
 
 
 @pytest.mark.skipif(BROKER != "redis", reason="RabbitMQ does it by itself")
@@ -141,10 +141,10 @@ def test_a_sweep_gives_the_tasks_of_a_killed_worker_to_others(shop: Shop) -> Non
     (busy,) = shop.send(call("video.transcode", 1, 25))
     lost = shop.send(*[call("reports.build", "2026-04", 20) for _ in range(2)])
     shop.wait_for([busy, *lost], "started")
-    killed = shop.pid("worker2", "shop-reports")
+    killed = shop.pid("worker2", "shop-reports-a")
     shop.output(f"kill -KILL $(pgrep --parent {killed}) {killed}", "worker2")
-    wait_until(lambda: shop.pid("worker2", "shop-reports") not in (0, killed), "Supervisor does not start it again")
-    wait_until(lambda: shop.host("control1").run(f"{PING} -d reports@worker2").rc == 0, "it does not answer")
+    wait_until(lambda: shop.pid("worker2", "shop-reports-a") not in (0, killed), "Supervisor does not start it again")
+    wait_until(lambda: shop.host("control1").run(f"{PING} -d reports-a@worker2").rc == 0, "it does not answer")
     # Beside others, whose acknowledgements got lost when the broker was away.
     for options, word in ((["--check"], "would go back"), ([], "went back")):
         assert len(shop.events(lost, "started")) == 2
@@ -159,8 +159,8 @@ def test_a_sweep_gives_the_tasks_of_a_killed_worker_to_others(shop: Shop) -> Non
 
 def test_remote_control_reaches_each_worker(shop: Shop) -> None:
     answer = json.loads(shop.output(f"{PING} --json"))
-    expected = {f"{worker}@{host}" for worker in ("customers", "email") for host in GROUPS["general"]}
-    assert set(answer) == expected | {"video@worker2", "reports@worker2"}
+    expected = {f"{worker}@{host}" for worker in ("customers", "email-a") for host in GROUPS["general"]}
+    assert set(answer) == expected | {"video@worker2", "reports-a@worker2"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,324 @@
+"""Releases under load: good ones, bad ones, and those in which something breaks. Each test leaves a whole fleet."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shared.deployed import RUN, Shop, call, wait_until
+from shared.lab import cut_off, reboot, start
+from shared.playbook import PLAYBOOKS, run_playbook, started_playbook
+from shop.ledger import Tally, count
+
+testinfra_hosts = ["ansible://control1"]
+EXAMPLE = Path(__file__).parents[3] / "example"
+# Short tasks and long ones, on workers that come to a release warm and by handover; each fan-out sends ten more.
+LOAD = [
+    call("customers.sync", 1),
+    call("customers.fan_out", 100),
+    call("email.send_order_confirmation", 1, "a@shop.example"),
+    call("video.transcode", 1, 0.05),
+    call("reports.build", "2026-05", 0.2),
+]
+# Load is steady, so there is enough to judge by soon; a worker that does not come up is known soon too.
+QUICK = {"celery_rollout_judge_seconds": 10, "celery_rollout_start_timeout": 25}
+WORKERS = ("worker1", "worker2")
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop(sender="control1", hosts=("worker1", "worker2", "control1"))
+
+
+def play(name: str, *options: str, **variables: Any) -> str:
+    """Run one of the playbooks and return what it prints; it must succeed."""
+    run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **QUICK | variables)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr
+    return run.stdout
+
+
+def refused(name: str, *options: str, **variables: Any) -> str:
+    """Run one of the playbooks, which must fail, and return what it prints in one line."""
+    return told(run_playbook(PLAYBOOKS / f"{name}.yml", *options, **QUICK | variables))
+
+
+def told(run: subprocess.CompletedProcess[str]) -> str:
+    """Return what a run that must have failed printed, in one line."""
+    assert run.returncode != 0, run.stdout[-4000:]
+    return " ".join((run.stdout + run.stderr).replace("''", "'").split())
+
+
+@pytest.fixture
+def status(tmp_path: Path) -> Any:
+    """Return what playbooks/status.yml says of each host, when it is called."""
+
+    def read() -> dict[str, Any]:
+        play("status", celery_status_file=str(tmp_path / "status.json"))
+        found: dict[str, Any] = json.loads((tmp_path / "status.json").read_text(encoding="utf-8"))
+        return found
+
+    return read
+
+
+def runs(found: dict[str, Any]) -> set[str]:
+    """Return the releases that the fleet's hosts point to and its programs run on; those that end tasks don't count."""
+    programs = [item for host in found.values() for item in host["programs"] if item["state"] != "STOPPING"]
+    assert {item["state"] for item in programs} == {"RUNNING"}, programs
+    return {host["current"] for host in found.values()} | {item["release"] for item in programs}
+
+
+def tally(shop: Shop, ids: list[str]) -> Tally:
+    """Return what became of tasks and of what they sent, once none is open."""
+
+    def settled() -> Tally | None:
+        total = count(map(json.dumps, shop.ledger()), ids).total
+        return total if total.lost == 0 else None
+
+    total: Tally = wait_until(settled, "tasks are lost", timeout=90)
+    return total
+
+
+@contextmanager
+def load(shop: Shop) -> Iterator[None]:
+    """Send tasks all the time; at the end each must have been done, once."""
+    with flow(shop) as ids:
+        yield
+    total = tally(shop, ids)
+    assert total.sent > len(ids) > len(LOAD), "no task was sent"
+    assert (total.done, total.repeated) == (total.sent, 0)
+
+
+@contextmanager
+def flow(shop: Shop) -> Iterator[list[str]]:
+    """Send tasks all the time, from before to after the block; their ids are in the list then."""
+    before = len(shop.ledger())
+    with shop.flow(*LOAD, every=1.0) as ids:
+        wait_until(lambda: len(shop.ledger()) > before + len(LOAD), "no task runs")
+        yield ids
+
+
+def bad(tmp_path: Path, path: str, old: str, new: str) -> str:
+    """Return a copy of the shop that differs in a text."""
+    source = tmp_path / "shop"
+    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+    file = source / path
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    return str(source)
+
+
+def test_two_releases_in_a_row_lose_and_repeat_nothing(shop: Shop, status: Any) -> None:
+    with load(shop):
+        (long,) = shop.send(call("reports.build", "2026-06", 75))
+        shop.wait_for([long], "started")
+        output = play("deploy", celery_app_version="1.1.0")
+        assert runs(status()) == {"1.1.0"}
+        # Handed over: the release did not wait for it, nor was it broken off.
+        assert not shop.events([long], "done"), "the release took as long as the longest task"
+        # One on top of it, while the old worker still ends its tasks, waits for the slot and says for what.
+        output = play("deploy", celery_app_version="1.2.0")
+        assert re.search(r"worker2: shop-reports-\w ends its tasks: 1 when it was told to, \d+ s ago", output)
+        assert re.search(r"the oldest is reports\.build, for \d+ s", output)
+    (line,) = shop.wait_for([long])
+    assert line["release"] == "1.0.0"
+    assert len(shop.events([long], "started")) == 1
+    assert runs(status()) == {"1.2.0"}
+    assert {line["release"] for line in shop.ledger() if line["event"] == "done"} == {"1.0.0", "1.1.0", "1.2.0"}
+
+
+def test_back_to_the_release_before_and_to_a_named_one(shop: Shop, status: Any) -> None:
+    with load(shop):
+        play("rollback")
+        assert runs(status()) == {"1.1.0"}
+        play("rollback", celery_app_version="1.2.0")
+    assert runs(status()) == {"1.2.0"}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import not_there", "No module named 'not_there'"),
+        (
+            "import os, sys\nif 'worker' in sys.argv:\n    sys.exit('no price list')",
+            "does not stay up; the end of its log: .*no price list",
+        ),
+        (
+            "import os, sys, time\nif 'worker' in sys.argv:\n    time.sleep(3600)",
+            r"shop-customers does not answer after \d+ s",
+        ),
+    ],
+    ids=["does-not-import", "dies-at-start", "hangs-at-start"],
+)
+def test_a_release_that_does_not_come_up_is_taken_back(
+    shop: Shop, status: Any, tmp_path: Path, code: str, reason: str
+) -> None:
+    before = {host: shop.pids(host) for host in WORKERS}
+    source = bad(tmp_path, "shop/celery.py", "import os\n", f"{code}\nimport os\n")
+    with load(shop):
+        said = refused("deploy", celery_app_version="2.0.0", celery_app_source=source)
+    assert re.search(reason, said)
+    assert runs(status()) == {"1.2.0"}
+    staged = "not_there" in code
+    assert ("No worker was touched" in said) == staged
+    untouched = WORKERS if staged else ("worker2",)
+    assert all(shop.pids(host) == before[host] for host in untouched)
+    for host in WORKERS:
+        shop.output("rm -rf /srv/shop/releases/2.0.0", host)
+    shop.output("rm -rf /srv/shop/releases/2.0.0")
+
+
+def test_a_release_that_fails_its_tasks_is_taken_back(shop: Shop, status: Any, tmp_path: Path) -> None:
+    source = bad(
+        tmp_path,
+        "shop/customers/tasks.py",
+        "    if self.request.retries < ",
+        "    raise KeyError\n    if self.request.retries < ",
+    )
+    with flow(shop) as ids:
+        said = refused("deploy", celery_app_version="2.1.0", celery_app_source=source)
+    assert re.search(r"on worker1, \d+ of \d+ tasks failed \(\d+%; before: 0%\)", said)
+    assert "worker1: runs on 1.2.0" in said
+    assert runs(status()) == {"1.2.0"}
+    total = tally(shop, ids)
+    assert total.failed > 0, "the release failed no task"
+    assert (total.done + total.failed, total.repeated) == (total.sent, 0)
+    assert {line["host"] for line in shop.ledger() if line["release"] == "2.1.0"} == {"worker1"}
+
+
+def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop, status: Any) -> None:
+    with flow(shop) as ids:
+        with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.3.0") as run:
+            wait_until(lambda: current(shop, "worker1") == "1.3.0", "the first host does not come to the release", 120)
+            cut_off("worker2")
+            said = told(run.end())
+        assert "worker2: it can't be reached any more" in said
+        assert "worker1: runs on 1.2.0" in said
+        start(shop.host("worker2"), "worker2")
+        wait_until(lambda: len(shop.pids("worker2")) == 4, "its workers do not come up")
+        play("sweep")
+        play("deploy", celery_app_version="1.3.0")
+    assert runs(status()) == {"1.3.0"}
+    total = tally(shop, ids)
+    # What a host was at when it lost its power is run again, done or not.
+    assert total.done == total.sent > len(ids)
+
+
+def test_a_controller_that_is_killed_in_the_middle_goes_on_when_it_is_run_again(shop: Shop, status: Any) -> None:
+    with load(shop):
+        with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.4.0") as run:
+            wait_until(lambda: current(shop, "worker1") == "1.4.0", "the first host does not come to the release", 120)
+            # No second one while the first is at work.
+            assert "Another rollout is under way" in refused("deploy", celery_app_version="1.5.0")
+            run.kill()
+        output = play("deploy", celery_app_version="1.4.0")
+        assert "A rollout that is dead held the lock" in output
+    assert runs(status()) == {"1.4.0"}
+
+
+def current(shop: Shop, host: str) -> str:
+    return Path(shop.output("readlink /srv/shop/current", host).strip()).name
+
+
+def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop, status: Any) -> None:
+    with load(shop):
+        assert "Nobody would consume video, reports any more" in refused("drain", "--limit", "worker2")
+        (long,) = shop.send(call("reports.build", "2026-07", 40))
+        shop.wait_for([long], "started")
+        output = play("drain", "--limit", "worker2", celery_drain_deadline=10, celery_drain_force=True)
+        assert "shop-reports-b had to be broken off" in output or "shop-reports-a had to be broken off" in output
+        assert shop.pids("worker2") == {}
+        found = status()["worker2"]
+        assert found["drained"]
+        # It comes back with the host as little as with a release.
+        reboot(shop.host("worker2"), "worker2")
+        assert shop.pids("worker2") == {}
+        play("undrain", "--limit", "worker2")
+        assert not status()["worker2"]["drained"]
+        shop.wait_for([long], timeout=90)
+    assert len(shop.events([long], "started")) == 2
+    assert runs(status()) == {"1.4.0"}
+
+
+@pytest.mark.parametrize("by", ["supervisor", "remote_control"])
+def test_a_restart_takes_what_it_was_told_and_nothing_else(shop: Shop, by: str) -> None:
+    before = {host: shop.pids(host) for host in WORKERS}
+    with load(shop):
+        play(
+            "restart",
+            celery_restart_queues=["video"],
+            celery_restart_programs=["shop-email"],
+            celery_rollout_stop_by=by,
+        )
+    for host, pids in before.items():
+        after = shop.pids(host)
+        restarted = {name for name in pids if after.get(name) != pids[name]}
+        expected = {name for name in pids if name.startswith(("shop-email-", "shop-video"))}
+        assert restarted == expected, (host, pids, after)
+
+
+def test_a_release_on_one_host_alone(shop: Shop, status: Any) -> None:
+    before = shop.pids("worker2")
+    play("deploy", "--limit", "worker1", celery_app_version="1.5.0")
+    found = status()
+    assert {host: found[host]["current"] for host in WORKERS} == {"worker1": "1.5.0", "worker2": "1.4.0"}
+    assert shop.pids("worker2") == before
+    play("rollback", "--limit", "worker1")
+    assert runs(status()) == {"1.4.0"}
+
+
+def test_a_check_says_what_would_happen_and_changes_nothing(shop: Shop, status: Any) -> None:
+    before = {host: shop.pids(host) for host in WORKERS}
+    output = play("deploy", "--check", "--diff", celery_app_version="1.6.0")
+    assert "worker1: shop-customers would be restarted on 1.6.0" in output
+    assert re.search(r"worker2: shop-reports-\w would be restarted on 1.6.0", output)
+    assert "worker2: shop-video would end" in play("drain", "--check", "--limit", "worker2", celery_drain_force=True)
+    assert {host: shop.pids(host) for host in WORKERS} == before
+    assert runs(status()) == {"1.4.0"}
+    assert not any("1.6.0" in [item["version"] for item in host["releases"]] for host in status().values())
+
+
+def test_old_releases_go_but_none_that_runs(shop: Shop, status: Any) -> None:
+    oldest = status()["worker1"]["releases"][0]["version"]
+    held = f"sh -c 'VIRTUAL_ENV=/srv/shop/releases/{oldest}/venv nohup sleep 300 >/dev/null 2>&1 & echo $!'"
+    pid = shop.output(held, "worker1").strip()
+    play("deploy", celery_app_version="1.6.0", celery_rollout_keep_releases=2)
+    kept = {host: {item["version"] for item in found["releases"]} for host, found in status().items()}
+    assert kept["worker1"] == {oldest, "1.4.0", "1.6.0"}
+    assert kept["worker2"] == {"1.4.0", "1.6.0"}
+    shop.output(f"kill {pid}", "worker1")
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "reason"),
+    [
+        ("rollback", {"celery_app_version": "9.9.9"}, "Release 9.9.9 is not on worker1, which has .*1.6.0"),
+        ("restart", {"celery_restart_queues": ["vidoe"]}, "vidoe: no worker is or consumes that"),
+        ("deploy", {"celery_app_version": "../1"}, "celery_app_version '../1' can't name a release"),
+        (
+            "deploy",
+            {"celery_app_version": "1.7.0", "celery_rollout_batches": ["1", "200%", "few"]},
+            "'200%' is neither a number of hosts nor a percentage .*'few' is neither",
+        ),
+        ("drain", {}, "Nobody would consume customers, email, video, reports, ticks any more"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_touched(
+    shop: Shop, name: str, variables: dict[str, Any], reason: str
+) -> None:
+    before = {host: shop.pids(host) for host in WORKERS}
+    assert re.search(reason, refused(name, **variables))
+    assert {host: shop.pids(host) for host in WORKERS} == before
+
+
+def test_remote_control_reaches_each_worker_after_all_that(shop: Shop, status: Any) -> None:
+    answer = json.loads(shop.output(f"{RUN} celery -A shop.celery:app inspect ping --timeout 10 --json"))
+    programs = [item["name"] for host in WORKERS for item in status()[host]["programs"]]
+    assert sorted(node.partition("@")[0] for node in answer) == sorted(name.removeprefix("shop-") for name in programs)
