@@ -52,8 +52,10 @@ def judge(
         for program in status["programs"]:
             if program["state"] == "STOPPING":
                 continue
-            if program["state"] != "RUNNING" or program["release"] != versions[host]:
-                what = f"is {program['state']}" if program["state"] != "RUNNING" else f"runs on {program['release']}"
+            # One that has just come up is STARTING for some seconds, though it is at work.
+            up = program["state"] in {"RUNNING", "STARTING"}
+            if not up or program["release"] != versions[host]:
+                what = f"runs on {program['release']}" if up else f"is {program['state']}"
                 reasons.append(f"{program['name']} on {host} {what}")
     return reasons + _failures(versions, before, after, margins) + _depths(before, after, margins)
 

@@ -57,6 +57,10 @@ options:
     description: Tells also what ended in each second since then, in seconds since the epoch; an hour at most.
     type: float
     default: 0
+  directory:
+    description: Directory that Supervisor includes.
+    type: path
+    default: /etc/supervisor/conf.d
   socket:
     description: Supervisor's socket.
     type: path
@@ -156,6 +160,10 @@ def programs(module: AnsibleModule) -> list[dict[str, Any]]:
         return []
     prefix = f"{module.params['app_name']}-"
     processes = SocketServer(module.params["socket"]).processes()
+    # Supervisor remembers the slot that a worker had before a handover, though it has ended and has no file.
+    files = {
+        path.name.split(".", 2)[-1].removesuffix(".conf") for path in Path(module.params["directory"]).glob("*.conf")
+    }
     return [
         {
             "name": name,
@@ -163,7 +171,7 @@ def programs(module: AnsibleModule) -> list[dict[str, Any]]:
             "release": environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else "",
         }
         for name, process in sorted(processes.items())
-        if name.startswith(prefix)
+        if name.startswith(prefix) and (name in files or not process.stopped)
     ]
 
 
@@ -240,6 +248,7 @@ def main() -> None:
             "tasks": {"type": "int", "default": 20},
             "seconds": {"type": "int", "default": 30},
             "since": {"type": "float", "default": 0},
+            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
             "socket": {"type": "path", "default": "/run/supervisor.sock"},
         },
         supports_check_mode=True,

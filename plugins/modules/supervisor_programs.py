@@ -261,6 +261,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     server = SocketServer(parameters["socket"])
     processes = server.processes()
     reread = _predicted(files, processes, parameters) if module.check_mode else server.reread()
+    for name in slots & reread.removed & processes.keys():
+        if processes[name].stopped and not module.check_mode:
+            # A slot that has ended after a handover: nothing that anyone notices changes.
+            server.remove(name)
+            del processes[name]
     owned = re.compile(rf"{re.escape(parameters['app_name'])}-.+").fullmatch
 
     def ours(name: str) -> bool:

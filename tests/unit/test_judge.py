@@ -43,6 +43,7 @@ def test_a_worker_that_is_down_or_on_another_release_is_bad_and_one_that_drains_
     assert judged({"w1": status("1.1", state="BACKOFF")}) == ["shop-email on w1 is BACKOFF"]
     assert judged({"w1": status("1.0")}) == ["shop-email on w1 runs on 1.0"]
     assert judged({"w1": status("1.0", state="STOPPING")}) == []
+    assert judged({"w1": status("1.1", state="STARTING")}) == []
 
 
 def test_a_host_that_went_away_is_bad() -> None:

@@ -117,7 +117,7 @@ def bad(tmp_path: Path, path: str, old: str, new: str) -> str:
 
 def test_two_releases_in_a_row_lose_and_repeat_nothing(shop: Shop, status: Any) -> None:
     with load(shop):
-        (long,) = shop.send(call("reports.build", "2026-06", 75))
+        (long,) = shop.send(call("reports.build", "2026-06", 110))
         shop.wait_for([long], "started")
         output = play("deploy", celery_app_version="1.1.0")
         assert runs(status()) == {"1.1.0"}
