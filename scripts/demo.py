@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The demo: boot hosts on this machine, build a fleet on them, and watch a few hundred real tasks finish.
+"""The demo: boot hosts on this machine, build a fleet on them, watch real tasks finish, and release while they flow.
 
 `make demo` runs `up`, `make demo-down` runs `down`. What each step prints goes to .cache/demo.
 """
@@ -15,7 +15,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ LOGS = ROOT / ".cache" / "demo"
 IMAGES = "localhost/fleet-lab-"
 
 TAIL_LINES = 40
+# Sent at a time while a release is under way.
+LOAD_TASKS = 20
 POLL_SECONDS = 1.5
 # A ledger that was last written to longer ago than this before the first task holds nothing of this run.
 CLOCK_SKEW_SECONDS = 3600
@@ -322,9 +326,9 @@ def host_table(fleet: Fleet, found: dict[str, list[Process]]) -> Table:
     return table
 
 
-def queue_table(count: Any) -> Table:  # noqa: ANN401 - shop's Count
+def queue_table(title: str, count: Any) -> Table:  # noqa: ANN401 - shop's Count
     """Return a table of what became of each queue's tasks."""
-    table = Table(title="Tasks", title_justify="left", show_footer=True)
+    table = Table(title=title, title_justify="left", show_footer=True)
     table.add_column("queue", footer="all")
     for name in ("sent", "done", "failed", "retried", "lost", "repeated"):
         table.add_column(name, justify="right", footer=str(getattr(count.total, name)))
@@ -372,8 +376,66 @@ def load_fleet(inventory: Path, kind: str = "rabbitmq") -> Fleet:
     return parse_fleet(json.loads(result.stdout), Path.home(), inventory, kind)
 
 
+def current_release(fleet: Fleet) -> str:
+    """Return the release that the fleet runs."""
+    return Path(remote(fleet, fleet.beat, ["readlink", f"/srv/{fleet.app}/current"]).strip()).name
+
+
+def next_release(version: str) -> str:
+    """Return the name of a release that comes after another: 1.3.0 after 1.2.0."""
+    major, minor, *_ = version.split(".")
+    return f"{major}.{int(minor) + 1}.0"
+
+
+@contextmanager
+def load(fleet: Fleet) -> Iterator[dict[str, Any]]:
+    """Send tasks all the time while the block runs; what was sent is in the value once it has ended."""
+    sent: dict[str, Any] = {"queues": defaultdict(list), "total": 0, "failures": 0, "children": 0}
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            answer = send(fleet, LOAD_TASKS)
+            for queue, ids in answer["queues"].items():
+                sent["queues"][queue] += ids
+            for name in ("total", "failures", "children"):
+                sent[name] += answer[name]
+
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(go_on)
+        try:
+            yield sent
+        finally:
+            over.set()
+            sending.result()
+
+
+def release(fleet: Fleet, options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """Release the next version while tasks flow, and return what was sent and the count of what became of it."""
+    version = next_release(current_release(fleet))
+    since = time.time()
+    with step(f"Releasing {version} with playbooks/deploy.yml, while tasks flow"), load(fleet) as sent:
+        variables = {"celery_app_version": version, "celery_broker": options.broker}
+        play(options.inventory, "playbooks/deploy.yml", ["--extra-vars", json.dumps(variables)])
+    with step("Watching the last of them finish"):
+        return sent, watch(fleet, sent, since, options.timeout)
+
+
+def problems_of(sent: dict[str, Any], count: Any, timeout: float) -> list[str]:  # noqa: ANN401 - shop's Count
+    """Return what became of tasks that should not have."""
+    problems = []
+    total = count.total
+    if missing := sent["total"] - total.done - total.failed - total.revoked:
+        problems.append(f"{missing} tasks have no end after {timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
+    if total.repeated:
+        problems.append(f"{total.repeated} tasks were done twice: {' '.join(count.repeated_ids[:5])}")
+    if total.failed > sent["failures"]:
+        problems.append(f"{total.failed - sent['failures']} tasks failed that should not have: see the workers' logs")
+    return problems
+
+
 def up(options: argparse.Namespace) -> int:
-    """Boot, build, send, watch and tell. Whatever is there already is used again."""
+    """Boot, build, send, watch, release and tell. Whatever is there already is used again."""
     started = time.monotonic()
     fleet = load_fleet(options.inventory, options.broker)
     with step(f"Booting {len(fleet.addresses)} hosts on this machine (the first time: building their image)"):
@@ -387,25 +449,22 @@ def up(options: argparse.Namespace) -> int:
         say(f"  {sizes}; some of them send {sent['children']} more")
     with step("Watching them finish"):
         count = watch(fleet, sent, since, options.timeout)
+    problems = problems_of(sent, count, options.timeout)
+    released, meanwhile = release(fleet, options)
+    problems += problems_of(released, meanwhile, options.timeout)
     found = {host: processes(fleet, host) for host in fleet.addresses}
-    for table in (host_table(fleet, found), queue_table(count)):
+    for table in (host_table(fleet, found), queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)):
         console.print()
         console.print(table)
-    say(f"The {sent['failures']} tasks of customers.fail are meant to fail.")
-    say(f"\n{pages(fleet)}\n")
+    say(f"The {sent['failures']} and {released['failures']} tasks of customers.fail are meant to fail.")
+    say(f"\n{pages(fleet)}")
+    say(f"The release: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
     say(f"Everything took {time.monotonic() - started:.0f} s. `make demo-down` removes it again.")
-    problems = [
+    problems += [
         f"{process.name} on {host} is {process.state}" for host in found for process in found[host] if not process.well
     ]
     if "flower" not in {process.name for process in found[fleet.flower]}:
         problems.append(f"Flower is not on {fleet.flower}")
-    total = count.total
-    if missing := sent["total"] - total.done - total.failed - total.revoked:
-        problems.append(f"{missing} tasks have no end after {options.timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
-    if total.repeated:
-        problems.append(f"{total.repeated} tasks were done twice: {' '.join(count.repeated_ids[:5])}")
-    if total.failed > sent["failures"]:
-        problems.append(f"{total.failed - sent['failures']} tasks failed that should not have: see the workers' logs")
     if problems:
         raise DemoError("; ".join(problems))
     return 0

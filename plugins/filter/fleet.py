@@ -84,7 +84,8 @@ def _batch_problems(sizes: Iterable[object]) -> list[str]:
 
 
 def _registered(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
-    return {host: hostvars[host][name] for host in hosts if name in hostvars[host]}
+    # Each look at a host's variables puts them together anew.
+    return {host: values[name] for host in hosts if name in (values := hostvars[host])}
 
 
 def _look(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
@@ -158,9 +159,9 @@ def _rollout_page(
     staged = _registered(hostvars, hosts, "__celery_app_release")
     phases = {}
     for host in hosts:
-        staging = staged.get(host, {})
-        made = {"release": [(staging["began"], "staging"), (staging["began"] + staging["seconds"], "")]}
-        phases[host] = (made if "began" in staging else {}) | slices.get(host, {}).get("programs", {})
+        phases[host] = dict(slices.get(host, {}).get("programs", {}))
+        if "began" in (made := staged.get(host, {})):
+            phases[host]["release"] = [(made["began"], "staging"), (made["began"] + made["seconds"], "")]
     times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
     return page(
         Rollout(

@@ -359,6 +359,21 @@ def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
     return advice
 
 
+def _doubled(placed: Mapping[str, list[Program]]) -> list[str]:
+    """Return which queues, meant to have one task at a time, have two while a release is handed over."""
+    programs = [item for found in placed.values() for item in found]
+    at_once: Counter[str] = Counter()
+    for item in programs:
+        at_once.update(dict.fromkeys(item.queues, item.concurrency))
+    return [
+        f"celery_workers[{item.worker}]: one task of {queue} runs at a time, but two while a release is handed over; "
+        "with activation: warm it stays one"
+        for item in programs
+        for queue in item.queues
+        if len(item.slots) > 1 and at_once[queue] == 1
+    ]
+
+
 def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Mapping[str, Mapping[str, Any]]) -> Plan:
     """Return the plan of a fleet.
 
@@ -380,7 +395,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
     flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
     _check_settings(overrides, problems)
-    warnings += _advice(declaration, queues)
+    warnings += _advice(declaration, queues) + _doubled(placed)
 
     names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host]) if name]
     demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)

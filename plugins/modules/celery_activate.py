@@ -327,26 +327,29 @@ class Activation:
             self.changed = True
             self.notes.tried.setdefault(step.start, time.time())
             self.notes.idle.add(step.start)
-            self._start(step.start)
+            self._start(step.start, self.live(worker))
             self.notes.phase(step.start, "starting")
         if step.done:
             self.notes.phase(self.live(worker), "up")
         self.notes.write()
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, live: str) -> None:
         if name in self.server.processes():
             self.server.start(name)
             return
         self._write(name)
         self.server.reread()
         self.server.add(name)
+        if self.items[name]["slot_of"] and name != live:
+            # The slot that has a file starts with the host, and that is not yet this one.
+            self._config(name).unlink()
 
     def _write(self, name: str) -> None:
         item = self.items[name]
         environment = self.config_dir / "programs" / f"{name}.env"
         if item["environment"]:
             write_file(environment, environment_text(item["environment"]), 0o640, self.parameters["user"])
-        write_file(self._config(name), item["config"], 0o644, "root")
+        write_file(self._config(name), item["config"], 0o640, "root")
 
     def _go_live(self, worker: str, slot: str) -> None:
         """Let only this slot start with the host from now on."""

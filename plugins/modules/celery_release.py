@@ -76,6 +76,10 @@ options:
         wrapper stay as they are.
     type: bool
     default: true
+  keep_current:
+    description: Where a release runs already, and can, it stays, and O(version) and O(artifact) are left aside.
+    type: bool
+    default: false
   python:
     description: The Python that the virtual environment is made of.
     type: path
@@ -102,6 +106,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 release: {description: The release's directory., type: str, returned: success}
+version: {description: The release., type: str, returned: success}
 previous: {description: Where C(current) pointed before., type: str, returned: success}
 tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
 pending:
@@ -326,11 +331,21 @@ class Host:
         self._link(self.current, Path("releases") / self.parameters["version"])
 
 
+def keep_current(parameters: dict[str, Any]) -> None:
+    """Let the release that runs be the one that is wanted, if there is one."""
+    release = Path(parameters["root"], "current").resolve()
+    record = read_record(release)
+    if record and not made_for_another_python(release / "venv", Path(parameters["python"])):
+        parameters |= {"version": record.version, "sha256": record.sha256}
+
+
 def run(module: AnsibleModule) -> dict[str, Any]:
     check_version(module.params["version"])
     # The application's user must read the release, whatever mask root has.
     os.umask(0o022)
     began = time.time()
+    if module.params["keep_current"]:
+        keep_current(module.params)
     host = Host(module)
     pending = [] if module.params["activate"] else host.pending()
     previous = str(host.current.readlink()) if host.current.is_symlink() else ""
@@ -358,6 +373,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     result = {
         "changed": host.changed,
         "release": str(host.release),
+        "version": host.release.name,
         "previous": previous,
         "tasks": list(tasks),
         "pending": pending,
@@ -376,6 +392,7 @@ def main() -> None:
             **{name: {"type": "path", "required": True} for name in paths},
             "environment": {"type": "str", "required": True, "no_log": True},
             "activate": {"type": "bool", "default": True},
+            "keep_current": {"type": "bool", "default": False},
             "python": {"type": "path", "default": "/usr/bin/python3"},
         },
         supports_check_mode=True,

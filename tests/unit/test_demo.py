@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.demo import DemoError, Process, Recap, parse_fleet, parse_programs, parse_units
+from scripts.demo import DemoError, Process, Recap, next_release, parse_fleet, parse_programs, parse_units
 
 
 def inventory(**variables: Any) -> dict[str, Any]:
@@ -91,3 +91,8 @@ def test_services_that_are_not_installed_are_not_listed() -> None:
     assert flower == Process("flower", "running")
     assert flower.well
     assert not nginx.well
+
+
+def test_each_release_of_the_demo_has_a_name_of_its_own() -> None:
+    assert next_release("1.0.0") == "1.1.0"
+    assert next_release("1.9.0") == "1.10.0"

@@ -283,3 +283,10 @@ def test_a_slot_can_not_have_another_workers_name() -> None:
     raw["workers"][0]["name"] = "video-a"
     raw["workers"][0]["queues"] = ["customers"]
     assert any("the program shop-video-a" in str(problem) for problem in plan(raw).problems)
+
+
+def test_a_handover_says_where_one_task_at_a_time_becomes_two() -> None:
+    raw = with_worker(activation="handover", concurrency=1, group="beat")
+    assert any("one task of video runs at a time, but two" in warning for warning in plan(raw).warnings)
+    for other in (with_worker(activation="handover", concurrency=1), with_worker(concurrency=1, group="beat")):
+        assert not any("at a time" in warning for warning in plan(other).warnings)

@@ -117,17 +117,17 @@ def bad(tmp_path: Path, path: str, old: str, new: str) -> str:
 
 def test_two_releases_in_a_row_lose_and_repeat_nothing(shop: Shop, status: Any) -> None:
     with load(shop):
-        (long,) = shop.send(call("reports.build", "2026-06", 110))
+        (long,) = shop.send(call("reports.build", "2026-06", 150))
         shop.wait_for([long], "started")
-        output = play("deploy", celery_app_version="1.1.0")
+        play("deploy", celery_app_version="1.1.0")
         assert runs(status()) == {"1.1.0"}
         # Handed over: the release did not wait for it, nor was it broken off.
         assert not shop.events([long], "done"), "the release took as long as the longest task"
         # One on top of it, while the old worker still ends its tasks, waits for the slot and says for what.
-        output = play("deploy", celery_app_version="1.2.0")
+        output = play("deploy", celery_app_version="1.2.0", celery_rollout_batches=["100%"])
         assert re.search(r"worker2: shop-reports-\w ends its tasks: 1 when it was told to, \d+ s ago", output)
         assert re.search(r"the oldest is reports\.build, for \d+ s", output)
-    (line,) = shop.wait_for([long])
+    (line,) = shop.wait_for([long], timeout=90)
     assert line["release"] == "1.0.0"
     assert len(shop.events([long], "started")) == 1
     assert runs(status()) == {"1.2.0"}
