@@ -15,6 +15,8 @@ description:
     runs on any machine. Otherwise it is refused; a wheelhouse is the way out.
   - An artifact whose source, requirements and Python are the same is not built again. Files that a requirements file
     includes count too, and so does what links in the source lead to.
+  - An artifact that was built before, here or elsewhere, is checked and returned as it is. It is for one Python and, if
+    it holds compiled code, for one machine.
 author: Celery Fleet (@celery-fleet)
 attributes:
   check_mode:
@@ -23,7 +25,7 @@ attributes:
   diff_mode: {support: none, description: An artifact is not a text.}
 options:
   source:
-    description: A directory with a C(pyproject.toml), an sdist or a wheel.
+    description: A directory with a C(pyproject.toml), an sdist, a wheel, or an artifact (C(.tar)).
     type: path
   wheelhouse:
     description: A directory of ready wheels. Nothing is fetched then.
@@ -67,7 +69,12 @@ version: {description: The distribution's version., type: str, returned: success
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._artifact import build, find_requirements, manifest_of
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
+    build,
+    find_requirements,
+    manifest_of,
+    ready_artifact,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
 
 
@@ -88,22 +95,19 @@ def main() -> None:
         name: Path(module.params[name]) if module.params[name] else None
         for name in ("source", "wheelhouse", "requirements")
     }
-    requirements = given["requirements"] or find_requirements(given["source"])
+    directory = Path(module.params["directory"])
+    source = given["source"]
     try:
-        artifact, built = build(
-            given["source"],
-            given["wheelhouse"],
-            requirements,
-            directory=Path(module.params["directory"]),
-            python=module.params["python"],
-            machine=module.params["machine"],
-        )
+        what = (source, given["wheelhouse"], given["requirements"] or find_requirements(source))
+        hosts = {"python": module.params["python"], "machine": module.params["machine"]}
+        ready = ready_artifact(*what, **hosts)
+        artifact, built = (ready, False) if ready else build(*what, directory=directory, **hosts)
         manifest = manifest_of(artifact)
     except ReleaseError as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=built,
-        path=str(artifact),
+        path=str(artifact.absolute()),
         sha256=file_sha256(artifact),
         name=manifest["name"],
         version=manifest["version"],

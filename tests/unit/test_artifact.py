@@ -23,6 +23,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
     gather_requirements,
     manifest_of,
     pack,
+    ready_artifact,
     requirements_for,
     source_files,
     usable,
@@ -455,3 +456,96 @@ def test_a_compiled_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"shop-1\.0-cp399.* does not fit the hosts' Python 3\.11\.2 on x86_64"):
         build(source, tmp_path, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     assert not (tmp_path / "cache").exists()
+
+
+def artifact_of(directory: Path, tag: str = "py3-none-any", python: str = "3.11") -> Path:
+    """Write an artifact of one wheel."""
+    wheel(directory / "wheels", "shop-1.0", tag=tag)
+    pack(directory / "wheels", directory / "shop.tar", {"name": "shop", "version": "1.0", "python": python})
+    return directory / "shop.tar"
+
+
+@pytest.mark.parametrize(
+    "tag", ["py3-none-any", "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64", "cp38-abi3-linux_x86_64"]
+)
+def test_an_artifact_that_fits_is_used_as_it_is(tmp_path: Path, tag: str) -> None:
+    artifact = artifact_of(tmp_path, tag)
+    before = file_sha256(artifact)
+    assert ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64") == artifact
+    assert file_sha256(artifact) == before
+
+
+def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
+    for source in (None, tmp_path, tmp_path / "gone.tar", wheel(tmp_path, "shop-1.0")):
+        assert ready_artifact(source, None, None, python="3.11.2", machine="x86_64") is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "python", "message"),
+    [
+        (
+            "cp311-cp311-manylinux_2_28_aarch64",
+            "3.11",
+            r"shop\.tar \(celery_app_source\) was built for Python 3\.11 on aarch64, but hosts have Python 3\.11\.2 on "
+            r"x86_64, where shop-1\.0-cp311-cp311-manylinux_2_28_aarch64\.whl can't be installed\. Name one that was",
+        ),
+        (
+            "cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64",
+            "3.13",
+            r"was built for Python 3\.13 on x86_64, but hosts have Python 3\.11\.2 on x86_64, where shop-1\.0-cp313",
+        ),
+        ("py3-none-any", "3.13", r"was built for Python 3\.13, but hosts have Python 3\.11\.2 on x86_64\. Name one"),
+        (
+            "cp311-cp311-musllinux_1_2_x86_64",
+            "3.11",
+            r"Python 3\.11 on x86_64, but .* where shop-1\.0-cp311-cp311-musl",
+        ),
+        ("cp311-cp311-macosx_11_0_arm64", "3.11", r"Python 3\.11 on macosx_11_0_arm64, but hosts have"),
+    ],
+)
+def test_an_artifact_for_other_hosts_is_refused(tmp_path: Path, tag: str, python: str, message: str) -> None:
+    with pytest.raises(ReleaseError, match=message):
+        ready_artifact(artifact_of(tmp_path, tag, python), None, None, python="3.11.2", machine="x86_64")
+
+
+WHOLE = {"name": "shop", "version": "1.0", "python": "3.11"}
+A = "a-1.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    ("files", "manifest", "message"),
+    [
+        ({A: b"a"}, None, "has no manifest"),
+        ({A: b"b"}, {**WHOLE, "wheels": {A: SHA_A}}, "is not the file that was built"),
+        ({A: b"a"}, {"name": "shop", "version": "1.0", "wheels": {A: SHA_A}}, "'python'"),
+        ({A: b"a"}, {**WHOLE, "version": 1.0, "wheels": {A: SHA_A}}, "its manifest says not which"),
+        ({A: b"a"}, {**WHOLE, "wheels": [A]}, "list indices"),
+        ({}, {**WHOLE, "wheels": {}}, "holds no wheels"),
+        ({"a.whl": b"a"}, {**WHOLE, "wheels": {"a.whl": SHA_A}}, "Invalid wheel filename"),
+        ({MANIFEST: b"none"}, None, "Expecting value"),
+    ],
+)
+def test_an_artifact_that_is_damaged_is_no_source(
+    tmp_path: Path, files: dict[str, bytes], manifest: dict[str, object] | None, message: str
+) -> None:
+    artifact = crafted(tmp_path / "x.tar", files, manifest)
+    with pytest.raises(
+        ReleaseError, match=rf"^{artifact} \(celery_app_source\) is no artifact as .*{message}.*Build it anew"
+    ):
+        ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64")
+
+
+@pytest.mark.parametrize("length", [0, 100, 1500])
+def test_a_part_of_an_artifact_is_no_source(tmp_path: Path, length: int) -> None:
+    artifact = artifact_of(tmp_path)
+    artifact.write_bytes(artifact.read_bytes()[:length])
+    with pytest.raises(ReleaseError, match="is no artifact as"):
+        ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64")
+
+
+def test_nothing_is_added_to_an_artifact(tmp_path: Path) -> None:
+    artifact = artifact_of(tmp_path)
+    with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_wheelhouse"):
+        ready_artifact(artifact, tmp_path, None, python="3.11.2", machine="x86_64")
+    with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_requirements"):
+        ready_artifact(artifact, None, tmp_path, python="3.11.2", machine="x86_64")
