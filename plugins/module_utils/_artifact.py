@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256
+from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
 
 _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
 # At the top alone: further down, these may be the names of packages.
@@ -29,6 +29,8 @@ _LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
 _GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
 # So that one source gives one and the same wheel: the earliest time that a zip can hold.
 _EPOCH = "315532800"
+# What a wheel's platform says before the machine.
+_LINUX = re.compile(r"(?:many|musl)?linux(?:\d+|_\d+_\d+)?_")
 # Lines of a requirements file that name another file, or the project itself. pip reads them relative to their file.
 _REFERENCE = re.compile(
     r"\s*(-r|--requirement|-c|--constraint|-f|--find-links)(?:\s*=\s*|\s+|(?<=-[rcf]))(\S+)(?:\s+#.*)?\s*"
@@ -387,3 +389,54 @@ def manifest_of(artifact: Path) -> dict[str, str]:
             raise ReleaseError(f"{artifact} has no manifest")
         manifest: dict[str, str] = json.loads(member.read())
         return manifest
+
+
+def machines_of(wheels: Iterable[Path]) -> str:
+    """Return the machines that wheels are for, as their names say; empty for those that run on any."""
+    platforms = {platform for path in wheels for platform in path.stem.rpartition("-")[2].split(".")}
+    return ", ".join(sorted({_LINUX.sub("", platform) for platform in platforms - {"any"}}))
+
+
+def ready_artifact(
+    source: Path | None, wheelhouse: Path | None, requirements: Path | None, *, python: str, machine: str
+) -> Path | None:
+    """Return a source that is an artifact already, to be used as it is; None for one to build from.
+
+    Args:
+        python: of the hosts, such as 3.11.2.
+        machine: of the hosts, such as x86_64.
+
+    Raises:
+        ReleaseError: if it is damaged or not for these hosts, or if something else was to be put into it.
+    """
+    if source is None or source.suffix != ".tar" or not source.is_file():
+        return None
+    for name, path in (("celery_app_wheelhouse", wheelhouse), ("celery_app_requirements", requirements)):
+        if path is not None:
+            raise ReleaseError(
+                f"{source} (celery_app_source) is an artifact, which holds all that it needs. Leave out {name}"
+            )
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            wheels = unpack(source, Path(temporary))
+            manifest = manifest_of(source)
+            if not wheels or not all(isinstance(manifest[key], str) for key in ("name", "version", "python")):
+                raise ReleaseError("it holds no wheels, or its manifest says not which")
+            unfit = sorted(set(wheels) - set(usable(Path(temporary), python, any_glibc(machine))))
+        except (ReleaseError, tarfile.TarError, OSError, LookupError, TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ReleaseError(
+                f"{source} (celery_app_source) is no artifact as fleet.celery.celery_artifact builds it: {reason}. "
+                "Build it anew, or name a directory, an sdist (.tar.gz) or a wheel"
+            ) from error
+    # Wheels that run anywhere don't make it fit: what another Python needs besides them was left out.
+    if unfit or manifest["python"] != minor_version(python):
+        machines = machines_of(wheels)
+        made_for = f"Python {manifest['python']}{machines and f' on {machines}'}"
+        hosts = f"Python {python} on {machine}"
+        where = f", where {', '.join(path.name for path in unfit)} can't be installed" if unfit else ""
+        raise ReleaseError(
+            f"{source} (celery_app_source) was built for {made_for}, but hosts have {hosts}{where}. "
+            "Name one that was built for these, or what it is built from: a directory, an sdist or a wheel"
+        )
+    return source

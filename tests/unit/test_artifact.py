@@ -8,10 +8,18 @@ import os
 import platform
 import shutil
 import tarfile
+import threading
 import zipfile
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.fleet.celery.plugins.module_utils import _artifact
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
     any_glibc,
@@ -23,11 +31,14 @@ from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
     gather_requirements,
     manifest_of,
     pack,
+    ready_artifact,
     requirements_for,
     source_files,
     usable,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
+from ansible_collections.fleet.celery.plugins.module_utils._source import fetch, obtain, read_url
+from ansible_collections.fleet.celery.plugins.modules import celery_artifact
 
 EXAMPLE = Path(__file__).parents[2] / "example"
 LOCK = """\
@@ -455,3 +466,344 @@ def test_a_compiled_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"shop-1\.0-cp399.* does not fit the hosts' Python 3\.11\.2 on x86_64"):
         build(source, tmp_path, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     assert not (tmp_path / "cache").exists()
+
+
+def artifact_of(directory: Path, tag: str = "py3-none-any", python: str = "3.11") -> Path:
+    """Write an artifact of one wheel."""
+    wheel(directory / "wheels", "shop-1.0", tag=tag)
+    pack(directory / "wheels", directory / "shop.tar", {"name": "shop", "version": "1.0", "python": python})
+    return directory / "shop.tar"
+
+
+@pytest.mark.parametrize(
+    "tag", ["py3-none-any", "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64", "cp38-abi3-linux_x86_64"]
+)
+def test_an_artifact_that_fits_is_used_as_it_is(tmp_path: Path, tag: str) -> None:
+    artifact = artifact_of(tmp_path, tag)
+    before = file_sha256(artifact)
+    assert ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64") == artifact
+    assert file_sha256(artifact) == before
+
+
+def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
+    for source in (None, tmp_path, tmp_path / "gone.tar", wheel(tmp_path, "shop-1.0")):
+        assert ready_artifact(source, None, None, python="3.11.2", machine="x86_64") is None
+
+
+@pytest.mark.parametrize(
+    ("tag", "python", "message"),
+    [
+        (
+            "cp311-cp311-manylinux_2_28_aarch64",
+            "3.11",
+            r"shop\.tar \(celery_app_source\) was built for Python 3\.11 on aarch64, but hosts have Python 3\.11\.2 on "
+            r"x86_64, where shop-1\.0-cp311-cp311-manylinux_2_28_aarch64\.whl can't be installed\. Name one that was",
+        ),
+        (
+            "cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64",
+            "3.13",
+            r"was built for Python 3\.13 on x86_64, but hosts have Python 3\.11\.2 on x86_64, where shop-1\.0-cp313",
+        ),
+        ("py3-none-any", "3.13", r"was built for Python 3\.13, but hosts have Python 3\.11\.2 on x86_64\. Name one"),
+        (
+            "cp311-cp311-musllinux_1_2_x86_64",
+            "3.11",
+            r"Python 3\.11 on x86_64, but .* where shop-1\.0-cp311-cp311-musl",
+        ),
+        ("cp311-cp311-macosx_11_0_arm64", "3.11", r"Python 3\.11 on macosx_11_0_arm64, but hosts have"),
+    ],
+)
+def test_an_artifact_for_other_hosts_is_refused(tmp_path: Path, tag: str, python: str, message: str) -> None:
+    with pytest.raises(ReleaseError, match=message):
+        ready_artifact(artifact_of(tmp_path, tag, python), None, None, python="3.11.2", machine="x86_64")
+
+
+WHOLE = {"name": "shop", "version": "1.0", "python": "3.11"}
+A = "a-1.0-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    ("files", "manifest", "message"),
+    [
+        ({A: b"a"}, None, "has no manifest"),
+        ({A: b"b"}, {**WHOLE, "wheels": {A: SHA_A}}, "is not the file that was built"),
+        ({A: b"a"}, {"name": "shop", "version": "1.0", "wheels": {A: SHA_A}}, "'python'"),
+        ({A: b"a"}, {**WHOLE, "version": 1.0, "wheels": {A: SHA_A}}, "its manifest says not which"),
+        ({A: b"a"}, {**WHOLE, "wheels": [A]}, "list indices"),
+        ({}, {**WHOLE, "wheels": {}}, "holds no wheels"),
+        ({"a.whl": b"a"}, {**WHOLE, "wheels": {"a.whl": SHA_A}}, "Invalid wheel filename"),
+        ({MANIFEST: b"none"}, None, "Expecting value"),
+    ],
+)
+def test_an_artifact_that_is_damaged_is_no_source(
+    tmp_path: Path, files: dict[str, bytes], manifest: dict[str, object] | None, message: str
+) -> None:
+    artifact = crafted(tmp_path / "x.tar", files, manifest)
+    with pytest.raises(
+        ReleaseError, match=rf"^{artifact} \(celery_app_source\) is no artifact as .*{message}.*Build it anew"
+    ):
+        ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64")
+
+
+@pytest.mark.parametrize("length", [0, 100, 1500])
+def test_a_part_of_an_artifact_is_no_source(tmp_path: Path, length: int) -> None:
+    artifact = artifact_of(tmp_path)
+    artifact.write_bytes(artifact.read_bytes()[:length])
+    with pytest.raises(ReleaseError, match="is no artifact as"):
+        ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64")
+
+
+def test_nothing_is_added_to_an_artifact(tmp_path: Path) -> None:
+    artifact = artifact_of(tmp_path)
+    with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_wheelhouse"):
+        ready_artifact(artifact, tmp_path, None, python="3.11.2", machine="x86_64")
+    with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_requirements"):
+        ready_artifact(artifact, None, tmp_path, python="3.11.2", machine="x86_64")
+
+
+@dataclass
+class Server:
+    """A web server that gives files, and keeps what it was asked.
+
+    Attributes:
+        headers: sent in addition to those of a file; a Location redirects.
+        user: and its password, without which no file is there.
+    """
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    user: str = ""
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        credentials = request.headers["Authorization"]
+        self.asked.append((request.path, credentials))
+        path = request.path.partition("?")[0]
+        known = not self.user or credentials == "Basic " + b64encode(self.user.encode()).decode()
+        content = self.files.get(path) if known else None
+        headers = self.headers.get(path, {})
+        request.send_response(404 if content is None else 302 if "Location" in headers else 200)
+        for name, value in {"Content-Length": str(len(content or b"")), **headers}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(content or b"")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "netrc").touch(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    here = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            here.answer(self)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        here.url = f"http://127.0.0.1:{http.server_port}"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield here
+        http.shutdown()
+        thread.join(10)
+
+
+WHEEL = "/shop-1.0-py3-none-any.whl"
+
+
+def test_what_has_the_right_sum_is_fetched_once(tmp_path: Path, server: Server) -> None:
+    content = wheel(tmp_path / "source", "shop-1.0").read_bytes()
+    server.files[WHEEL] = content
+    digest = sha256(content).hexdigest()
+    path, new = fetch(server.url + WHEEL, digest, tmp_path / "kept")
+    assert (path, new) == (tmp_path / "kept" / digest / WHEEL[1:], True)
+    assert path.read_bytes() == content
+    assert fetch(server.url + WHEEL, digest, tmp_path / "kept") == (path, False)
+    assert len(server.asked) == 1
+    # What someone changed on the controller is not taken for it.
+    path.write_bytes(b"other")
+    assert fetch(server.url + WHEEL, digest, tmp_path / "kept")[0].read_bytes() == content
+    assert len(server.asked) == 2
+    assert obtain(None, server.url + WHEEL, digest.upper(), tmp_path / "kept") == (path, False)
+
+
+def test_without_a_sum_it_is_fetched_each_time(tmp_path: Path, server: Server) -> None:
+    server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0").read_bytes()
+    first, new = fetch(server.url + WHEEL, "", tmp_path / "kept")
+    assert new
+    assert fetch(server.url + WHEEL, "", tmp_path / "kept") == (first, False)
+    server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0", "VALUE = 2\n").read_bytes()
+    second, new = fetch(server.url + WHEEL, "", tmp_path / "kept")
+    assert new
+    assert second != first
+    assert len(server.asked) == 3
+
+
+def test_something_else_is_refused_with_both_sums_and_not_kept(tmp_path: Path, server: Server) -> None:
+    content = wheel(tmp_path / "source", "shop-1.0").read_bytes()
+    server.files[WHEEL] = content
+    both = rf"shop-1\.0-.* from 127\.0\.0\.1 .* SHA-256 {sha256(content).hexdigest()}, but .*_sha256 says {SHA_A}"
+    with pytest.raises(ReleaseError, match=both):
+        fetch(server.url + WHEEL, SHA_A, tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
+
+
+def test_the_sum_of_a_path_counts_too(tmp_path: Path) -> None:
+    path = wheel(tmp_path, "shop-1.0")
+    assert obtain(path, None, file_sha256(path), tmp_path) == (path, False)
+    with pytest.raises(ReleaseError, match=rf"{path} .* SHA-256 {file_sha256(path)}, but .* {SHA_A}"):
+        obtain(path, None, SHA_A, tmp_path)
+    with pytest.raises(ReleaseError, match=r"is a directory, which has no sum\. Leave out celery_app_source_sha256"):
+        obtain(tmp_path, None, SHA_A, tmp_path)
+    with pytest.raises(ReleaseError, match=r"celery_app_source_sha256 'abc' is no SHA-256\. Give 64"):
+        obtain(path, None, "abc", tmp_path)
+    with pytest.raises(ReleaseError, match="celery_app_source_sha256 is given without celery_app_source"):
+        obtain(None, None, SHA_A, tmp_path)
+
+
+def test_a_file_url_names_a_file_of_the_controller(tmp_path: Path) -> None:
+    source = wheel(tmp_path / "my source", "shop-1.0+local")
+    url = f"file://{tmp_path}/my%20source/shop-1.0%2Blocal-py3-none-any.whl"
+    path, _ = fetch(url, "", tmp_path / "kept")
+    assert (path.name, path.read_bytes()) == (source.name, source.read_bytes())
+    source.unlink()
+    with pytest.raises(
+        ReleaseError, match=r"shop-1\.0\+local-.* from this machine .* can't be fetched: .*No such file"
+    ):
+        fetch(url, "", tmp_path / "kept")
+
+
+def test_a_redirect_is_followed_without_the_password(tmp_path: Path, server: Server) -> None:
+    content = artifact_of(tmp_path).read_bytes()
+    server.files = {"/latest/shop.tar": b"", "/blob/4711": content}
+    server.headers["/latest/shop.tar"] = {"Location": f"{server.url}/blob/4711?signature=x"}
+    url = server.url.replace("//", "//ci:s3cret%2F@") + "/latest/shop.tar"
+    path, _ = fetch(url, "", tmp_path / "kept")
+    assert (path.name, path.read_bytes()) == ("shop.tar", content)
+    assert server.asked == [
+        ("/latest/shop.tar", "Basic " + b64encode(b"ci:s3cret/").decode()),
+        ("/blob/4711?signature=x", None),
+    ]
+
+
+def test_user_and_password_are_those_of_netrc(tmp_path: Path, server: Server) -> None:
+    server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0").read_bytes()
+    server.user = "ci:s3cret"
+    with pytest.raises(ReleaseError, match=r"can't be fetched: HTTP Error 404.* better, into ~/\.netrc"):
+        fetch(server.url + WHEEL, "", tmp_path / "kept")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login ci password s3cret\n")
+    assert fetch(server.url + WHEEL, "", tmp_path / "kept")[1]
+    (tmp_path / "netrc").write_text("machine 127.0.0.1\nlogin ci password has blank s3cret\n")
+    with pytest.raises(ReleaseError, match=r"line 2 of .*/netrc can't be read\. Mend it") as refused:
+        fetch(server.url + WHEEL, "", tmp_path / "kept")
+    assert "blank" not in str(refused.value)
+
+
+def test_a_packed_file_stays_packed(tmp_path: Path, server: Server) -> None:
+    sdist_only(tmp_path / "docopt", "py3-none-any")
+    content = (tmp_path / "links" / "docopt-0.6.tar.gz").read_bytes()
+    server.files["/docopt-0.6.tar.gz"] = content
+    server.headers["/docopt-0.6.tar.gz"] = {"Content-Encoding": "gzip"}
+    path, _ = fetch(server.url + "/docopt-0.6.tar.gz", "", tmp_path / "kept")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "message"),
+    [
+        (b"<html>Who are you?</html>", {}, "is no such file but something else, such as a page to sign in"),
+        (b"", {}, "is no such file"),
+        (b"PK", {"Content-Length": "1000"}, "came in part: 2 bytes of 1000"),
+        (b"PK", {"Content-Length": "many"}, "came in part|can't be fetched"),
+        (b"5\r\nPK", {"Transfer-Encoding": "chunked"}, "can't be fetched"),
+    ],
+)
+def test_what_is_not_the_file_is_not_kept(
+    tmp_path: Path, server: Server, content: bytes, headers: dict[str, str], message: str
+) -> None:
+    server.files[WHEEL] = content
+    server.headers[WHEEL] = headers
+    with pytest.raises(ReleaseError, match=rf"shop-1\.0-.* from 127\.0\.0\.1 \(celery_app_source\) .*({message})"):
+        fetch(server.url + WHEEL, "", tmp_path / "kept")
+    assert not list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://ci:s3cret/x@ci.example/shop.tar", "can't be read"),
+        ("https://ci:s3cret?x@ci.example/shop.tar", "can't be read"),
+        ("https://ci:s3cret@x@ci.example/shop.tar", "can't be read"),
+        ("https://ci:s3cret@[ci.example/shop.tar", "can't be read"),
+        ("https://ci:s3cret@ci.example℀/shop.tar", "can't be read"),
+        ("https://ci.example/a b.tar?key=s3cret", "can't be read.* a space as %20"),
+        ("https://ci:1/s3cret@ci.example", "does not end in the name"),
+        ("https://ci:s3cret@ci.example/shop", "on ci.example whose path does not end in the name of a wheel"),
+        ("https://ci.example/shop?file=shop.tar&key=s3cret", "does not end in the name"),
+        ("https://ci:s3cret@ci.example/..%2Fshop.tar", "does not end in the name"),
+        ("git+https://ci:s3cret@ci.example/shop.tar", r"begins with git\+https://\. Give one of http, https or file"),
+    ],
+)
+def test_a_url_that_names_no_file_is_refused_without_its_password(url: str, message: str) -> None:
+    with pytest.raises(ReleaseError, match=message) as refused:
+        read_url(url)
+    assert "s3cret" not in str(refused.value)
+
+
+def run(capsys: pytest.CaptureFixture[str], **arguments: str) -> dict[str, Any]:
+    """Run the module and return what it says."""
+    with patch_module_args({"python": "3.11.2", **arguments}), pytest.raises(SystemExit):
+        celery_artifact.main()
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_a_wheel_of_a_url_gives_the_artifact_of_the_wheel(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = wheel(tmp_path / "source", "shop-1.0")
+    server.files[WHEEL] = source.read_bytes()
+    common = {"directory": str(tmp_path / "cache"), "wheelhouse": str(tmp_path / "source")}
+    fetched = run(capsys, url=server.url + WHEEL, **common)
+    assert (fetched["changed"], fetched["name"], fetched["version"]) == (True, "shop", "1.0")
+    again = run(capsys, url=server.url + WHEEL, **common)
+    assert (again["changed"], again["path"], again["sha256"]) == (False, fetched["path"], fetched["sha256"])
+    assert run(capsys, source=str(source), **common)["path"] == fetched["path"]
+
+
+def test_the_same_bytes_are_deployed_that_were_built_elsewhere(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path / "ci", "shop-1.0")
+    common = {"directory": str(tmp_path / "cache")}
+    built = run(capsys, wheelhouse=str(tmp_path / "ci"), directory=str(tmp_path / "elsewhere"))
+    server.files["/shop.tar"] = Path(built["path"]).read_bytes()
+    taken = run(capsys, url=f"{server.url}/shop.tar", sha256=built["sha256"], **common)
+    assert (taken["sha256"], taken["version"]) == (built["sha256"], built["version"])
+    assert file_sha256(Path(taken["path"])) == built["sha256"]
+    assert taken["changed"]
+    assert not run(capsys, url=f"{server.url}/shop.tar", sha256=built["sha256"], **common)["changed"]
+    # Ansible's copy would look for a path that is not absolute elsewhere.
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    by_path = run(capsys, source=Path(built["path"]).name, **common)
+    assert (by_path["path"], by_path["changed"]) == (built["path"], False)
+
+
+def test_a_password_is_in_no_output(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    url = server.url.replace("//", "//ci:s3cret@") + "/shop.tar?key=s3cret"
+    result = run(capsys, url=url, directory=str(tmp_path))
+    assert result["failed"]
+    assert "shop.tar from 127.0.0.1 (celery_app_source) can't be fetched" in result["msg"]
+    assert "s3cret" not in json.dumps(result)
+    server.files["/shop.tar"] = artifact_of(tmp_path).read_bytes()
+    result = run(capsys, url=url, directory=str(tmp_path))
+    assert result["version"] == "1.0"
+    assert "s3cret" not in json.dumps(result)
