@@ -453,7 +453,8 @@ def up(options: argparse.Namespace) -> int:
     released, meanwhile = release(fleet, options)
     problems += problems_of(released, meanwhile, options.timeout)
     found = {host: processes(fleet, host) for host in fleet.addresses}
-    for table in (host_table(fleet, found), queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)):
+    tables = [queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)]
+    for table in (host_table(fleet, found), *tables):
         console.print()
         console.print(table)
     say(f"The {sent['failures']} and {released['failures']} tasks of customers.fail are meant to fail.")
