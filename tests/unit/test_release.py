@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     ReleaseError,
     check_version,
     fingerprint,
+    in_use,
     made_for_another_python,
+    prunable,
     read_record,
     started_from,
 )
@@ -113,3 +116,24 @@ def test_a_programs_own_environment_touches_no_other(tmp_path: Path) -> None:
     before = started_from(app, config, "shop-y")
     (config / "programs" / "shop-x.env").write_text("A=1")
     assert started_from(app, config, "shop-y") == before
+
+
+def finished(version: str, day: int) -> Record:
+    return Record(version, sha256="", finished=f"2026-01-{day:02d}T00:00:00+00:00")
+
+
+def test_the_oldest_releases_go_first_and_needed_ones_never() -> None:
+    records = [finished("1.2", 3), finished("1.0", 1), finished("1.1", 2), finished("1.3", 4)]
+    assert prunable(records, 4, ["1.3"]) == []
+    assert prunable(records, 2, ["1.3"]) == ["1.0", "1.1"]
+    assert prunable(records, 2, ["1.3", "1.0"]) == ["1.1", "1.2"]
+    assert prunable(records, 1, ["1.3", "1.0", ""]) == ["1.1", "1.2"]
+
+
+def test_a_release_that_a_process_runs_on_is_in_use(tmp_path: Path) -> None:
+    releases = tmp_path / "releases"
+    environment = {"VIRTUAL_ENV": str(releases / "1.0" / "venv")}
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=environment) as process:
+        assert in_use(releases) == {"1.0"}
+        process.communicate()
+    assert in_use(releases) == set()

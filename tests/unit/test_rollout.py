@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._rollout import look, release_before
+from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
+    look,
+    release_before,
+    staging_failures,
+    verdict,
+)
 
 
 def test_hosts_that_are_not_there_yet_say_what_they_wait_for() -> None:
@@ -38,3 +43,19 @@ def test_a_host_goes_back_to_what_it_had_also_after_a_rollout_that_was_broken_of
     assert release_before({"current": "1.0", "previous": "0.9"}, "1.1") == "1.0"
     assert release_before({"current": "1.1", "previous": "1.0"}, "1.1") == "1.0"
     assert release_before({}, "1.1") == ""
+
+
+def test_what_keeps_a_release_from_being_activated_is_told_once_for_all_hosts_with_it() -> None:
+    told = staging_failures({"w1": "it does not import", "w2": "it does not import", "w3": "no space"}, ["w4"])
+    assert told == ["w1, w2: it does not import", "w3: no space", "w4: it can't be reached any more"]
+
+
+def test_a_verdict_says_why_and_where_each_host_is() -> None:
+    slices = {"w1": {"done": True, "version": "1.0"}, "w2": {"unreachable": True}}
+    assert verdict("Release 1.1", ["on w1, 9 of 9 tasks failed"], slices).splitlines() == [
+        "Release 1.1 is bad:",
+        "  on w1, 9 of 9 tasks failed",
+        "The hosts that it had come to:",
+        "  w1: runs on 1.0",
+        "  w2: it can't be reached any more",
+    ]
