@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +14,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
-from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, open_tasks, page
+from ansible_collections.fleet.celery.plugins.module_utils._report import Told, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     look,
     release_before,
@@ -147,37 +146,13 @@ def _rollout_page(
 ) -> str:
     """Return the page of a rollout, from what each host has registered in its course."""
     hosts = list(hosts)
-    before = _registered(hostvars, hosts, "__celery_rollout_before")
-    after = _registered(hostvars, hosts, "__celery_rollout_end")
-    slices = _registered(hostvars, hosts, "__celery_rollout_slice")
-    done: Counter[int] = Counter()
-    failed: Counter[int] = Counter()
-    for status in after.values():
-        for second, good, bad in status.get("seconds", []):
-            done[second] += good
-            failed[second] += bad
-    staged = _registered(hostvars, hosts, "__celery_app_release")
-    phases = {}
-    for host in hosts:
-        phases[host] = dict(slices.get(host, {}).get("programs", {}))
-        if "began" in (made := staged.get(host, {})):
-            phases[host]["release"] = [(made["began"], "staging"), (made["began"] + made["seconds"], "")]
-    times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
-    return page(
-        Rollout(
-            app=app,
-            label=label,
-            began=min([float(began), *times]),
-            ended=max([float(began), *times, *done]),
-            phases=phases,
-            seconds=[(second, done[second], failed[second]) for second in sorted(done)],
-            before={host: status["current"] for host, status in before.items()},
-            after={host: status.get("current", "") for host, status in after.items()},
-            open_before=sum(open_tasks(status) for status in before.values()),
-            open_after=sum(open_tasks(status) for status in after.values()),
-            verdict=verdict,
-        )
-    )
+    names = ("__celery_rollout_before", "__celery_app_release", "__celery_rollout_slice", "__celery_rollout_end")
+    before, staged, slices, after = (_registered(hostvars, hosts, name) for name in names)
+    told = {
+        host: Told(before.get(host, {}), staged.get(host, {}), slices.get(host, {}), after.get(host, {}))
+        for host in hosts
+    }
+    return page(rollout_of(app, label, float(began), told, verdict))
 
 
 def _statuses(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, dict[str, Any]]:

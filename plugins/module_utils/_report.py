@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-WIDTH, LEFT, LANE, CHART = 960, 170, 16, 120
+WIDTH, LEFT, LANE, CHART = 960, 190, 16, 120
+# Seconds between two places of the axis that are named, of which there are at most so many.
+STEPS, TICKS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600), 12
 #: Phases of a program as celery_activate notes them, and their colours; what is none of them is not drawn.
 COLOURS = {
+    "as before": "#b9dcc3",
     "staging": "#8d7bc4",
     "draining": "#d98e04",
     "starting": "#3d7dca",
@@ -27,7 +31,8 @@ class Rollout:
     Attributes:
         began: seconds since the epoch, as all times here.
         phases: for each host and program, when each of its phases began, in order.
-        seconds: second, tasks done and tasks failed on the whole fleet, in order; seconds without any are left out.
+        seconds: second, tasks done and tasks failed on the whole fleet, in order, also from before it began; those
+            without any are left out.
         before: for each host the release that it had; after: the one that it has.
         open_before: tasks that had begun and not ended when it began; open_after: when it ended.
         verdict: why it was taken back; empty if it was not.
@@ -47,11 +52,11 @@ class Rollout:
 
     @property
     def done(self) -> int:
-        return sum(done for _, done, _ in self.seconds)
+        return sum(done for second, done, _ in self.seconds if second >= self.began)
 
     @property
     def failed(self) -> int:
-        return sum(failed for _, _, failed in self.seconds)
+        return sum(failed for second, _, failed in self.seconds if second >= self.began)
 
     def slowest(self, window: int) -> float:
         """Return the tasks a second of the window of so many seconds in which fewest were done."""
@@ -59,6 +64,62 @@ class Rollout:
         first, last = int(self.began), int(self.ended)
         starts = range(first, max(first, last - window) + 1)
         return min(sum(done.get(start + offset, 0) for offset in range(window)) for start in starts) / window
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a host told in the course of a rollout, as its modules returned it; empty where it did not.
+
+    Attributes:
+        before: celery_status, before it began.
+        staged: celery_release.
+        activated: celery_activate, the latest.
+        after: celery_status, when all was over.
+    """
+
+    before: Mapping[str, Any]
+    staged: Mapping[str, Any]
+    activated: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+    def phases(self, began: float) -> dict[str, list[tuple[float, str]]]:
+        """Return when each phase of each of its programs began."""
+        found = {name: [tuple(phase) for phase in each] for name, each in self.activated.get("programs", {}).items()}
+        for item in self.before.get("programs", []):
+            if item["name"] in found:
+                found[item["name"]].insert(0, (began, "as before"))
+        for name, moment in self.after.get("ended", {}).items():
+            if name in found and found[name][-1][1] == "draining":
+                found[name].append((moment, "down"))
+        if "began" in self.staged:
+            end = self.staged["began"] + self.staged["seconds"]
+            found["release"] = [(self.staged["began"], "staging"), (end, "")]
+        return found
+
+
+def rollout_of(app: str, label: str, began: float, told: Mapping[str, Told], verdict: str) -> Rollout:
+    """Return a rollout as its hosts tell of it."""
+    done: Counter[int] = Counter()
+    failed: Counter[int] = Counter()
+    for host in told.values():
+        for second, good, bad in host.after.get("seconds", []):
+            done[second] += good
+            failed[second] += bad
+    phases = {name: host.phases(began) for name, host in told.items()}
+    times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
+    return Rollout(
+        app=app,
+        label=label,
+        began=min([began, *times]),
+        ended=max([began, *times, *done]),
+        phases=phases,
+        seconds=[(second, done[second], failed[second]) for second in sorted(done)],
+        before={name: host.before.get("current", "") for name, host in told.items()},
+        after={name: host.after.get("current", "") for name, host in told.items()},
+        open_before=sum(open_tasks(host.before) for host in told.values()),
+        open_after=sum(open_tasks(host.after) for host in told.values()),
+        verdict=verdict,
+    )
 
 
 def open_tasks(status: Mapping[str, Any]) -> int:
@@ -132,10 +193,19 @@ def _chart(rollout: Rollout, x: Callable[[float], float]) -> str:
         return f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>'
 
     return (
-        f'<svg viewBox="0 0 {WIDTH} {CHART + 5}" role="img"><text x="{LEFT - 8}" y="20" text-anchor="end">{most}</text>'
+        f'<svg viewBox="0 0 {WIDTH} {CHART + 18}" role="img">'
+        f'<text x="{LEFT - 8}" y="20" text-anchor="end">{most}</text>'
         f'<text x="{LEFT - 8}" y="{CHART}" text-anchor="end">0</text>'
-        f"{line(done, '#3f9b57')}{line(failed, '#b3261e')}</svg>"
+        f"{line(done, '#3f9b57')}{line(failed, '#b3261e')}{_axis(rollout, x, CHART + 14)}</svg>"
     )
+
+
+def _axis(rollout: Rollout, x: Callable[[float], float], y: int) -> str:
+    """Return how many seconds after its beginning places are."""
+    span = rollout.ended - rollout.began
+    step = next((step for step in STEPS if span / step <= TICKS), STEPS[-1])
+    ticks = range(0, int(span) + 1, step)
+    return "".join(f'<text x="{x(rollout.began + tick)}" y="{y}">{tick} s</text>' for tick in ticks)
 
 
 def _lanes(rollout: Rollout, x: Callable[[float], float]) -> str:

@@ -34,7 +34,7 @@ class Process:
     Attributes:
         pid: 0 if it doesn't run.
         reason: Supervisor's own word on why it doesn't run.
-        started: when it was last started, in seconds since the epoch.
+        started: when it was last started, in seconds since the epoch; ended: when it last ended.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Process:
     reason: str
     logfile: str
     started: float = 0.0
+    ended: float = 0.0
 
     @property
     def stopped(self) -> bool:
@@ -104,6 +105,7 @@ class SocketServer:
                 info["spawnerr"],
                 info["stdout_logfile"],
                 float(info["start"]),
+                float(info["stop"]),
             )
             for info in self._call("getAllProcessInfo")
         }

@@ -84,6 +84,7 @@ current: {description: The release that programs start on., type: str, returned:
 previous: {description: The one before the latest activation., type: str, returned: success}
 releases: {description: The releases on the host, the latest last., type: list, elements: dict, returned: success}
 programs: {description: Name, state and release of each program., type: list, elements: dict, returned: success}
+ended: {description: When programs ended that are gone since a handover., type: dict, returned: success}
 counts: {description: For each release, tasks begun, done, failed and retried., type: dict, returned: success}
 depths: {description: Messages that wait in each of the queues., type: dict, returned: success}
 seconds: {description: "Second, tasks done, tasks failed.", type: list, elements: list, returned: success}
@@ -100,6 +101,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    Process,
     SocketServer,
     SupervisorError,
     environment_of,
@@ -139,11 +141,11 @@ def by_release(directory: Path) -> dict[str, Counts]:
 def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
     """Wait until tasks have ended on a release since its workers were started, but not for long."""
     version = module.params["version"]
-    names = {each["name"] for each in programs(module) if each["release"] == version}
-    if not names:
+    processes, _ = processes_of(module)
+    on_it = [process.started for process in processes.values() if program(process)["release"] == version]
+    if not on_it:
         return
-    processes = SocketServer(module.params["socket"]).processes()
-    started = max(processes[name].started for name in names if name in processes)
+    started = max(on_it)
 
     def ended() -> int:
         seconds = by_release(directory).get(version, Counts()).seconds
@@ -154,25 +156,22 @@ def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def programs(module: AnsibleModule) -> list[dict[str, Any]]:
-    """Return name, state and release of the application's programs; none where Supervisor does not run."""
+def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, Process]]:
+    """Return the application's programs, and those that ended and are gone; none where Supervisor does not run."""
     if not Path(module.params["socket"]).exists():
-        return []
-    prefix = f"{module.params['app_name']}-"
-    processes = SocketServer(module.params["socket"]).processes()
+        return {}, {}
+    found = SocketServer(module.params["socket"]).processes()
+    mine = {name: process for name, process in found.items() if name.startswith(f"{module.params['app_name']}-")}
     # Supervisor remembers the slot that a worker had before a handover, though it has ended and has no file.
-    files = {
-        path.name.split(".", 2)[-1].removesuffix(".conf") for path in Path(module.params["directory"]).glob("*.conf")
-    }
-    return [
-        {
-            "name": name,
-            "state": process.state,
-            "release": environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else "",
-        }
-        for name, process in sorted(processes.items())
-        if name.startswith(prefix) and (name in files or not process.stopped)
-    ]
+    paths = Path(module.params["directory"]).glob("*.conf")
+    files = {path.name.split(".", 2)[-1].removesuffix(".conf") for path in paths}
+    gone = {name: process for name, process in mine.items() if process.stopped and name not in files}
+    return {name: process for name, process in sorted(mine.items()) if name not in gone}, gone
+
+
+def program(process: Process) -> dict[str, Any]:
+    release = environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else ""
+    return {"name": process.name, "state": process.state, "release": release}
 
 
 def previous(state_dir: Path) -> str:
@@ -213,6 +212,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if module.params["version"]:
         wait_for_tasks(module, directory)
     counts = by_release(directory)
+    processes, gone = processes_of(module)
     current = root / "current"
     told: Counter[tuple[int, str]] = Counter()
     for each in counts.values():
@@ -228,7 +228,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "current": current.readlink().name if current.is_symlink() else "",
         "previous": previous(Path(module.params["state_dir"])),
         "releases": releases(root),
-        "programs": programs(module),
+        "programs": [program(process) for process in processes.values()],
+        "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},
         "depths": depths(module, root),
         "seconds": [[second, told[second, "done"], told[second, "failed"]] for second in seconds],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, page
+from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, Told, page, rollout_of
 
 ROLLOUT = Rollout(
     app="shop",
@@ -66,3 +66,15 @@ def test_what_it_is_given_can_not_become_markup() -> None:
 
 def test_a_rollout_in_which_nothing_was_done_has_a_page() -> None:
     assert "tasks done meanwhile" in " ".join(read(replace(ROLLOUT, seconds=[], phases={}, ended=1000.0)).text)
+
+
+def test_a_rollout_is_what_its_hosts_tell() -> None:
+    status = {"current": "1.0", "programs": [{"name": "shop-email-a"}], "counts": {"1.0": {"begun": 9, "done": 7}}}
+    activated = {"programs": {"shop-email-a": [[1004, "draining"]], "shop-email-b": [[1002, "starting"], [1004, "up"]]}}
+    after = {"current": "1.1", "seconds": [[999, 3, 0], [1003, 4, 1]], "ended": {"shop-email-a": 1009}}
+    told = {"w1": Told(status, {"began": 995.0, "seconds": 4.0}, activated, after), "w2": Told({}, {}, {}, {})}
+    found = rollout_of("shop", "Release 1.1", 1000.0, told, "")
+    assert (found.began, found.ended, found.done, found.failed, found.open_before) == (995.0, 1009, 7, 1, 2)
+    assert found.phases["w1"]["shop-email-a"] == [(1000.0, "as before"), (1004, "draining"), (1009, "down")]
+    assert found.phases["w1"]["release"] == [(995.0, "staging"), (999.0, "")]
+    assert (found.before["w1"], found.after["w1"], found.phases["w2"]) == ("1.0", "1.1", {})
