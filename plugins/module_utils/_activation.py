@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 # A worker that does not stay up shows it within so many seconds; one start may fail for another reason.
 DIES_SECONDS = 10.0
 _UP = frozenset({"STARTING", "RUNNING"})
-_DOWN = frozenset({"STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN"})
+DOWN = frozenset({"STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Seen:
 
     @property
     def down(self) -> bool:
-        return self.state in _DOWN
+        return self.state in DOWN
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._activation import Seen, Step, Wanted, next_step
+from ansible_collections.fleet.celery.plugins.module_utils._activation import DOWN, Seen, Step, Wanted, next_step
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
@@ -259,7 +259,7 @@ class Activation:
                 queues,
                 None if tried is None else max(0.0, now - tried),
                 name in self.notes.idle,
-                log_tail(item.logfile) if item.stopped or (tried and now - tried > self._patience) else "",
+                log_tail(item.logfile) if item.state in DOWN or (tried and now - tried > self._patience) else "",
             )
         return seen
 
