@@ -34,6 +34,10 @@ options:
     description: The release. It must have been made, and checked, by M(fleet.celery.celery_release).
     type: str
     required: true
+  run:
+    description: Tells calls for the same activation from those for another one to the same release.
+    type: str
+    default: ""
   root:
     description: The application's directory.
     type: path
@@ -164,23 +168,22 @@ POLL_SECONDS = 0.5
 class Notes:
     """What a later call must know of this activation, in a file of root's."""
 
-    def __init__(self, path: Path, version: str, *, keep: bool) -> None:
-        self._path, self._keep = path, keep
+    def __init__(self, path: Path, version: str, run: str, *, keep: bool) -> None:
+        self._path, self._keep, self._version, self._run = path, keep, version, run
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             raw = {}
-        same = raw.get("version") == version
-        self.began: float = raw["began"] if same else time.time()
-        self.previous: str = raw.get("previous", "") if same else ""
+        # What another run tried says nothing of this one, but for where the host came from and what never was at work.
+        mine = raw if (raw.get("version"), raw.get("run")) == (version, run) else {}
+        self.previous: str = raw.get("previous", "") if raw.get("version") == version else ""
         # When each program was first started, by its name.
-        self.tried: dict[str, float] = raw.get("tried", {}) if same else {}
+        self.tried: dict[str, float] = mine.get("tried", {})
         # Those that were started, now or by an activation that failed, and never were at work.
         self.idle: set[str] = set(raw.get("idle", []))
         # What its worker was at when a program was told to end.
         self.ending: dict[str, dict[str, Any]] = raw.get("ending", {})
-        self.phases: dict[str, list[list[Any]]] = raw.get("phases", {}) if same else {}
-        self._version = version
+        self.phases: dict[str, list[list[Any]]] = mine.get("phases", {})
 
     def phase(self, program: str, name: str) -> None:
         phases = self.phases.setdefault(program, [])
@@ -192,7 +195,7 @@ class Notes:
             return
         kept = {
             "version": self._version,
-            "began": self.began,
+            "run": self._run,
             "previous": self.previous,
             "tried": self.tried,
             "idle": sorted(self.idle),
@@ -221,7 +224,7 @@ class Activation:
         self.pruned: list[str] = []
         self.server = SocketServer(module.params["socket"])
         path = Path(module.params["state_dir"]) / ACTIVATION
-        self.notes = Notes(path, module.params["version"], keep=not module.check_mode)
+        self.notes = Notes(path, module.params["version"], module.params["run"], keep=not module.check_mode)
         self.current = self.root / "current"
         self.target = Path("releases") / module.params["version"]
         self.asker: Asker | None = None
@@ -485,6 +488,7 @@ def main() -> None:
         argument_spec={
             **{name: {"type": "str", "required": True} for name in ("app_name", "app", "user", "version")},
             **{name: {"type": "path", "required": True} for name in ("root", "config_dir", "state_dir")},
+            "run": {"type": "str", "default": ""},
             "programs": {
                 "type": "list",
                 "elements": "dict",
