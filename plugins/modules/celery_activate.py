@@ -63,6 +63,10 @@ options:
       queues: {description: Queues that it must consume., type: list, elements: str, default: []}
       config: {description: Text of its configuration file. Needed of slots alone., type: str, default: ""}
       environment: {description: Variables of this program alone., type: dict, default: {}}
+  previous:
+    description: The release to be noted as the one before, if it is another than C(current) points to.
+    type: str
+    default: ""
   only:
     description: Names of the workers, or of their programs, that are restarted; all if empty.
     type: list
@@ -388,7 +392,7 @@ class Activation:
             return []
         self.changed = True
         if not self.notes.previous:
-            self.notes.previous = Path(before).name
+            self.notes.previous = self.parameters["previous"] or Path(before).name
         if not self.module.check_mode:
             self.notes.write()
             temporary = self.current.with_name(".current")
@@ -503,6 +507,7 @@ def main() -> None:
                     "environment": {"type": "dict", "default": {}},
                 },
             },
+            "previous": {"type": "str", "default": ""},
             "only": {"type": "list", "elements": "str", "default": []},
             "restart_before": {"type": "float", "default": 0},
             "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},
