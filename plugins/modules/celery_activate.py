@@ -66,7 +66,6 @@ options:
   previous:
     description: The release to be noted as the one before, if it is another than C(current) points to.
     type: str
-    default: ""
   only:
     description: Names of the workers, or of their programs, that are restarted; all if empty.
     type: list
@@ -392,7 +391,8 @@ class Activation:
             return []
         self.changed = True
         if not self.notes.previous:
-            self.notes.previous = self.parameters["previous"] or Path(before).name
+            given = self.parameters["previous"]
+            self.notes.previous = Path(before).name if given is None else given
         if not self.module.check_mode:
             self.notes.write()
             temporary = self.current.with_name(".current")
@@ -507,7 +507,7 @@ def main() -> None:
                     "environment": {"type": "dict", "default": {}},
                 },
             },
-            "previous": {"type": "str", "default": ""},
+            "previous": {"type": "str"},
             "only": {"type": "list", "elements": "str", "default": []},
             "restart_before": {"type": "float", "default": 0},
             "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},

@@ -202,7 +202,9 @@ def test_a_release_that_fails_its_tasks_is_taken_back(shop: Shop, status: Any, t
         said = refused("deploy", celery_app_version="2.1.0", celery_app_source=source)
     assert re.search(r"on worker1, \d+ of \d+ tasks failed \(\d+%; before: 0%\)", said)
     assert "worker1: runs on 1.2.0" in said
-    assert runs(status()) == {"1.2.0"}
+    found = status()
+    assert runs(found) == {"1.2.0"}
+    assert "2.1.0" not in {host["previous"] for host in found.values()}, "the next way back leads to the bad release"
     total = tally(shop, ids)
     assert total.failed > 0, "the release failed no task"
     assert (total.done + total.failed, total.repeated) == (total.sent, 0)
