@@ -78,7 +78,9 @@ options:
     type: float
     default: 0
   stop_by:
-    description: Who tells a worker to end, Supervisor by a signal, or Celery's remote control.
+    description:
+      - Who tells a worker to end, Supervisor by a signal, or Celery's remote control.
+      - One that has two slots ends by a signal in any case, as Supervisor starts again what ends by itself.
     type: str
     choices: [supervisor, remote_control]
     default: supervisor
@@ -182,6 +184,8 @@ class Notes:
         self.previous: str = raw.get("previous", "") if raw.get("version") == version else ""
         # When each program was first started, by its name.
         self.tried: dict[str, float] = mine.get("tried", {})
+        # The process of each that was told to end by remote control.
+        self.told: dict[str, int] = mine.get("told", {})
         # Those that were started, now or by an activation that failed, and never were at work.
         self.idle: set[str] = set(raw.get("idle", []))
         # What its worker was at when a program was told to end.
@@ -201,6 +205,7 @@ class Notes:
             "run": self._run,
             "previous": self.previous,
             "tried": self.tried,
+            "told": self.told,
             "idle": sorted(self.idle),
             "ending": self.ending,
             "phases": self.phases,
@@ -271,8 +276,8 @@ class Activation:
 
     def _state(self, name: str, process: Process) -> str:
         """Return the state of a program; Supervisor does not know that one was told to end by remote control."""
-        told = self.notes.ending.get(name, {}).get("pid")
-        return "STOPPING" if process.pid and process.pid == told and process.state == "RUNNING" else process.state
+        told = process.pid and process.pid == self.notes.told.get(name)
+        return "STOPPING" if told and process.state == "RUNNING" else process.state
 
     @property
     def _patience(self) -> float:
@@ -368,11 +373,14 @@ class Activation:
     def _stop(self, name: str) -> None:
         """Tell a program to end, warm, and note what its worker is at."""
         node = self.items[name]["node"]
-        remote = bool(node) and self.parameters["stop_by"] == "remote_control"
+        # Supervisor starts again what ends by itself. After a handover it is not to.
+        slots = self.slots[self.items[name]["slot_of"] or name]
+        remote = bool(node) and self.parameters["stop_by"] == "remote_control" and len(slots) == 1
         answer = self._ask([node], end=remote).get(node) if node else None
         tasks = [asdict(task) for task in answer.tasks] if answer else []
-        pid = self.server.processes()[name].pid
-        self.notes.ending[name] = {"at": time.time(), "tasks": tasks, "pid": pid}
+        self.notes.ending[name] = {"at": time.time(), "tasks": tasks}
+        if remote:
+            self.notes.told[name] = self.server.processes()[name].pid
         if not remote:
             self.server.stop(name)
 
@@ -409,6 +417,9 @@ class Activation:
         record = read_record(release)
         if not self.module.check_mode and (not record or not record.checked):
             return self._result([f"release {self.target.name} is not on this host, or was never checked"], {}, [])
+        known = self.server.processes().keys()
+        if missing := [worker for worker, slots in self.slots.items() if not known & set(slots)]:
+            return self._result([f"{worker} is not on this host yet. Run site.yml first" for worker in missing], {}, [])
         diff = self.point()
         if self.module.check_mode:
             return self._foreseen(diff)
