@@ -122,23 +122,26 @@ def bad(tmp_path: Path, path: str, old: str, new: str) -> str:
     return str(source)
 
 
-def test_two_releases_in_a_row_lose_and_repeat_nothing(shop: Shop, status: Any) -> None:
+def test_a_release_and_one_on_top_of_it_lose_and_repeat_nothing(shop: Shop, status: Any) -> None:
     with load(shop):
-        (long,) = shop.send(call("reports.build", "2026-06", 150))
-        shop.wait_for([long], "started")
-        play("deploy", celery_app_version="1.1.0")
-        assert runs(status()) == {"1.1.0"}
+        with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.1.0") as run:
+            wait_until(lambda: current(shop, "worker1") == "1.1.0", "the first host does not come to the release", 180)
+            (long,) = shop.send(call("reports.build", "2026-06", 120))
+            shop.wait_for([long], "started")
+            ended = run.end()
+        assert ended.returncode == 0, ended.stdout[-4000:]
         # Handed over: the release did not wait for it, nor was it broken off.
         assert not shop.events([long], "done"), "the release took as long as the longest task"
-        # One on top of it, while the old worker still ends its tasks, waits for the slot and says for what.
-        output = play("deploy", celery_app_version="1.2.0", celery_rollout_batches=["100%"])
-        waits = (
-            r"worker2: shop-reports-\w ends its tasks: 1 when it was told to, \d+ s ago; the oldest is reports\.build"
-        )
+        assert runs(status()) == {"1.1.0"}
+        # The next one, while the old worker still ends its tasks, waits for its slot and says for what.
+        output = play("rollback", celery_rollout_batches=["100%"])
+        waits = r"shop-reports-\w ends its tasks: 1 when it was told to, \d+ s ago; the oldest is reports\.build"
         assert re.search(waits, output)
-    (line,) = shop.wait_for([long], timeout=90)
-    assert line["release"] == "1.0.0"
-    assert len(shop.events([long], "started")) == 1
+        (line,) = shop.wait_for([long], timeout=90)
+        assert line["release"] == "1.0.0"
+        assert len(shop.events([long], "started")) == 1
+        assert runs(status()) == {"1.0.0"}
+        play("deploy", celery_app_version="1.2.0")
     assert runs(status()) == {"1.2.0"}
     ledger = shop.ledger()
     assert {line["release"] for line in ledger if line["event"] == "done"} == {"1.0.0", "1.1.0", "1.2.0"}
@@ -147,15 +150,6 @@ def test_two_releases_in_a_row_lose_and_repeat_nothing(shop: Shop, status: Any) 
     times = sorted(datetime.fromisoformat(line["time"]) for line in ticks)
     assert len(times) > 5
     assert min(later - earlier for earlier, later in pairwise(times)) > timedelta(seconds=5)
-
-
-@whatever_the_broker
-def test_back_to_the_release_before_and_to_a_named_one(shop: Shop, status: Any) -> None:
-    with load(shop):
-        play("rollback")
-        assert runs(status()) == {"1.1.0"}
-        play("rollback", celery_app_version="1.2.0")
-    assert runs(status()) == {"1.2.0"}
 
 
 @whatever_the_broker
@@ -248,10 +242,10 @@ def current(shop: Shop, host: str) -> str:
 def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop, status: Any) -> None:
     with load(shop):
         assert "Nobody would consume reports, video any more" in refused("drain", "--limit", "worker2")
-        (long,) = shop.send(call("reports.build", "2026-07", 40))
+        (long,) = shop.send(call("reports.build", "2026-07", 60))
         shop.wait_for([long], "started")
-        output = play("drain", "--limit", "worker2", celery_drain_deadline=10, celery_drain_force=True)
-        assert "shop-reports-b had to be broken off" in output or "shop-reports-a had to be broken off" in output
+        output = play("drain", "--limit", "worker2", celery_drain_deadline=25, celery_drain_force=True)
+        assert re.search(r"msg: shop-reports-\w had to be broken off", output)
         assert shop.pids("worker2") == {}
         found = status()["worker2"]
         assert found["drained"]
@@ -260,7 +254,7 @@ def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop
         assert shop.pids("worker2") == {}
         play("undrain", "--limit", "worker2")
         assert not status()["worker2"]["drained"]
-        shop.wait_for([long], timeout=90)
+        shop.wait_for([long], timeout=120)
     assert len(shop.events([long], "started")) == 2
     assert runs(status()) == {"1.4.0"}
 
@@ -289,7 +283,7 @@ def test_a_release_on_one_host_alone(shop: Shop, status: Any) -> None:
     found = status()
     assert {host: found[host]["current"] for host in WORKERS} == {"worker1": "1.5.0", "worker2": "1.4.0"}
     assert shop.pids("worker2") == before
-    play("rollback", "--limit", "worker1")
+    play("rollback", "--limit", "worker1", celery_app_version="1.4.0")
     assert runs(status()) == {"1.4.0"}
 
 
