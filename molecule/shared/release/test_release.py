@@ -293,7 +293,7 @@ def test_a_check_says_what_would_happen_and_changes_nothing(shop: Shop, status: 
     output = play("deploy", "--check", "--diff", celery_app_version="1.6.0")
     assert "worker1: shop-customers would be restarted on 1.6.0" in output
     assert re.search(r"worker2: shop-reports-\w would be restarted on 1.6.0", output)
-    assert "worker2: shop-video would end" in play("drain", "--check", "--limit", "worker2", celery_drain_force=True)
+    assert "- shop-video would end" in play("drain", "--check", "--limit", "worker2", celery_drain_force=True)
     assert {host: shop.pids(host) for host in WORKERS} == before
     assert runs(status()) == {"1.4.0"}
     assert not any("1.6.0" in [item["version"] for item in host["releases"]] for host in status().values())
