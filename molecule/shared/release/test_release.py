@@ -124,9 +124,11 @@ def bad(tmp_path: Path, path: str, old: str, new: str) -> str:
 
 def test_a_release_and_one_on_top_of_it_lose_and_repeat_nothing(shop: Shop, status: Any) -> None:
     with load(shop):
-        with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.1.0") as run:
+        # The first host is judged as long as it takes to have a long task begun on the second.
+        slow = QUICK | {"celery_rollout_judge_seconds": 30, "celery_rollout_judge_tasks": 1000000}
+        with started_playbook(PLAYBOOKS / "deploy.yml", **slow, celery_app_version="1.1.0") as run:
             wait_until(lambda: current(shop, "worker1") == "1.1.0", "the first host does not come to the release", 180)
-            (long,) = shop.send(call("reports.build", "2026-06", 120))
+            (long,) = shop.send(call("reports.build", "2026-06", 150))
             shop.wait_for([long], "started")
             ended = run.end()
         assert ended.returncode == 0, ended.stdout[-4000:]
