@@ -80,6 +80,7 @@ def verdict(label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str
     lines = [f"{label} is bad:", *(f"  {reason}" for reason in reasons), "The hosts that it had come to:"]
     found = look(slices, slices)
     for host, result in slices.items():
-        where = "; ".join(found.failures.get(host, [])) or f"runs on {result['version']}"
+        waits = "; ".join(["is not done", *result.get("waits", [])]) if host in found.waiting else ""
+        where = "; ".join(found.failures.get(host, [])) or waits or f"runs on {result['version']}"
         lines.append(f"  {host}: {where}")
     return "\n".join(lines)

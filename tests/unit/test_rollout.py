@@ -52,10 +52,12 @@ def test_what_keeps_a_release_from_being_activated_is_told_once_for_all_hosts_wi
 
 def test_a_verdict_says_why_and_where_each_host_is() -> None:
     slices: dict[str, dict[str, Any]] = {"w1": {"done": True, "version": "1.0"}, "w2": {"unreachable": True}}
+    slices["w3"] = {"done": False, "version": "1.0", "waits": ["shop-email ends its tasks"]}
     assert verdict("Release 1.1", ["on w1, 9 of 9 tasks failed"], slices).splitlines() == [
         "Release 1.1 is bad:",
         "  on w1, 9 of 9 tasks failed",
         "The hosts that it had come to:",
         "  w1: runs on 1.0",
         "  w2: it can't be reached any more",
+        "  w3: is not done; shop-email ends its tasks",
     ]
