@@ -19,7 +19,6 @@ ACTIVATION = ".activation.json"
 # While it is there, no worker is started on the host.
 DRAINED = ".drained"
 SETTINGS = "celery_fleet_settings.py"
-REPORT = "celery_fleet_report.py"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
@@ -147,8 +146,8 @@ def started_from(root: Path, config_dir: Path, program: str) -> str:
 
     The wrapper (templates/celery_supervisor.sh.j2) computes the same when it starts.
     """
-    files = [root / "bin" / "celery_supervisor"]
-    files += [config_dir / name for name in ("environment", SETTINGS, REPORT)]
+    files = [root / "bin" / "celery_supervisor", config_dir / "environment"]
+    files += sorted(config_dir.glob("celery_fleet_*.py"))
     own = config_dir / "programs" / f"{program}.env"
     contents = [path.read_bytes() if path.exists() else b"" for path in files]
     return digest((root / "current").resolve(), [*contents, *([own.read_bytes()] if own.exists() else [])])

@@ -62,9 +62,9 @@ options:
     description: Text of the settings module.
     type: str
     required: true
-  report:
-    description: Text of the module that counts the tasks.
-    type: str
+  modules:
+    description: Texts of modules that the settings import, by the names of their files.
+    type: dict
     required: true
   wrapper:
     description: Text of the wrapper.
@@ -100,7 +100,7 @@ EXAMPLES = r"""
     log_dir: /var/log/shop
     environment: "{{ environment_text }}"
     settings: "{{ settings_text }}"
-    report: "{{ report_text }}"
+    modules: {celery_fleet_report.py: "{{ report_text }}"}
     wrapper: "{{ wrapper_text }}"
 """
 
@@ -134,7 +134,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._environment import s
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     CHECK,
-    REPORT,
     SETTINGS,
     Record,
     ReleaseError,
@@ -162,6 +161,7 @@ class Host:
         self.config_dir = Path(module.params["config_dir"])
         self.release = self.root / "releases" / module.params["version"]
         self.current = self.root / "current"
+        self.modules: dict[str, str] = {SETTINGS: module.params["settings"], **module.params["modules"]}
         self.changed = False
         self.diff: list[dict[str, str]] = []
 
@@ -183,8 +183,7 @@ class Host:
         bin_dir, user = self.root / "bin", self.parameters["user"]
         return [
             (self.config_dir / "environment", self.parameters["environment"], 0o640, user, True),
-            (self.config_dir / SETTINGS, self.parameters["settings"], 0o644, "root", False),
-            (self.config_dir / REPORT, self.parameters["report"], 0o644, "root", False),
+            *((self.config_dir / name, text, 0o644, "root", False) for name, text in sorted(self.modules.items())),
             (bin_dir / "celery_supervisor", self.parameters["wrapper"], 0o755, "root", False),
         ]
 
@@ -200,8 +199,8 @@ class Host:
 
     def contents(self) -> list[bytes]:
         """Return what a program of this release starts from, in the wrapper's order."""
-        keys = ("wrapper", "environment", "settings", "report")
-        return [self.parameters[key].encode() for key in keys]
+        texts = [self.parameters["wrapper"], self.parameters["environment"]]
+        return [text.encode() for text in (*texts, *(text for _, text in sorted(self.modules.items())))]
 
     def make_release(self) -> Record:
         """Install the artifact into a virtual environment, unless that is done already."""
@@ -240,12 +239,12 @@ class Host:
             directory = Path(temporary)
             directory.chmod(0o750)
             shutil.chown(directory, "root", user)
-            names = {"environment": "environment", "settings": SETTINGS, "report": REPORT, "wrapper": "celery_run"}
-            for key, name in names.items():
+            texts = {"environment": self.parameters["environment"], "celery_run": self.parameters["wrapper"]}
+            for name, text in {**texts, **self.modules}.items():
                 path = directory / name
-                path.touch(0o750 if key == "wrapper" else 0o640)
+                path.touch(0o750 if name == "celery_run" else 0o640)
                 shutil.chown(path, "root", user)
-                path.write_text(self.parameters[key], encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
             run = ["runuser", "-u", user, "--", str(directory / "celery_run"), "python", "-c", CHECK]
             variables = {"CELERY_FLEET_RELEASE": str(self.release), "CELERY_FLEET_CONFIG_DIR": temporary}
             output = self._command(
@@ -384,12 +383,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    texts = ("user", "app", "version", "sha256", "settings", "report", "wrapper")
+    texts = ("user", "app", "version", "sha256", "settings", "wrapper")
     paths = ("artifact", "root", "config_dir", "state_dir", "log_dir")
     module = AnsibleModule(
         argument_spec={
             **{name: {"type": "str", "required": True} for name in texts},
             **{name: {"type": "path", "required": True} for name in paths},
+            "modules": {"type": "dict", "required": True},
             "environment": {"type": "str", "required": True, "no_log": True},
             "activate": {"type": "bool", "default": True},
             "keep_current": {"type": "bool", "default": False},

@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "templates"
-REPORT = ROOT / "roles" / "celery_app" / "files" / "celery_fleet_report.py"
+MODULES = ROOT / "roles" / "celery_app" / "files"
 URL = "amqp://shop:100%25@10.0.0.1:5672/shop"
 QUEUES = [
     {"name": "customers", "tasks": ["customers.*", "orders.pay"], "time_limit": 60},
@@ -83,7 +83,8 @@ class Project:
             self.planned | {"settings": self.planned["settings"] | overrides}
         )
         (self.directory / "celery_fleet_settings.py").write_text(text)
-        shutil.copy(REPORT, self.directory)
+        for module in MODULES.glob("*.py"):
+            shutil.copy(module, self.directory)
         (self.directory / "shop_app.py").write_text(APP.format(reads=reads))
 
     def django(self, text: str) -> None:

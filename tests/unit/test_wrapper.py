@@ -179,7 +179,7 @@ def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host
         path.read_bytes()
         for path in (
             host.wrapper,
-            *[config / name for name in ("environment", "celery_fleet_settings.py", "celery_fleet_report.py")],
+            *[config / name for name in ("environment", "celery_fleet_report.py", "celery_fleet_settings.py")],
         )
     ]
     assert variables["CELERY_FLEET_STARTED_FROM"] == digest(release, contents)

@@ -1,0 +1,107 @@
+"""How a worker of a fleet ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_stop.py"
+
+
+class Worker:
+    """What the module uses of a worker, whose loop turns when it is told to."""
+
+    def __init__(self) -> None:
+        self.consumed = {"customers": None, "email": None}
+        self.app = SimpleNamespace(amqp=SimpleNamespace(queues=SimpleNamespace(consume_from=self.consumed)))
+        self.timer = self
+        self._soon: list[Callable[[], object]] = []
+        self._repeated: list[Callable[[], object]] = []
+
+    def cancel_task_queue(self, queue: str) -> None:
+        del self.consumed[queue]
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        self._soon.append(call)
+
+    def call_repeatedly(self, _: float, call: Callable[[], object]) -> None:
+        self._repeated.append(call)
+
+    def turn(self) -> None:
+        while self._soon:
+            self._soon.pop()()
+        for call in self._repeated:
+            call()
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("celery_fleet_stop", PATH)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: module.now))
+    module.now = 100.0  # type: ignore[attr-defined]
+    return module
+
+
+def begin(stop: Any) -> tuple[Worker, Any, list[int]]:
+    worker, ends = Worker(), list[int]()
+    handler = stop.Stop(worker, lambda number, _: ends.append(number))
+    handler.handle(signal.SIGTERM, None)
+    return worker, handler, ends
+
+
+def test_it_takes_no_more_tasks_and_ends_when_the_last_has_begun(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.worker import state  # noqa: PLC0415 - as the module itself
+
+    monkeypatch.setattr(state, "reserved_requests", {"one", "two"})
+    monkeypatch.setattr(state, "active_requests", {"one"})
+    worker, _, ends = begin(stop)
+    assert worker.consumed, "a handler of signals must leave the work to the worker's loop"
+    worker.turn()
+    assert not worker.consumed
+    stop.now += 5
+    worker.turn()
+    assert ends == []
+    state.active_requests.add("two")
+    worker.turn()
+    worker.turn()
+    assert ends == [signal.SIGTERM]
+
+
+def test_it_gives_messages_that_are_on_their_way_time_to_come(stop: Any) -> None:
+    worker, _, ends = begin(stop)
+    worker.turn()
+    assert ends == []
+    stop.now += stop.SETTLE_SECONDS
+    worker.turn()
+    assert ends == [signal.SIGTERM]
+
+
+def test_told_again_it_ends_at_once(stop: Any) -> None:
+    _, handler, ends = begin(stop)
+    handler.handle(signal.SIGTERM, None)
+    handler.handle(signal.SIGTERM, None)
+    assert ends == [signal.SIGTERM]
+
+
+def test_a_worker_whose_loop_does_not_turn_ends_too(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[SimpleNamespace] = []
+
+    def timer(seconds: float, call: Callable[[], object]) -> SimpleNamespace:
+        timers.append(SimpleNamespace(seconds=seconds, call=call, start=lambda: None))
+        return timers[-1]
+
+    monkeypatch.setattr(stop, "threading", SimpleNamespace(Timer=timer))
+    _, _, ends = begin(stop)
+    assert timers[0].seconds == stop.LONGEST_SECONDS
+    timers[0].call()
+    assert ends == [signal.SIGTERM]
