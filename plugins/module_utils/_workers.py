@@ -1,4 +1,4 @@
-"""Workers, asked by remote control what they are at."""
+"""Workers: what they say by remote control, and in files while they end."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import queue
 import subprocess
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Runs in the application's environment, as its user. A line comes in with the names of nodes and whether they are to
-# end, warm; a line of their answers goes out.
+# end, warm; a line goes out with the queues of those that answer.
 ASK = """
 import json, sys
 from celery.app.utils import find_app
@@ -25,10 +25,8 @@ for line in sys.stdin:
             inspect = app.control.inspect(destination=nodes, timeout=5, connection=connection)
             if end:
                 app.control.shutdown(destination=nodes, connection=connection)
-            queues, active = inspect.active_queues() or {}, inspect.active() or {}
-        answer = {"nodes": {node: {"queues": [each["name"] for each in found], "tasks": [
-            {"id": task["id"], "name": task["name"], "since": task["time_start"]} for task in active.get(node) or ()
-        ]} for node, found in queues.items()}}
+            queues = inspect.active_queues() or {}
+        answer = {"nodes": {node: [each["name"] for each in found] for node, found in queues.items()}}
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer), flush=True)
@@ -36,48 +34,28 @@ for line in sys.stdin:
 ANSWER_SECONDS = 30
 
 
-@dataclass(frozen=True)
-class Task:
-    """A task that a worker is at.
-
-    Attributes:
-        since: seconds since the epoch, by its worker's clock; None if it has not begun.
-    """
-
-    id: str
-    name: str
-    since: float | None
+def read_answers(raw: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """Return the queues that each node consumes, from a line of the asker's."""
+    return {node: frozenset(queues) for node, queues in raw.get("nodes", {}).items()}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a worker says of itself."""
-
-    queues: frozenset[str]
-    tasks: tuple[Task, ...]
-
-
-def read_answers(raw: Mapping[str, Any]) -> dict[str, Answer]:
-    """Return what each node said, from a line of the asker's."""
-    return {
-        node: Answer(
-            frozenset(said["queues"]), tuple(Task(each["id"], each["name"], each["since"]) for each in said["tasks"])
-        )
-        for node, said in raw.get("nodes", {}).items()
-    }
-
-
-def ending(tasks: Iterable[Task], told: float, now: float) -> str:
-    """Return what a worker that was told to end was at then.
+def still_at(directory: Path, program: str, pid: int, now: float) -> str:
+    """Return what a worker that ends is still at, from what it writes itself (celery_fleet_stop.py).
 
     Args:
-        told: when that was, in seconds since the epoch, as now.
+        directory: of the counts.
+        pid: its process.
+        now: seconds since the epoch.
     """
-    begun = [(task.since, task.name) for task in tasks if task.since]
-    if not begun:
+    try:
+        told = json.loads((directory / f"{program}.ending").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    begun = [(task["since"], task["name"]) for task in told["tasks"] if task["since"]]
+    if told["pid"] != pid or not begun:
         return ""
     since, name = min(begun)
-    return f"{len(begun)} when it was told to, {now - told:.0f} s ago; the oldest is {name}, for {now - since:.0f} s"
+    return f"{len(begun)} still run, the oldest, {name}, for {now - since:.0f} s"
 
 
 class Asker:
@@ -105,8 +83,8 @@ class Asker:
             self._lines.put(line)
         self._lines.put("")
 
-    def ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, Answer]:
-        """Return the answers of those nodes that answer.
+    def ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, frozenset[str]]:
+        """Return the queues of those nodes that answer.
 
         Args:
             end: tell them first to end, warm.

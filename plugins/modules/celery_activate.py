@@ -141,7 +141,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     environment_of,
     log_tail,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Answer, Asker, Task, ending
+from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, still_at
 
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 POLL_SECONDS = 0.5
@@ -188,8 +187,6 @@ class Notes:
         self.told: dict[str, int] = mine.get("told", {})
         # Those that were started, now or by an activation that failed, and never were at work.
         self.idle: set[str] = set(raw.get("idle", []))
-        # What its worker was at when a program was told to end.
-        self.ending: dict[str, dict[str, Any]] = raw.get("ending", {})
         self.phases: dict[str, list[list[Any]]] = mine.get("phases", {})
 
     def phase(self, program: str, name: str) -> None:
@@ -207,7 +204,6 @@ class Notes:
             "tried": self.tried,
             "told": self.told,
             "idle": sorted(self.idle),
-            "ending": self.ending,
             "phases": self.phases,
         }
         write_file(self._path, json.dumps(kept, indent=1) + "\n", 0o600, "root")
@@ -307,14 +303,14 @@ class Activation:
             else:
                 asked[item["node"]] = name
         if asked:
-            for node, answer in self._ask(asked).items():
-                found[asked[node]] = (True, answer.queues)
+            for node, queues in self._ask(asked).items():
+                found[asked[node]] = (True, queues)
         self.working |= {
             name for name, (up, queues) in found.items() if up and set(self.items[name]["queues"]) <= queues
         }
         return found
 
-    def _ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, Answer]:
+    def _ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, frozenset[str]]:
         if self.asker is None:
             run = ["runuser", "-u", self.parameters["user"], "--", str(self.root / "bin" / "celery_run")]
             self.asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
@@ -371,18 +367,16 @@ class Activation:
         self.server.reread()
 
     def _stop(self, name: str) -> None:
-        """Tell a program to end, warm, and note what its worker is at."""
+        """Tell a program to end, warm."""
         node = self.items[name]["node"]
         # Supervisor starts again what ends by itself. After a handover it is not to.
         slots = self.slots[self.items[name]["slot_of"] or name]
         remote = bool(node) and self.parameters["stop_by"] == "remote_control" and len(slots) == 1
-        answer = self._ask([node], end=remote).get(node) if node else None
-        tasks = [asdict(task) for task in answer.tasks] if answer else []
-        self.notes.ending[name] = {"at": time.time(), "tasks": tasks}
-        if remote:
-            self.notes.told[name] = self.server.processes()[name].pid
         if not remote:
             self.server.stop(name)
+            return
+        self._ask([node], end=True)
+        self.notes.told[name] = self.server.processes()[name].pid
 
     def sweep(self, processes: dict[str, Process]) -> None:
         """Have Supervisor forget slots that have ended and have no file."""
@@ -390,7 +384,6 @@ class Activation:
             if name in self.items and item.stopped and not self._config(name).exists():
                 self.server.remove(name)
                 self.notes.phase(name, "down")
-                self.notes.ending.pop(name, None)
 
     def point(self) -> list[dict[str, str]]:
         """Point current to the release."""
@@ -489,13 +482,13 @@ class Activation:
         return {**result, "diff": diff} if self.module._diff else result
 
     def _told(self, text: str) -> str:
-        """Add to what is waited for the tasks that its worker was at when it was told to end."""
-        noted = self.notes.ending.get(text.split(maxsplit=1)[0])
-        if not noted or "ends its tasks" not in text:
+        """Add to what is waited for the tasks that its worker is still at."""
+        name = text.split(maxsplit=1)[0]
+        process = self.server.processes().get(name)
+        if not process or process.state != "STOPPING":
             return text
-        tasks = [Task(**task) for task in noted["tasks"]]
-        told = ending(tasks, noted["at"], time.time())
-        return f"{text}: {told}" if told else text
+        tasks = still_at(Path(self.parameters["state_dir"]) / "counts", name, process.pid, time.time())
+        return f"{text}: {tasks}" if tasks else text
 
 
 def main() -> None:

@@ -23,25 +23,14 @@ options:
     description: The application.
     type: str
     required: true
-  app:
-    description: What C(celery -A) takes.
-    type: str
-    required: true
-  user:
-    description: The application's user.
-    type: str
-    required: true
-  root:
-    description: The application's directory.
-    type: path
-    required: true
   state_dir:
     description: Directory in which is kept that the host is drained.
     type: path
     required: true
   programs:
-    description: For each program of a worker on this host, also of those that don't run, the name of its node.
-    type: dict
+    description: The programs of this host's workers, also those that don't run.
+    type: list
+    elements: str
     required: true
   drained:
     description: Whether the host is to be drained. If not, what drained it is forgotten, and workers may be started.
@@ -69,11 +58,8 @@ EXAMPLES = r"""
 - name: Take the workers off
   fleet.celery.celery_drain:
     app_name: shop
-    app: shop.celery:app
-    user: shop
-    root: /srv/shop
     state_dir: /var/lib/shop
-    programs: {shop-email: email@worker1}
+    programs: [shop-email]
     deadline: 300
   register: drain
   until: drain.done
@@ -88,7 +74,6 @@ broken_off: {description: Programs that had to be ended by SIGKILL., type: list,
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +81,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Process, SocketServer, SupervisorError
-from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, Task, ending
+from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
 
 POLL_SECONDS = 0.5
 
@@ -107,38 +92,29 @@ class Drain:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.parameters: dict[str, Any] = module.params
-        self.nodes: dict[str, str] = module.params["programs"]
+        self.names: list[str] = module.params["programs"]
         self.marker = Path(module.params["state_dir"]) / DRAINED
         self.server = SocketServer(module.params["socket"])
         self.changed = False
 
-    def begin(self) -> dict[str, Any]:
-        """Return when the host was first told, and what its workers were at then; note it if that is now."""
+    def since(self) -> float:
+        """Return when the host was first told, and note it."""
         try:
-            noted: dict[str, Any] = json.loads(self.marker.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            told: float = json.loads(self.marker.read_text(encoding="utf-8"))["since"]
+        except (FileNotFoundError, ValueError, KeyError):
+            told = time.time()
             self.changed = True
-            noted = {"since": time.time(), "tasks": {}}
             if not self.module.check_mode:
-                noted["tasks"] = self._tasks()
-                write_file(self.marker, json.dumps(noted) + "\n", 0o644, "root")
-        return noted
-
-    def _tasks(self) -> dict[str, list[dict[str, Any]]]:
-        nodes = {self.nodes[name]: name for name, process in self.left().items() if not process.stopped}
-        run = ["runuser", "-u", self.parameters["user"], "--", str(Path(self.parameters["root"], "bin", "celery_run"))]
-        asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
-        answers = asker.ask(nodes) if nodes else {}
-        asker.close()
-        return {nodes[node]: [asdict(task) for task in answer.tasks] for node, answer in answers.items()}
+                write_file(self.marker, json.dumps({"since": told}) + "\n", 0o644, "root")
+        return told
 
     def left(self) -> dict[str, Process]:
-        return {name: process for name, process in self.server.processes().items() if name in self.nodes}
+        return {name: process for name, process in self.server.processes().items() if name in self.names}
 
     def tell(self) -> None:
         """Have all workers end, and Supervisor forget those that have."""
         prefix = f"{self.parameters['app_name']}.worker."
-        for name in self.nodes:
+        for name in self.names:
             Path(self.parameters["directory"], f"{prefix}{name}.conf").unlink(missing_ok=True)
         self.server.reread()
         for name, process in self.left().items():
@@ -154,7 +130,7 @@ class Drain:
             if there and not self.module.check_mode:
                 self.marker.unlink()
             return {"changed": there, "done": True, "waits": [], "broken_off": []}
-        noted, deadline = self.begin(), self.parameters["deadline"]
+        told, deadline = self.since(), self.parameters["deadline"]
         if self.module.check_mode:
             waits = [f"{name} would end" for name, process in self.left().items() if not process.stopped]
             return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
@@ -165,7 +141,7 @@ class Drain:
             left = self.left()
             if not left or time.monotonic() > until:
                 break
-            if deadline and time.time() > noted["since"] + deadline:
+            if deadline and time.time() > told + deadline:
                 broken_off |= set(left)
                 for name in left:
                     self.server.kill(name)
@@ -173,24 +149,24 @@ class Drain:
         return {
             "changed": self.changed,
             "done": not left,
-            "waits": [self._told(name, noted) for name in left],
+            "waits": [self._waits(name, process, told) for name, process in left.items()],
             "broken_off": sorted(broken_off),
         }
 
-    def _told(self, name: str, noted: dict[str, Any]) -> str:
-        tasks = [Task(**task) for task in noted["tasks"].get(name, [])]
-        rest = ending(tasks, noted["since"], time.time())
+    def _waits(self, name: str, process: Process, told: float) -> str:
+        counts = Path(self.parameters["state_dir"]) / "counts"
+        tasks = still_at(counts, name, process.pid, time.time())
         deadline = self.parameters["deadline"]
-        until = f"; broken off in {max(0.0, noted['since'] + deadline - time.time()):.0f} s" if deadline else ""
-        return f"{name} ends its tasks{f': {rest}' if rest else ''}{until}"
+        until = f"; broken off in {max(0.0, told + deadline - time.time()):.0f} s" if deadline else ""
+        return f"{name} ends its tasks{f': {tasks}' if tasks else ''}{until}"
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            **{name: {"type": "str", "required": True} for name in ("app_name", "app", "user")},
-            **{name: {"type": "path", "required": True} for name in ("root", "state_dir")},
-            "programs": {"type": "dict", "required": True},
+            "app_name": {"type": "str", "required": True},
+            "state_dir": {"type": "path", "required": True},
+            "programs": {"type": "list", "elements": "str", "required": True},
             "drained": {"type": "bool", "default": True},
             "deadline": {"type": "int", "default": 0},
             "seconds": {"type": "int", "default": 15},

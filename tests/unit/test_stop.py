@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
 
 PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_stop.py"
 
@@ -49,6 +51,13 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Any:
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: module.now))
     module.now = 100.0  # type: ignore[attr-defined]
+    module.timers = []  # type: ignore[attr-defined]
+
+    def timer(*arguments: Any, **named: Any) -> SimpleNamespace:
+        module.timers.append((arguments, named))
+        return SimpleNamespace(start=lambda: None)
+
+    monkeypatch.setattr(module, "threading", SimpleNamespace(Timer=timer, Thread=timer))
     return module
 
 
@@ -93,15 +102,33 @@ def test_told_again_it_ends_at_once(stop: Any) -> None:
     assert ends == [signal.SIGTERM]
 
 
-def test_a_worker_whose_loop_does_not_turn_ends_too(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    timers: list[SimpleNamespace] = []
-
-    def timer(seconds: float, call: Callable[[], object]) -> SimpleNamespace:
-        timers.append(SimpleNamespace(seconds=seconds, call=call, start=lambda: None))
-        return timers[-1]
-
-    monkeypatch.setattr(stop, "threading", SimpleNamespace(Timer=timer))
+def test_a_worker_whose_loop_does_not_turn_ends_too(stop: Any) -> None:
     _, _, ends = begin(stop)
-    assert timers[0].seconds == stop.LONGEST_SECONDS
-    timers[0].call()
+    ((seconds, call), _), _ = stop.timers
+    assert seconds == stop.LONGEST_SECONDS
+    call()
     assert ends == [signal.SIGTERM]
+
+
+def test_what_a_worker_that_ends_is_still_at_can_be_read(
+    stop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from celery.worker import state  # noqa: PLC0415 - as the module itself
+
+    tasks = [SimpleNamespace(name="a", time_start=90.0), SimpleNamespace(name="b", time_start=70.0)]
+    monkeypatch.setattr(state, "active_requests", [*tasks, SimpleNamespace(name="c", time_start=None)])
+    monkeypatch.setenv("CELERY_FLEET_COUNTS", str(tmp_path))
+    monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "shop-video")
+
+    class OverError(Exception):
+        """The first round is enough."""
+
+    def sleep(_: float) -> None:
+        raise OverError
+
+    monkeypatch.setattr(stop, "time", SimpleNamespace(sleep=sleep))
+    with pytest.raises(OverError):
+        stop.Stop(None, print).tell()
+    assert still_at(tmp_path, "shop-video", os.getpid(), 100.0) == "2 still run, the oldest, b, for 30 s"
+    assert still_at(tmp_path, "shop-video", 1, 100.0) == ""
+    assert still_at(tmp_path, "shop-email", os.getpid(), 100.0) == ""

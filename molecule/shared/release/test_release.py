@@ -145,7 +145,7 @@ def test_back_and_forth_while_an_old_worker_still_ends_its_tasks(shop: Shop, sta
         assert not shop.events([long], "done"), "it took as long as the longest task"
         # The next one waits for the slot of the old worker, and says for what.
         output = play("rollback", **at_once)
-        waits = r"shop-reports-\w ends its tasks: \d+ when it was told to, \d+ s ago; the oldest is reports\.build"
+        waits = r"shop-reports-\w ends its tasks: 1 still run, the oldest, reports\.build, for \d+ s"
         assert re.search(waits, output)
         (line,) = shop.wait_for([long], timeout=90)
     assert line["release"] == "1.1.0"

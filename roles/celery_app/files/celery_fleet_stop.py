@@ -1,16 +1,20 @@
 """Has a worker take no more tasks before it ends, so that none is on its way to a child at that moment.
 
 Imported by the settings of a program that Supervisor runs. Celery 5.7 may forget to acknowledge a task that it hands to
-a child while it begins to end: the task is done, and then done again by another worker.
+a child while it begins to end: the task is done, and then done again by another worker. While the worker ends it answers
+nobody, so it says in a file what it is still at.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from celery import signals
@@ -20,6 +24,7 @@ SETTLE_SECONDS = 1.5
 # Where many messages were reserved, the rest is handed back.
 LONGEST_SECONDS = 10.0
 TICK_SECONDS = 0.25
+TELL_SECONDS = 1.0
 
 
 class Stop:
@@ -47,6 +52,7 @@ class Stop:
         timer = threading.Timer(LONGEST_SECONDS, self.end)
         timer.daemon = True
         timer.start()
+        threading.Thread(target=self.tell, daemon=True).start()
         self._consumer.call_soon(self.take_no_more)
 
     def take_no_more(self) -> None:
@@ -62,6 +68,20 @@ class Stop:
         if begun and time.monotonic() - self._told >= SETTLE_SECONDS:
             self.end()
 
+    def tell(self) -> None:
+        """Write, as long as the process lives, what it is at."""
+        from celery.worker import state  # noqa: PLC0415 - as above
+
+        path = Path(os.environ["CELERY_FLEET_COUNTS"], f"{os.environ['SUPERVISOR_PROCESS_NAME']}.ending")
+        temporary = path.with_suffix(".part")
+        while True:
+            # A set that changes meanwhile, or a disk that is full: the next time then.
+            with contextlib.suppress(RuntimeError, OSError):
+                tasks = [{"name": task.name, "since": task.time_start} for task in list(state.active_requests)]
+                temporary.write_text(json.dumps({"pid": os.getpid(), "tasks": tasks}), encoding="utf-8")
+                temporary.replace(path)
+            time.sleep(TELL_SECONDS)
+
     def end(self) -> None:
         if not self._ended:
             self._ended = True
@@ -70,7 +90,7 @@ class Stop:
 
 def install() -> None:
     """Stop the worker so, if it is a program that Supervisor runs."""
-    if not os.environ.get("SUPERVISOR_PROCESS_NAME"):
+    if not os.environ.get("SUPERVISOR_PROCESS_NAME") or not os.environ.get("CELERY_FLEET_COUNTS"):
         return
 
     def replace(sender: Any, **_: object) -> None:  # noqa: ANN401 - as above
