@@ -1,8 +1,9 @@
 """Has a worker take no more tasks before it ends, so that none is on its way to a child at that moment.
 
 Imported by the settings of a program that Supervisor runs. Celery 5.7 may forget to acknowledge a task that it hands to
-a child while it begins to end: the task is done, and then done again by another worker. While it ends it answers nobody,
-so it says in a file what it is still at.
+a child while it begins to end: the task is done, and then done again by another worker.
+
+A worker that ends answers nobody, so it says in a file what it is still at.
 """
 
 from __future__ import annotations
