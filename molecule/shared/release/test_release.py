@@ -209,7 +209,7 @@ def test_a_release_that_fails_its_tasks_is_taken_back(shop: Shop, status: Any, t
 def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop, status: Any) -> None:
     with flow(shop) as ids:
         with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.3.0") as run:
-            wait_until(lambda: current(shop, "worker1") == "1.3.0", "the first host does not come to the release", 120)
+            wait_until(lambda: current(shop, "worker1") == "1.3.0", "the first host does not come to the release", 300)
             cut_off("worker2")
             said = told(run.end())
         assert "worker2: it can't be reached any more" in said
@@ -227,7 +227,7 @@ def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop, statu
 def test_a_controller_that_is_killed_in_the_middle_goes_on_when_it_is_run_again(shop: Shop, status: Any) -> None:
     with load(shop):
         with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.4.0") as run:
-            wait_until(lambda: current(shop, "worker1") == "1.4.0", "the first host does not come to the release", 120)
+            wait_until(lambda: current(shop, "worker1") == "1.4.0", "the first host does not come to the release", 300)
             # No second one while the first is at work.
             assert "Another rollout is under way" in refused("deploy", celery_app_version="1.5.0")
             run.kill()
