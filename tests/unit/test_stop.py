@@ -43,7 +43,7 @@ class Worker:
 
 
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Any:
+def stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     spec = importlib.util.spec_from_file_location("celery_fleet_stop", PATH)
     assert spec
     assert spec.loader
@@ -51,13 +51,9 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Any:
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: module.now))
     module.now = 100.0  # type: ignore[attr-defined]
-    module.timers = []  # type: ignore[attr-defined]
-
-    def timer(*arguments: Any, **named: Any) -> SimpleNamespace:
-        module.timers.append((arguments, named))
-        return SimpleNamespace(start=lambda: None)
-
-    monkeypatch.setattr(module, "threading", SimpleNamespace(Timer=timer, Thread=timer))
+    monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=lambda **_: SimpleNamespace(start=lambda: None)))
+    monkeypatch.setenv("CELERY_FLEET_COUNTS", str(tmp_path))
+    monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "shop-video")
     return module
 
 
@@ -103,11 +99,21 @@ def test_told_again_it_ends_at_once(stop: Any) -> None:
 
 
 def test_a_worker_whose_loop_does_not_turn_ends_too(stop: Any) -> None:
-    _, _, ends = begin(stop)
-    ((seconds, call), _), _ = stop.timers
-    assert seconds == stop.LONGEST_SECONDS
-    call()
+    _, handler, ends = begin(stop)
+
+    class OverError(Exception):
+        """It was long enough."""
+
+    def sleep(seconds: float) -> None:
+        if ends:
+            raise OverError
+        stop.now += seconds
+
+    stop.time.sleep = sleep
+    with pytest.raises(OverError):
+        handler.watch()
     assert ends == [signal.SIGTERM]
+    assert stop.now == 100.0 + stop.LONGEST_SECONDS
 
 
 def test_what_a_worker_that_ends_is_still_at_can_be_read(
@@ -117,18 +123,7 @@ def test_what_a_worker_that_ends_is_still_at_can_be_read(
 
     tasks = [SimpleNamespace(name="a", time_start=90.0), SimpleNamespace(name="b", time_start=70.0)]
     monkeypatch.setattr(state, "active_requests", [*tasks, SimpleNamespace(name="c", time_start=None)])
-    monkeypatch.setenv("CELERY_FLEET_COUNTS", str(tmp_path))
-    monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "shop-video")
-
-    class OverError(Exception):
-        """The first round is enough."""
-
-    def sleep(_: float) -> None:
-        raise OverError
-
-    monkeypatch.setattr(stop, "time", SimpleNamespace(sleep=sleep))
-    with pytest.raises(OverError):
-        stop.Stop(None, print).tell()
+    stop.Stop(None, print).tell()
     assert still_at(tmp_path, "shop-video", os.getpid(), 100.0) == "2 still run, the oldest, b, for 30 s"
     assert still_at(tmp_path, "shop-video", 1, 100.0) == ""
     assert still_at(tmp_path, "shop-email", os.getpid(), 100.0) == ""

@@ -25,7 +25,7 @@ SETTLE_SECONDS = 1.5
 # Where many messages were reserved, the rest is handed back.
 LONGEST_SECONDS = 10.0
 TICK_SECONDS = 0.25
-TELL_SECONDS = 1.0
+WATCH_SECONDS = 1.0
 
 
 class Stop:
@@ -42,6 +42,8 @@ class Stop:
         self._end = end
         self._told = 0.0
         self._ended = False
+        # It waits from the beginning: where gevent calls a handler of signals, no thread can be started.
+        threading.Thread(target=self.watch, daemon=True).start()
 
     def handle(self, *_: object) -> None:
         """Begin, or, when told again, end at once."""
@@ -49,12 +51,17 @@ class Stop:
             self.end()
             return
         self._told = time.monotonic()
-        # A worker whose broker is away does not come to what it is asked to do soon.
-        timer = threading.Timer(LONGEST_SECONDS, self.end)
-        timer.daemon = True
-        timer.start()
-        threading.Thread(target=self.tell, daemon=True).start()
         self._consumer.call_soon(self.take_no_more)
+
+    def watch(self) -> None:
+        """Once it is told to end, say what it is at; end it in any case if it takes too long to come to that."""
+        while True:
+            time.sleep(WATCH_SECONDS)
+            if self._told:
+                self.tell()
+                # A worker whose broker is away does not come to what it is asked to do soon.
+                if time.monotonic() - self._told >= LONGEST_SECONDS:
+                    self.end()
 
     def take_no_more(self) -> None:
         for queue in list(self._consumer.app.amqp.queues.consume_from):
@@ -70,18 +77,15 @@ class Stop:
             self.end()
 
     def tell(self) -> None:
-        """Write, as long as the process lives, what it is at."""
         from celery.worker import state  # noqa: PLC0415 - as above
 
         path = Path(os.environ["CELERY_FLEET_COUNTS"], f"{os.environ['SUPERVISOR_PROCESS_NAME']}.ending")
         temporary = path.with_suffix(".part")
-        while True:
-            # A set that changes meanwhile, or a disk that is full: the next time then.
-            with contextlib.suppress(RuntimeError, OSError):
-                tasks = [{"name": task.name, "since": task.time_start} for task in list(state.active_requests)]
-                temporary.write_text(json.dumps({"pid": os.getpid(), "tasks": tasks}), encoding="utf-8")
-                temporary.replace(path)
-            time.sleep(TELL_SECONDS)
+        # A set that changes meanwhile, or a disk that is full: the next time then.
+        with contextlib.suppress(RuntimeError, OSError):
+            tasks = [{"name": task.name, "since": task.time_start} for task in list(state.active_requests)]
+            temporary.write_text(json.dumps({"pid": os.getpid(), "tasks": tasks}), encoding="utf-8")
+            temporary.replace(path)
 
     def end(self) -> None:
         if not self._ended:
