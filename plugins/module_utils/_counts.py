@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,12 +44,4 @@ def read_counts(directory: Path) -> dict[tuple[str, str], Counts]:
         program, _, rest = path.name.partition("@")
         release = rest.removesuffix(".counts").rpartition(".")[0]
         found.setdefault((program, release), Counts()).add(path.read_bytes())
-    return found
-
-
-def total(counts: Iterable[Counts]) -> Counter[str]:
-    """Return the sum of their totals."""
-    found: Counter[str] = Counter()
-    for each in counts:
-        found.update(each.totals)
     return found

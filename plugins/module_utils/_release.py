@@ -19,6 +19,8 @@ ACTIVATION = ".activation.json"
 # While it is there, no worker is started on the host.
 DRAINED = ".drained"
 SETTINGS = "celery_fleet_settings.py"
+# The variable by which a process tells what it was started from.
+STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
@@ -134,7 +136,7 @@ def made_for_another_python(venv: Path, python: Path) -> bool:
 
 
 def digest(release: Path, contents: Iterable[bytes]) -> str:
-    """Return what the wrapper exports as CELERY_FLEET_STARTED_FROM for a release and these files, in its order."""
+    """Return what the wrapper exports as STARTED_FROM for a release and these files, in its order."""
     total = hashlib.sha256(f"{release}\n".encode())
     for content in contents:
         total.update(content)

@@ -151,6 +151,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._files import write_f
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     ACTIVATION,
     DRAINED,
+    STARTED_FROM,
     in_use,
     prunable,
     read_record,
@@ -163,9 +164,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     environment_of,
     log_tail,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, still_at
+from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, celery_run, still_at
 
-STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 POLL_SECONDS = 0.5
 
 
@@ -251,7 +251,7 @@ class Activation:
         current = {name for name, item in processes.items() if self._is_current(name, item)}
         for name in current:
             self.notes.tried.setdefault(name, time.time())
-        answers = self._answers(current)
+        answers = self._answers({name: processes[name] for name in current})
         now = time.time()
         seen = {}
         for name, item in processes.items():
@@ -290,15 +290,15 @@ class Activation:
             return True
         return digest == started_from(self.root, self.config_dir, name)
 
-    def _answers(self, current: set[str]) -> dict[str, tuple[bool, frozenset[str]]]:
+    def _answers(self, current: dict[str, Process]) -> dict[str, tuple[bool, frozenset[str]]]:
         """Return which of these programs are at work, with the queues that they consume."""
         found = {}
         asked = {}
-        for name in current:
+        for name, process in current.items():
             item = self.items[name]
             if name in self.working or not item["node"]:
                 # Beat answers nobody: Supervisor's word, that it stayed up, is all there is.
-                up = name in self.working or self.server.processes()[name].state == "RUNNING"
+                up = name in self.working or process.state == "RUNNING"
                 found[name] = (up, frozenset(item["queues"]))
             else:
                 asked[item["node"]] = name
@@ -312,7 +312,7 @@ class Activation:
 
     def _ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, frozenset[str]]:
         if self.asker is None:
-            run = ["runuser", "-u", self.parameters["user"], "--", str(self.root / "bin" / "celery_run")]
+            run = celery_run(self.parameters["root"], self.parameters["user"])
             self.asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
         return self.asker.ask(nodes, end=end)
 

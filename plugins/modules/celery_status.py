@@ -106,6 +106,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     SupervisorError,
     environment_of,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._workers import celery_run
 
 POLL_SECONDS = 0.5
 DEPTHS = """
@@ -191,7 +192,7 @@ def releases(root: Path) -> list[dict[str, str]]:
     ]
 
 
-def depths(module: AnsibleModule, root: Path) -> dict[str, int]:
+def depths(module: AnsibleModule) -> dict[str, int]:
     """Return the depths of the queues.
 
     Raises:
@@ -199,8 +200,8 @@ def depths(module: AnsibleModule, root: Path) -> dict[str, int]:
     """
     if not module.params["queues"]:
         return {}
-    run = ["runuser", "-u", module.params["user"], "--", str(root / "bin" / "celery_run"), "python", "-c", DEPTHS]
-    code, output, error = module.run_command([*run, module.params["app"], json.dumps(module.params["queues"])], cwd="/")
+    run = [*celery_run(module.params["root"], module.params["user"]), "python", "-c", DEPTHS, module.params["app"]]
+    code, output, error = module.run_command([*run, json.dumps(module.params["queues"])], cwd="/")
     if code:
         raise SupervisorError(f"The broker can't be asked for the depths of its queues:\n{error.strip()[-2000:]}")
     found: dict[str, int] = json.loads(output.splitlines()[-1])
@@ -231,7 +232,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "programs": [program(process) for process in processes.values()],
         "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},
-        "depths": depths(module, root),
+        "depths": depths(module),
         "seconds": [[second, told[second, "done"], told[second, "failed"]] for second in seconds],
     }
 

@@ -99,7 +99,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
-from ansible_collections.fleet.celery.plugins.module_utils._release import started_from
+from ansible_collections.fleet.celery.plugins.module_utils._release import STARTED_FROM, started_from
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     Process,
     Reread,
@@ -111,8 +111,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     environment_of,
     wait,
 )
-
-STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 
 def check_with_supervisor(configs: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts, total
+from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 
 PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_report.py"
 COUNT = """
@@ -94,7 +94,7 @@ def test_releases_and_programs_are_told_apart(report: Any, tmp_path: Path) -> No
     for name in ("shop-email@1.0.0", "shop-email@1.1.0", "shop-video-a@1.1.0"):
         report.Counts(tmp_path, name).add(1, time.time())
     assert set(read_counts(tmp_path)) == {("shop-email", "1.0.0"), ("shop-email", "1.1.0"), ("shop-video-a", "1.1.0")}
-    assert total(read_counts(tmp_path).values())["done"] == 3
+    assert sum(counts.totals["done"] for counts in read_counts(tmp_path).values()) == 3
 
 
 @pytest.mark.parametrize("raw", [b"", b"fleet 1\0", b"x" * 80_000])
