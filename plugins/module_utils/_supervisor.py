@@ -237,6 +237,16 @@ def wait_for_running(server: Server, names: Iterable[str], timeout: float) -> No
     wait(not_running, timeout)
 
 
+def program_file(directory: Path, app_name: str, kind: str, name: str) -> Path:
+    """Return the file of an application's program in the directory that Supervisor includes."""
+    return directory / f"{app_name}.{kind}.{name}.conf"
+
+
+def program_in(file: Path) -> str:
+    """Return the name of the program that is in a file which program_file named."""
+    return file.name.split(".", 2)[-1].removesuffix(".conf")
+
+
 def log_tail(path: str, lines: int = 15) -> str:
     """Return the last lines of a log file, indented; an empty text if there is none."""
     try:

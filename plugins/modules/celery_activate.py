@@ -133,7 +133,6 @@ failures: {description: Why that can't be., type: list, elements: str, returned:
 waits: {description: What is waited for., type: list, elements: str, returned: always}
 previous: {description: The release before this activation., type: str, returned: always}
 programs: {description: For each program its phases, with their times., type: dict, returned: always}
-draining: {description: Programs that still end their tasks., type: list, elements: str, returned: always}
 """
 
 import glob
@@ -163,6 +162,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     SupervisorError,
     environment_of,
     log_tail,
+    program_file,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, celery_run, still_at
 
@@ -243,7 +243,7 @@ class Activation:
         return next((slot for slot in slots if self._config(slot).exists()), slots[0])
 
     def _config(self, name: str) -> Path:
-        return self.directory / f"{self.parameters['app_name']}.{self.items[name]['kind']}.{name}.conf"
+        return program_file(self.directory, self.parameters["app_name"], self.items[name]["kind"], name)
 
     def look(self) -> dict[str, Seen]:
         """Return each program that Supervisor knows, and ask those that should be at work whether they are."""
@@ -477,7 +477,6 @@ class Activation:
             "waits": [self._told(text) for text in waits.values()],
             "previous": self.notes.previous,
             "programs": self.notes.phases,
-            "draining": sorted(name for name, item in self.server.processes().items() if item.state == "STOPPING"),
         }
         return {**result, "diff": diff} if self.module._diff else result
 

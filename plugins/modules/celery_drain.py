@@ -80,7 +80,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Process, SocketServer, SupervisorError
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    Process,
+    SocketServer,
+    SupervisorError,
+    program_file,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
 
 POLL_SECONDS = 0.5
@@ -113,9 +118,9 @@ class Drain:
 
     def tell(self) -> None:
         """Have all workers end, and Supervisor forget those that have."""
-        prefix = f"{self.parameters['app_name']}.worker."
+        directory = Path(self.parameters["directory"])
         for name in self.names:
-            Path(self.parameters["directory"], f"{prefix}{name}.conf").unlink(missing_ok=True)
+            program_file(directory, self.parameters["app_name"], "worker", name).unlink(missing_ok=True)
         self.server.reread()
         for name, process in self.left().items():
             self.changed = True

@@ -105,6 +105,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     SocketServer,
     SupervisorError,
     environment_of,
+    program_in,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import celery_run
 
@@ -165,7 +166,7 @@ def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, P
     mine = {name: process for name, process in found.items() if name.startswith(f"{module.params['app_name']}-")}
     # Supervisor remembers the slot that a worker had before a handover, though it has ended and has no file.
     paths = Path(module.params["directory"]).glob("*.conf")
-    files = {path.name.split(".", 2)[-1].removesuffix(".conf") for path in paths}
+    files = {program_in(path) for path in paths}
     gone = {name: process for name, process in mine.items() if process.stopped and name not in files}
     return {name: process for name, process in sorted(mine.items()) if name not in gone}, gone
 

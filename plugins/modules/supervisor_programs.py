@@ -109,6 +109,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     carry_out,
     decide,
     environment_of,
+    program_file,
+    program_in,
     wait,
 )
 
@@ -137,15 +139,18 @@ def check_with_supervisor(configs: Mapping[str, str]) -> None:
             ) from error
 
 
+def file_of(parameters: Mapping[str, Any], name: str) -> Path:
+    return program_file(Path(parameters["directory"]), parameters["app_name"], parameters["kind"], name)
+
+
 def live_programs(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the programs that should run: all, but of a worker's slots one, and none on a host that is drained."""
     if parameters["unless_exists"] and Path(parameters["unless_exists"]).exists():
         return []
-    directory, prefix = Path(parameters["directory"]), f"{parameters['app_name']}.{parameters['kind']}."
     chosen: dict[str, dict[str, Any]] = {}
     for item in parameters["programs"]:
         worker = item["slot_of"] or item["name"]
-        if worker not in chosen or (directory / f"{prefix}{item['name']}.conf").exists():
+        if worker not in chosen or file_of(parameters, item["name"]).exists():
             chosen[worker] = item
     return list(chosen.values())
 
@@ -156,8 +161,7 @@ class Files:
     def __init__(self, module: AnsibleModule, programs: list[dict[str, Any]]) -> None:
         parameters = module.params
         self._directory = Path(parameters["directory"])
-        prefix = f"{parameters['app_name']}.{parameters['kind']}."
-        self.configs = {f"{prefix}{item['name']}.conf": item["config"] for item in programs}
+        self.configs = {file_of(parameters, item["name"]).name: item["config"] for item in programs}
         self._environment_dir = Path(parameters["config_dir"]) / "programs"
         group = parameters["app_name"]
         self._wanted: dict[Path, tuple[str, int, str]] = {
@@ -167,8 +171,8 @@ class Files:
             if item["environment"]:
                 path = self._environment_dir / f"{item['name']}.env"
                 self._wanted[path] = (environment_text(item["environment"]), 0o640, group)
-        present = sorted(self._directory.glob(f"{prefix}*.conf")) if self._directory.is_dir() else []
-        gone = [path.name.removeprefix(prefix).removesuffix(".conf") for path in present if path not in self._wanted]
+        present = sorted(self._directory.glob(file_of(parameters, "*").name)) if self._directory.is_dir() else []
+        gone = [program_in(path) for path in present if path not in self._wanted]
         names = {item["name"] for item in programs}
         environments = [self._environment_dir / f"{name}.env" for name in sorted(names | set(gone))]
         self.removed = [path for path in (*present, *environments) if path not in self._wanted and path.exists()]
@@ -258,7 +262,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         files.write()
     server = SocketServer(parameters["socket"])
     processes = server.processes()
-    reread = _predicted(files, processes, parameters) if module.check_mode else server.reread()
+    reread = _predicted(files, processes) if module.check_mode else server.reread()
     for name in slots & reread.removed & processes.keys():
         if processes[name].stopped and not module.check_mode:
             # A slot that has ended after a handover: nothing that anyone notices changes.
@@ -287,14 +291,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     }
 
 
-def _predicted(files: Files, processes: Mapping[str, Process], parameters: Mapping[str, Any]) -> Reread:
+def _predicted(files: Files, processes: Mapping[str, Process]) -> Reread:
     """Return what Supervisor would say of the files, had they been written."""
-    prefix = f"{parameters['app_name']}.{parameters['kind']}."
 
     def programs(paths: list[Path]) -> frozenset[str]:
-        return frozenset(
-            path.name.removeprefix(prefix).removesuffix(".conf") for path in paths if path.name.endswith(".conf")
-        )
+        return frozenset(program_in(path) for path in paths if path.suffix == ".conf")
 
     written = programs(files.written)
     return Reread(written - processes.keys(), written & processes.keys(), programs(files.removed))
