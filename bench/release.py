@@ -117,13 +117,14 @@ class Bench:
         tidy(fleet)
         load = os.getloadavg()[0]
         log = LOGS / f"{name}.log"
-        with flow(fleet, self.rate, long) as sent:
+        with tempfile.TemporaryDirectory() as temporary, flow(fleet, self.rate, long) as sent:
+            source = example(Path(temporary), name)
             time.sleep(WARM_UP_SECONDS + USUAL_SECONDS)
             if way == OLD:
                 run = old_way(number, name, log)
             else:
                 more = ALL_AT_ONCE if batches == "all" else {}
-                run = deploy(number, name, log, {"bench_activation": way, **more})
+                run = deploy(number, name, log, {"bench_activation": way, "celery_app_source": str(source), **more})
         tasks = settle(fleet, sent, long)
         figure = Figure(
             way=way,
@@ -168,7 +169,7 @@ class Bench:
             before = set(releases(fleet).values())
             with tempfile.TemporaryDirectory() as temporary, flow(fleet, self.rate, 0) as sent:
                 time.sleep(WARM_UP_SECONDS)
-                source = broken(Path(temporary))
+                source = broken(example(Path(temporary), name))
                 more = {"celery_rollout_batches": ["100%"]} if batches == "all" else {}
                 run = deploy(number, name, LOGS / f"{name}.log", {"celery_app_source": str(source), **more})
             tasks = settle(fleet, sent, 0)
@@ -195,15 +196,21 @@ class Bench:
         return found
 
 
-def broken(directory: Path) -> Path:
-    """Return a copy of the example that starts, and fails its tasks."""
+def example(directory: Path, name: str) -> Path:
+    """Return a copy of the example whose code is no other release's."""
     source = directory / "example"
     shutil.copytree(ROOT / "example", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    (source / "shop" / "release.py").write_text(f'NAME = "{name}"\n', encoding="utf-8")
+    return source
+
+
+def broken(source: Path) -> Path:
+    """Have a copy of the example start, and fail its tasks."""
     path = source / "shop" / "customers" / "tasks.py"
     text = path.read_text(encoding="utf-8")
     good = "    return customer\n"
     if good not in text:
-        raise RuntimeError(f"{path.relative_to(directory)} has changed: this benchmark no longer knows how to break it")
+        raise RuntimeError(f"{path.relative_to(source)} has changed: this benchmark no longer knows how to break it")
     path.write_text(text.replace(good, f"    {BROKEN}\n"), encoding="utf-8")
     return source
 

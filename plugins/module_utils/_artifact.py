@@ -418,7 +418,7 @@ def ready_artifact(
             )
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            wheels = unpack(source, Path(temporary))
+            wheels = [Path(temporary, name) for name in unpack(source, Path(temporary))]
             manifest = manifest_of(source)
             if not wheels or not all(isinstance(manifest[key], str) for key in ("name", "version", "python")):
                 raise ReleaseError("it holds no wheels, or its manifest says not which")

@@ -9,7 +9,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -86,6 +86,7 @@ class Record:
         python: that it was made with, such as 3.11.2.
         finished: when it was complete, in UTC.
         files: fingerprint of its virtual environment when it was last imported.
+        wheels: names of the wheels that it was made of, and the SHA-256 of each.
     """
 
     version: str
@@ -95,6 +96,7 @@ class Record:
     python: str = ""
     finished: str = ""
     files: str = ""
+    wheels: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, release: Path) -> None:
         temporary = release / f".{RECORD}"
@@ -191,8 +193,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def unpack(artifact: Path, directory: Path) -> list[Path]:
-    """Unpack an artifact and return its wheels, each checked against the manifest.
+def unpack(artifact: Path, directory: Path) -> dict[str, str]:
+    """Unpack an artifact and return its wheels' names with the SHA-256 of each, checked against the manifest.
 
     Raises:
         ReleaseError: if a wheel is missing, surplus or other than the manifest says.
@@ -207,10 +209,10 @@ def unpack(artifact: Path, directory: Path) -> list[Path]:
     if not (directory / MANIFEST).exists():
         raise ReleaseError(f"{artifact} has no manifest")
     manifest: Mapping[str, Mapping[str, str]] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    wheels = sorted(directory.glob("*.whl"))
-    if {path.name for path in wheels} != set(manifest["wheels"]):
+    wheels = {path.name: file_sha256(path) for path in sorted(directory.glob("*.whl"))}
+    if set(wheels) != set(manifest["wheels"]):
         raise ReleaseError(f"{artifact} does not hold the wheels that its manifest names")
-    for path in wheels:
-        if file_sha256(path) != manifest["wheels"][path.name]:
-            raise ReleaseError(f"{path.name} in {artifact} is not the file that was built")
+    for name, sha256 in wheels.items():
+        if sha256 != manifest["wheels"][name]:
+            raise ReleaseError(f"{name} in {artifact} is not the file that was built")
     return wheels

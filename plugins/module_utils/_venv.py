@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     Record,
@@ -17,6 +21,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 
 # Runs an argument list and returns its exit code, output and errors.
 Run = Callable[[list[str]], tuple[int, str, str]]
+VERSION = "import platform; print(platform.python_version())"
+NO_OTHERS: Mapping[Path, Record] = MappingProxyType({})
 
 
 def directory_of(root: Path, version: str, sha256: str) -> Path:
@@ -24,12 +30,24 @@ def directory_of(root: Path, version: str, sha256: str) -> Path:
     return root / f"{version}-{sha256[:12]}"
 
 
-def install(run: Run, python: str, artifact: Path, record: Record, directory: Path) -> None:
-    """Make a directory with a virtual environment, complete or not at all.
+def install(
+    run: Run,
+    python: str,
+    artifact: Path,
+    record: Record,
+    directory: Path,
+    *,
+    others: Mapping[Path, Record] = NO_OTHERS,
+) -> Record:
+    """Make a directory with a virtual environment, complete or not at all, and return its record.
+
+    A release seldom changes its dependencies. What it has in common with another is not installed again but
+    linked, which takes a tenth of the time and no room.
 
     Args:
         python: what the environment is made with.
         record: the artifact's version and checksum; it is written last, so a directory without it is made anew.
+        others: directories that this made with the same Python, unchanged since, with their records.
 
     Raises:
         ReleaseError: if the artifact is another one or can't be installed.
@@ -38,14 +56,72 @@ def install(run: Run, python: str, artifact: Path, record: Record, directory: Pa
         raise ReleaseError(f"{artifact} is not the artifact that was built: its checksum differs")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o755, parents=True)
-    pip = [str(directory / "venv" / "bin" / "pip"), "--isolated", "--disable-pip-version-check", "--no-input"]
-    _checked(run, [python, "-m", "venv", str(directory / "venv")], "The virtual environment can't be made")
+    venv = directory / "venv"
+    pip = [str(venv / "bin" / "pip"), "--isolated", "--disable-pip-version-check", "--no-input"]
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        wheels = [str(path) for path in unpack(artifact, Path(temporary))]
-        arguments = ["install", "--no-index", "--no-deps", "--no-cache-dir", *wheels]
-        _checked(run, [*pip, *arguments], "The wheels can't be installed")
+        wheels = unpack(artifact, Path(temporary))
+        base = nearest(wheels, others)
+        without_pip = ["--without-pip"] if base else []
+        _checked(run, [python, "-m", "venv", *without_pip, str(venv)], "The virtual environment can't be made")
+        there: Mapping[str, str] = {}
+        if base:
+            link(base / "venv", venv)
+            there = others[base].wheels
+        if gone := sorted({_distribution(name) for name in there} - {_distribution(name) for name in wheels}):
+            _checked(run, [*pip, "uninstall", "--yes", *gone], "What the release no longer needs can't be removed")
+        if new := [str(Path(temporary, name)) for name, sha256 in wheels.items() if there.get(name) != sha256]:
+            options = ["--no-index", "--no-deps", "--no-cache-dir", *(["--force-reinstall"] if base else [])]
+            _checked(run, [*pip, "install", *options, *new], "The wheels can't be installed")
     _checked(run, [*pip, "check"], "The wheels don't fit together")
+    version = _checked(run, [str(venv / "bin" / "python"), "-c", VERSION], "The virtual environment does not run")
+    finished = datetime.now(tz=UTC).isoformat(timespec="seconds")
+    record = replace(record, python=version.strip(), finished=finished, wheels=wheels)
     record.write(directory)
+    return record
+
+
+def nearest(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> Path | None:
+    """Return the directory that was made of the most of these wheels, the latest of those; None if all have none."""
+
+    def rank(path: Path) -> tuple[int, str]:
+        return len(wheels.items() & others[path].wheels.items()), others[path].finished
+
+    best = max(others, key=rank, default=None)
+    return best if best and rank(best)[0] else None
+
+
+def link(source: Path, venv: Path) -> None:
+    """Fill a new virtual environment with what another of the same Python holds.
+
+    pip replaces files and writes none anew in place, so the other stays as it is.
+    """
+    own = {"bin", "lib64", "pyvenv.cfg"}
+    shutil.copytree(
+        source,
+        venv,
+        symlinks=True,
+        dirs_exist_ok=True,
+        copy_function=_link,
+        ignore=lambda folder, _: own if Path(folder) == source else set(),
+    )
+    for script in (source / "bin").iterdir():
+        mine = venv / "bin" / script.name
+        if not mine.exists():
+            # Each begins with the path of its environment's Python.
+            mine.write_bytes(script.read_bytes().replace(os.fsencode(source), os.fsencode(venv)))
+            shutil.copymode(script, mine)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def _distribution(wheel: str) -> str:
+    """Return the name of a wheel's distribution, in the one way that wheels write it."""
+    return wheel.partition("-")[0].lower()
 
 
 def prune(root: Path, current: Path) -> None:
@@ -56,7 +132,8 @@ def prune(root: Path, current: Path) -> None:
         shutil.rmtree(path)
 
 
-def _checked(run: Run, argv: list[str], failure: str) -> None:
+def _checked(run: Run, argv: list[str], failure: str) -> str:
     code, output, error = run(argv)
     if code:
         raise ReleaseError(f"{failure}:\n{(output + error).strip()[-3000:]}")
+    return output

@@ -125,7 +125,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +139,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     ReleaseError,
     check_version,
     digest,
-    file_sha256,
     fingerprint,
     made_for_another_python,
     read_record,
-    unpack,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._venv import install
 
 USES_SETTINGS = """\
 app.config_from_object("django.conf:settings", namespace="CELERY")  # if it is a Django project
@@ -203,27 +202,22 @@ class Host:
         return [text.encode() for text in (*texts, *(text for _, text in sorted(self.modules.items())))]
 
     def make_release(self) -> Record:
-        """Install the artifact into a virtual environment, unless that is done already."""
-        artifact, expected = Path(self.parameters["artifact"]), self.parameters["sha256"]
-        if file_sha256(artifact) != expected:
-            raise ReleaseError(f"{artifact} is not the artifact that was built: its checksum differs")
-        # What an earlier run left when it was broken off has no record and is made anew.
-        shutil.rmtree(self.release, ignore_errors=True)
-        self.release.mkdir(mode=0o755)
-        venv = self.release / "venv"
-        self._command([self.parameters["python"], "-m", "venv", str(venv)], "The virtual environment can't be made")
-        with tempfile.TemporaryDirectory(dir=self.release) as temporary:
-            wheels = [str(path) for path in unpack(artifact, Path(temporary))]
-            pip = [str(venv / "bin" / "pip"), "--isolated", "--disable-pip-version-check", "--no-input"]
-            install = [*pip, "install", "--no-index", "--no-deps", "--no-cache-dir", *wheels]
-            self._command(install, "The release can't be installed")
-            self._command([*pip, "check"], "The release's dependencies don't fit together")
-        code = "import platform; print(platform.python_version())"
-        python = self._command([str(venv / "bin" / "python"), "-c", code], "The virtual environment does not run")
-        finished = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        record = Record(self.parameters["version"], expected, python=python.strip(), finished=finished)
-        record.write(self.release)
-        return record
+        """Install the artifact into a virtual environment."""
+        record = Record(self.parameters["version"], self.parameters["sha256"])
+        run, artifact = partial(self.module.run_command, cwd="/"), Path(self.parameters["artifact"])
+        return install(run, self.parameters["python"], artifact, record, self.release, others=self.unchanged())
+
+    def unchanged(self) -> dict[Path, Record]:
+        """Return the releases that are whole, and as they were made, with the Python that is wanted."""
+        found = {path: read_record(path) for path in self.release.parent.iterdir()}
+        return {
+            path: record
+            for path, record in found.items()
+            if record
+            and record.checked
+            and record.files == fingerprint(path / "venv")
+            and not made_for_another_python(path / "venv", Path(self.parameters["python"]))
+        }
 
     def check(self, record: Record, checked: str, files: str) -> tuple[str, ...]:
         """Import the application on the release with the new files, as its user, and return its tasks' names.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.release import Figure, broken, lines_of, ratio, table
+from bench.release import Figure, broken, example, lines_of, ratio, table
 from bench.release_figures import extrapolate, least_squares, lowest_share, tasks_a_host, windows
 from bench.release_fleet import inventory
 
@@ -113,7 +113,7 @@ def test_the_table_has_a_row_for_each_release() -> None:
 
 
 def test_a_broken_release_compiles_and_raises(tmp_path: Path) -> None:
-    text = (broken(tmp_path) / "shop" / "customers" / "tasks.py").read_text(encoding="utf-8")
+    text = (broken(example(tmp_path, "bad-1")) / "shop" / "customers" / "tasks.py").read_text(encoding="utf-8")
     compile(text, "tasks.py", "exec")
     assert "a bug, on purpose" in text
 
