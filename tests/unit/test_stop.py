@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
+from celery import signals
 
 PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_stop.py"
 
@@ -55,6 +56,23 @@ def stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setenv("CELERY_FLEET_COUNTS", str(tmp_path))
     monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "shop-video")
     return module
+
+
+def test_by_remote_control_it_ends_in_the_same_way(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from celery.worker.control import Panel  # noqa: PLC0415 - as the module itself
+
+    monkeypatch.setitem(Panel.data, "shutdown", None)
+    monkeypatch.setattr(signals.worker_ready, "receivers", [])
+    handlers: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda _, handler: handlers.append(handler))
+    monkeypatch.setattr(signal, "getsignal", lambda _: lambda *_: None)
+    worker = Worker()
+    stop.install()
+    signals.worker_ready.send(sender=worker)
+    monkeypatch.setattr(os, "kill", lambda _, number: handlers[0](number, None))
+    Panel.data["shutdown"](None)
+    worker.turn()
+    assert not worker.consumed
 
 
 def begin(stop: Any) -> tuple[Worker, Any, list[int]]:

@@ -102,5 +102,9 @@ def install() -> None:
         end = signal.getsignal(signal.SIGTERM)
         if callable(end):
             signal.signal(signal.SIGTERM, Stop(sender, end).handle)
+            from celery.worker.control import Panel  # noqa: PLC0415 - as above
+
+            # By remote control it is to end in the same way: Celery's own leaves the loop at once.
+            Panel.data["shutdown"] = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
 
     signals.worker_ready.connect(replace, weak=False, dispatch_uid="celery_fleet_stop")
