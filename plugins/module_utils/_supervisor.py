@@ -16,6 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+#: Of the modules that talk to it; doc_fragments/supervisor.py describes them.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
+    "socket": {"type": "path", "default": "/run/supervisor.sock"},
+}
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 # Fault codes of supervisor.xmlrpc.Faults.
 CANT_REREAD = 92
@@ -25,6 +30,15 @@ ALREADY_STARTED = 60
 
 class SupervisorError(Exception):
     """Supervisor can't be reached, or doesn't do what it is told; the text is for the user."""
+
+
+def answer(module: Any, run: Callable[[], dict[str, Any]]) -> None:  # noqa: ANN401 - an AnsibleModule, which has no types
+    """End a module with what this returns, or with what Supervisor did not do."""
+    try:
+        result = run()
+    except SupervisorError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ description:
   - Returns after O(seconds), ready or not, with what it waits for. Called again it goes on where it was, also after the
     controller or the host was away.
 author: Celery Fleet (@celery-fleet)
+extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
   check_mode: {support: full, description: It says which programs would be restarted.}
   diff_mode: {support: full, description: Of the release that C(current) points to.}
@@ -98,14 +99,6 @@ options:
     description: Seconds after which it returns, ready or not.
     type: int
     default: 15
-  directory:
-    description: Directory that Supervisor includes.
-    type: path
-    default: /etc/supervisor/conf.d
-  socket:
-    description: Supervisor's socket.
-    type: path
-    default: /run/supervisor.sock
 """
 
 EXAMPLES = r"""
@@ -157,9 +150,10 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     started_from,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    OPTIONS,
     Process,
     SocketServer,
-    SupervisorError,
+    answer,
     environment_of,
     log_tail,
     program_file,
@@ -517,16 +511,11 @@ def main() -> None:
             "keep_releases": {"type": "int", "default": 0},
             "start_timeout": {"type": "int", "default": 60},
             "seconds": {"type": "int", "default": 15},
-            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
-            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+            **OPTIONS,
         },
         supports_check_mode=True,
     )
-    try:
-        result = Activation(module).run()
-    except SupervisorError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    answer(module, Activation(module).run)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ description:
   - After the O(deadline) it ends by SIGKILL what is left. RabbitMQ then gives the tasks to others at once; with Redis,
     C(playbooks/drain.yml) does so.
 author: Celery Fleet (@celery-fleet)
+extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
   check_mode: {support: full, description: It says which programs would end.}
   diff_mode: {support: none, description: There is no text to differ.}
@@ -44,14 +45,6 @@ options:
     description: Seconds after which it returns, ended or not.
     type: int
     default: 15
-  directory:
-    description: Directory that Supervisor includes.
-    type: path
-    default: /etc/supervisor/conf.d
-  socket:
-    description: Supervisor's socket.
-    type: path
-    default: /run/supervisor.sock
 """
 
 EXAMPLES = r"""
@@ -81,9 +74,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    OPTIONS,
     Process,
     SocketServer,
-    SupervisorError,
+    answer,
     program_file,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
@@ -175,16 +169,11 @@ def main() -> None:
             "drained": {"type": "bool", "default": True},
             "deadline": {"type": "int", "default": 0},
             "seconds": {"type": "int", "default": 15},
-            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
-            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+            **OPTIONS,
         },
         supports_check_mode=True,
     )
-    try:
-        result = Drain(module).run()
-    except SupervisorError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    answer(module, Drain(module).run)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ description:
   - Tells where C(current) points, which releases there are, what each program runs on, and how many tasks it did.
   - With O(version) it first waits until tasks have ended on that release, to be judged by, since its workers began.
 author: Celery Fleet (@celery-fleet)
+extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
   check_mode: {support: full, description: It changes nothing.}
   diff_mode: {support: none, description: There is nothing to differ.}
@@ -57,14 +58,6 @@ options:
     description: Tells also what ended in each second since then, in seconds since the epoch; an hour at most.
     type: float
     default: 0
-  directory:
-    description: Directory that Supervisor includes.
-    type: path
-    default: /etc/supervisor/conf.d
-  socket:
-    description: Supervisor's socket.
-    type: path
-    default: /run/supervisor.sock
 """
 
 EXAMPLES = r"""
@@ -94,6 +87,7 @@ import json
 import socket
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +95,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    OPTIONS,
     Process,
     SocketServer,
     SupervisorError,
+    answer,
     environment_of,
     program_in,
 )
@@ -251,16 +247,11 @@ def main() -> None:
             "tasks": {"type": "int", "default": 20},
             "seconds": {"type": "int", "default": 30},
             "since": {"type": "float", "default": 0},
-            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
-            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+            **OPTIONS,
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except SupervisorError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    answer(module, partial(run, module))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ description:
   - Restarts only programs whose configuration changed, or that run on another release, environment or settings than
     those on disk. A restart is warm; all of them stop at the same time.
 author: Celery Fleet (@celery-fleet)
+extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
   check_mode: {support: full, description: It says what it would write, restart and remove.}
   diff_mode: {support: full, description: It shows the configuration files' differences.}
@@ -53,14 +54,6 @@ options:
     description: Directory of the application's environment and settings.
     type: path
     required: true
-  directory:
-    description: Directory that Supervisor includes.
-    type: path
-    default: /etc/supervisor/conf.d
-  socket:
-    description: Supervisor's socket.
-    type: path
-    default: /run/supervisor.sock
   stop_timeout:
     description: Seconds that the slowest program may take to end its tasks.
     type: int
@@ -93,6 +86,7 @@ started: {description: Programs started., type: list, elements: str, returned: a
 import re
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +95,13 @@ from ansible_collections.fleet.celery.plugins.module_utils._environment import e
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import STARTED_FROM, started_from
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    OPTIONS,
     Process,
     Reread,
     Server,
     SocketServer,
     SupervisorError,
+    answer,
     carry_out,
     decide,
     environment_of,
@@ -320,18 +316,13 @@ def main() -> None:
             "unless_exists": {"type": "path"},
             "root": {"type": "path", "required": True},
             "config_dir": {"type": "path", "required": True},
-            "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
-            "socket": {"type": "path", "default": "/run/supervisor.sock"},
+            **OPTIONS,
             "stop_timeout": {"type": "int", "default": 3600},
             "start_timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
     )
-    try:
-        result = run(module)
-    except SupervisorError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    answer(module, partial(run, module))
 
 
 if __name__ == "__main__":
