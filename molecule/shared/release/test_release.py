@@ -208,8 +208,10 @@ def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop, statu
         with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.3.0") as run:
             wait_until(lambda: current(shop, "worker1") == "1.3.0", "the first host does not come to the release", 300)
             cut_off("worker2")
-            said = told(run.end())
-        start(shop.host("worker2"), "worker2")
+            try:
+                said = told(run.end())
+            finally:
+                start(shop.host("worker2"), "worker2")
         assert "worker2: it can't be reached any more" in said, said[-SHOWN:]
         assert "worker1: runs on 1.1.0" in said, said[-SHOWN:]
         wait_until(lambda: len(shop.pids("worker2")) == 4, "its workers do not come up")
