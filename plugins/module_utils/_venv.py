@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ def directory_of(root: Path, version: str, sha256: str) -> Path:
 def install(
     run: Run,
     python: str,
-    artifact: Path,
+    source: Path,
     record: Record,
     directory: Path,
     *,
@@ -41,43 +42,69 @@ def install(
 ) -> Record:
     """Make a directory with a virtual environment, complete or not at all, and return its record.
 
-    A release seldom changes its dependencies. What it has in common with another is not installed again but
-    linked, which takes a tenth of the time and no room.
+    A release seldom changes its dependencies. What it has in common with another is not installed again but linked,
+    which takes a tenth of the time and no room.
 
     Args:
         python: what the environment is made with.
-        record: the artifact's version and checksum; it is written last, so a directory without it is made anew.
+        source: directory of the wheels that no other has.
+        record: its version, checksum and wheels; it is written last, so a directory without it is made anew.
         others: directories that this made with the same Python, unchanged since, with their records.
 
     Raises:
-        ReleaseError: if the artifact is another one or can't be installed.
+        ReleaseError: if a wheel is another one or can't be installed.
     """
-    if file_sha256(artifact) != record.sha256:
-        raise ReleaseError(f"{artifact} is not the artifact that was built: its checksum differs")
+    base = nearest(record.wheels, others)
+    there = others[base].wheels if base else {}
+    new = lacking(record.wheels, others)
+    for name in new:
+        if file_sha256(source / name) != record.wheels[name]:
+            raise ReleaseError(f"{name} is not the file that was built: its checksum differs")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o755, parents=True)
     venv = directory / "venv"
     pip = [str(venv / "bin" / "pip"), "--isolated", "--disable-pip-version-check", "--no-input"]
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        wheels = unpack(artifact, Path(temporary))
-        base = nearest(wheels, others)
-        without_pip = ["--without-pip"] if base else []
-        _checked(run, [python, "-m", "venv", *without_pip, str(venv)], "The virtual environment can't be made")
-        there: Mapping[str, str] = {}
-        if base:
-            link(base / "venv", venv)
-            there = others[base].wheels
-        if gone := sorted({_distribution(name) for name in there} - {_distribution(name) for name in wheels}):
-            _checked(run, [*pip, "uninstall", "--yes", *gone], "What the release no longer needs can't be removed")
-        if new := [str(Path(temporary, name)) for name, sha256 in wheels.items() if there.get(name) != sha256]:
-            options = ["--no-index", "--no-deps", "--no-cache-dir", *(["--force-reinstall"] if base else [])]
-            _checked(run, [*pip, "install", *options, *new], "The wheels can't be installed")
+    without_pip = ["--without-pip"] if base else []
+    _checked(run, [python, "-m", "venv", *without_pip, str(venv)], "The virtual environment can't be made")
+    if base:
+        link(base / "venv", venv)
+    if gone := sorted({_distribution(name) for name in there} - {_distribution(name) for name in record.wheels}):
+        _checked(run, [*pip, "uninstall", "--yes", *gone], "What the release no longer needs can't be removed")
+    if new:
+        options = ["--no-index", "--no-deps", "--no-cache-dir", *(["--force-reinstall"] if base else [])]
+        paths = [str(source / name) for name in new]
+        _checked(run, [*pip, "install", *options, *paths], "The wheels can't be installed")
     _checked(run, [*pip, "check"], "The wheels don't fit together")
     version = _checked(run, [str(venv / "bin" / "python"), "-c", VERSION], "The virtual environment does not run")
     finished = datetime.now(tz=UTC).isoformat(timespec="seconds")
-    record = replace(record, python=version.strip(), finished=finished, wheels=wheels)
+    record = replace(record, python=version.strip(), finished=finished)
     record.write(directory)
     return record
+
+
+@contextmanager
+def unpacked(artifact: Path, sha256: str, beside: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Unpack an artifact for a while; yields the directory, and its wheels with their checksums.
+
+    Args:
+        sha256: of the artifact.
+        beside: a directory with room for it.
+
+    Raises:
+        ReleaseError: if it is another one.
+    """
+    if file_sha256(artifact) != sha256:
+        raise ReleaseError(f"{artifact} is not the artifact that was built: its checksum differs")
+    beside.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".wheels-") as temporary:
+        yield Path(temporary), unpack(artifact, Path(temporary))
+
+
+def lacking(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> list[str]:
+    """Return those of the wheels that can't be linked to."""
+    base = nearest(wheels, others)
+    there = others[base].wheels if base else {}
+    return [name for name, sha256 in sorted(wheels.items()) if there.get(name) != sha256]
 
 
 def nearest(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> Path | None:

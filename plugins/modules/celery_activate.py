@@ -452,8 +452,7 @@ class Activation:
         for version in self.pruned:
             shutil.rmtree(releases / version)
             counts = Path(self.parameters["state_dir"]) / "counts"
-            artifact = Path("/var/cache") / f"{self.parameters['app_name']}-{version}.tar"
-            for path in (*counts.glob(f"*@{glob.escape(version)}.*.counts"), artifact):
+            for path in counts.glob(f"*@{glob.escape(version)}.*.counts"):
                 path.unlink(missing_ok=True)
 
     def _wanted(self, worker: str) -> Wanted:

@@ -31,13 +31,22 @@ options:
     type: str
     required: true
   artifact:
-    description: The artifact's file on the host.
+    description:
+      - The artifact's file on the controller. Of its wheels a host is sent those that none of its releases has.
     type: path
     required: true
   sha256:
     description: The artifact's checksum.
     type: str
     required: true
+  wheels:
+    description: The artifact's wheels, by their names, with their checksums. It is filled in from the artifact.
+    type: dict
+    required: false
+  contents:
+    description: What the host lacks of them, in base64. It is filled in from the artifact.
+    type: dict
+    default: {}
   root:
     description: The application's directory.
     type: path
@@ -92,7 +101,7 @@ EXAMPLES = r"""
     user: shop
     app: shop.celery:app
     version: 1.0.0
-    artifact: /var/cache/celery-fleet-shop.tar
+    artifact: "{{ artifact.path }}"
     sha256: "{{ artifact.sha256 }}"
     root: /srv/shop
     config_dir: /etc/shop
@@ -105,6 +114,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+missing: {description: Wheels that must be sent first., type: list, elements: str, returned: never}
 release: {description: The release's directory., type: str, returned: success}
 version: {description: The release., type: str, returned: success}
 previous: {description: Where C(current) pointed before., type: str, returned: success}
@@ -118,12 +128,15 @@ began: {description: When that was, in seconds since the epoch., type: float, re
 seconds: {description: How long it took., type: float, returned: success}
 """
 
+import base64
 import difflib
 import json
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -143,7 +156,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     made_for_another_python,
     read_record,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._venv import install
+from ansible_collections.fleet.celery.plugins.module_utils._venv import install, lacking, unpacked
 
 USES_SETTINGS = """\
 app.config_from_object("django.conf:settings", namespace="CELERY")  # if it is a Django project
@@ -202,14 +215,35 @@ class Host:
         return [text.encode() for text in (*texts, *(text for _, text in sorted(self.modules.items())))]
 
     def make_release(self) -> Record:
-        """Install the artifact into a virtual environment."""
-        record = Record(self.parameters["version"], self.parameters["sha256"])
-        run, artifact = partial(self.module.run_command, cwd="/"), Path(self.parameters["artifact"])
-        return install(run, self.parameters["python"], artifact, record, self.release, others=self.unchanged())
+        """Install the wheels into a virtual environment."""
+        run, python = partial(self.module.run_command, cwd="/"), self.parameters["python"]
+        record = Record(self.parameters["version"], self.parameters["sha256"], wheels=self.parameters["wheels"])
+        others = self.unchanged()
+        with self._wheels() as source:
+            return install(run, python, source, record, self.release, others=others)
+
+    @contextmanager
+    def _wheels(self) -> Iterator[Path]:
+        """Yield a directory with the wheels that were sent."""
+        if self.parameters["artifact"]:
+            with unpacked(Path(self.parameters["artifact"]), self.parameters["sha256"], self.root) as (source, _):
+                yield source
+            return
+        with tempfile.TemporaryDirectory(dir=self.root, prefix=".wheels-") as temporary:
+            for name, content in self.parameters["contents"].items():
+                Path(temporary, Path(name).name).write_bytes(base64.b64decode(content))
+            yield Path(temporary)
+
+    def lacks(self) -> list[str]:
+        """Return the wheels that must be sent before the release can be made."""
+        if self.parameters["artifact"]:
+            return []
+        return sorted(set(lacking(self.parameters["wheels"], self.unchanged())) - self.parameters["contents"].keys())
 
     def unchanged(self) -> dict[Path, Record]:
         """Return the releases that are whole, and as they were made, with the Python that is wanted."""
-        found = {path: read_record(path) for path in self.release.parent.iterdir()}
+        releases = self.release.parent
+        found = {path: read_record(path) for path in (releases.iterdir() if releases.is_dir() else ())}
         return {
             path: record
             for path, record in found.items()
@@ -342,7 +376,6 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     host = Host(module)
     pending = [] if module.params["activate"] else host.pending()
     previous = str(host.current.readlink()) if host.current.is_symlink() else ""
-    host.make_directories()
     record = read_record(host.release)
     if record and made_for_another_python(host.release / "venv", Path(module.params["python"])):
         record = None  # nothing can run on it since the host was upgraded
@@ -353,6 +386,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             f"Release {record.version} is on this host already, made from something else. A version names one content: "
             "raise celery_app_version (or the version of the project), or remove the release"
         )
+    if not record and not module.check_mode and (missing := host.lacks()):
+        return {"changed": False, "missing": missing}
+    host.make_directories()
     tasks = record.tasks if record else ()
     checked = digest(host.release, host.contents())
     if not record or (record.checked, record.files) != (checked, fingerprint(host.release / "venv")):
@@ -378,11 +414,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     texts = ("user", "app", "version", "sha256", "settings", "wrapper")
-    paths = ("artifact", "root", "config_dir", "state_dir", "log_dir")
+    paths = ("root", "config_dir", "state_dir", "log_dir")
     module = AnsibleModule(
         argument_spec={
             **{name: {"type": "str", "required": True} for name in texts},
             **{name: {"type": "path", "required": True} for name in paths},
+            "artifact": {"type": "path", "default": ""},
+            "wheels": {"type": "dict", "required": True},
+            "contents": {"type": "dict", "default": {}, "no_log": True},
             "modules": {"type": "dict", "required": True},
             "environment": {"type": "str", "required": True, "no_log": True},
             "activate": {"type": "bool", "default": True},

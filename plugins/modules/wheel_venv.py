@@ -58,7 +58,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record, ReleaseError, read_record
-from ansible_collections.fleet.celery.plugins.module_utils._venv import directory_of, install, prune
+from ansible_collections.fleet.celery.plugins.module_utils._venv import directory_of, install, prune, unpacked
 
 
 def main() -> None:
@@ -78,9 +78,10 @@ def main() -> None:
     found = read_record(directory)
     changed = found is None or found.sha256 != given["sha256"]
     if changed and not module.check_mode:
-        record = Record(given["version"], given["sha256"])
         try:
-            install(module.run_command, given["python"], Path(given["artifact"]), record, directory)
+            with unpacked(Path(given["artifact"]), given["sha256"], root) as (source, wheels):
+                record = Record(given["version"], given["sha256"], wheels=wheels)
+                install(module.run_command, given["python"], source, record, directory)
         except ReleaseError as error:
             module.fail_json(msg=str(error))
         prune(root, directory)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,28 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     fingerprint,
     read_record,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._venv import directory_of, install, nearest, prune
+from ansible_collections.fleet.celery.plugins.module_utils._venv import (
+    Run,
+    directory_of,
+    install,
+    lacking,
+    nearest,
+    prune,
+    unpacked,
+)
 
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
     return packed(tmp_path / "flower.tar", ("flower-1-py3-none-any.whl", b"a wheel"))
+
+
+def make(run: Run, python: str, artifact: Path, directory: Path, others: Mapping[Path, Record] | None = None) -> Record:
+    """Make a directory of an artifact whose version is the directory's name."""
+    sha256 = file_sha256(artifact)
+    with unpacked(artifact, sha256, directory.parent) as (source, wheels):
+        record = Record(directory.name, sha256, wheels=wheels)
+        return install(run, python, source, record, directory, others=others or {})
 
 
 class Commands:
@@ -42,24 +59,25 @@ class Commands:
 
 def test_all_wheels_are_installed_without_an_index(tmp_path: Path, artifact: Path) -> None:
     run, directory = Commands(), tmp_path / "opt" / "1-abc"
-    record = install(run, "/usr/bin/python3", artifact, Record("1", file_sha256(artifact)), directory)
+    record = make(run, "/usr/bin/python3", artifact, directory)
     assert run.seen[0] == ["/usr/bin/python3", "-m", "venv", str(directory / "venv")]
     assert "--no-index" in run.seen[1]
     assert Path(run.seen[1][-1]).name == "flower-1-py3-none-any.whl"
     assert run.seen[2][-1] == "check"
     assert read_record(directory) == record
     assert record.wheels == {"flower-1-py3-none-any.whl": hashlib.sha256(b"a wheel").hexdigest()}
-    assert [path.name for path in directory.iterdir()] == ["release.json"], "what was unpacked is still there"
+    assert [path.name for path in directory.iterdir()] == ["release.json"]
+    assert [path.name for path in directory.parent.iterdir()] == ["1-abc"], "what was unpacked is still there"
 
 
 @pytest.mark.parametrize("step", ["venv", "install", "check"])
 def test_what_was_broken_off_is_made_anew(tmp_path: Path, artifact: Path, step: str) -> None:
-    directory, record = tmp_path / "1-abc", Record("1", file_sha256(artifact))
+    directory = tmp_path / "1-abc"
     with pytest.raises(ReleaseError, match="no room"):
-        install(Commands(step), "/usr/bin/python3", artifact, record, directory)
+        make(Commands(step), "/usr/bin/python3", artifact, directory)
     assert read_record(directory) is None
     (directory / "half").touch()
-    install(Commands(), "/usr/bin/python3", artifact, record, directory)
+    make(Commands(), "/usr/bin/python3", artifact, directory)
     assert read_record(directory)
     assert not (directory / "half").exists()
 
@@ -110,9 +128,9 @@ def test_what_a_release_shares_with_another_is_linked(tmp_path: Path) -> None:
     first = packed(tmp_path / "1.tar", kept, dropped, wheel("shop", "1", says_where("old")))
     second = packed(tmp_path / "2.tar", kept, wheel("shop", "2", says_where("new")))
     one, two = tmp_path / "one", tmp_path / "two"
-    old = install(really, sys.executable, first, Record("1", file_sha256(first)), one)
+    old = make(really, sys.executable, first, one)
     before = fingerprint(one)
-    new = install(really, sys.executable, second, Record("2", file_sha256(second)), two, others={one: old})
+    new = make(really, sys.executable, second, two, {one: old})
 
     assert [says(two, name) for name in ("kept", "shop")] == [f"kept {two}/venv", f"new {two}/venv"]
     assert not (two / "venv" / "bin" / "dropped").exists()
@@ -142,10 +160,22 @@ def test_the_nearest_release_is_linked(tmp_path: Path) -> None:
 
 
 def test_another_artifact_is_refused(tmp_path: Path, artifact: Path) -> None:
-    run = Commands()
-    with pytest.raises(ReleaseError, match="checksum differs"):
-        install(run, "/usr/bin/python3", artifact, Record("1", "0" * 64), tmp_path / "1-000")
+    with pytest.raises(ReleaseError, match="checksum differs"), unpacked(artifact, "0" * 64, tmp_path):
+        pass
+
+
+def test_another_wheel_is_refused(tmp_path: Path) -> None:
+    run, record = Commands(), Record("1", "", wheels={"shop-1-py3-none-any.whl": "0" * 64})
+    (tmp_path / "shop-1-py3-none-any.whl").write_text("another")
+    with pytest.raises(ReleaseError, match=r"shop-1-py3-none-any\.whl is not the file that was built"):
+        install(run, "/usr/bin/python3", tmp_path, record, tmp_path / "1")
     assert run.seen == []
+
+
+def test_a_host_is_sent_what_no_release_of_it_has(tmp_path: Path) -> None:
+    others = {tmp_path / "1": Record("1", "", wheels={"a": "1", "b": "1", "d": "1"})}
+    assert lacking({"a": "1", "b": "2", "c": "1"}, others) == ["b", "c"]
+    assert lacking({"a": "1", "b": "2"}, {}) == ["a", "b"]
 
 
 def test_the_current_and_the_one_before_stay(tmp_path: Path) -> None:
