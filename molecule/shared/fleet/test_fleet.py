@@ -101,7 +101,7 @@ def test_a_restart_of_the_host_waits_for_its_tasks(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("restart", ["systemctl restart {}", "systemctl kill --signal KILL {}"])
-def test_each_worker_consumes_again_after_the_broker_was_away_and_nothing_is_lost(shop: Shop, restart: str) -> None:
+def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restart: str) -> None:
     consumers = {(queue, host) for queue, group in WORKERS.items() if queue != "ticks" for host in GROUPS[group]}
     calls = [call("customers.sync", 1), call("email.send_order_confirmation", 1, "a@shop.example")]
     calls += [call("video.transcode", 1, 0.1), call("reports.build", "2026-03", 0.1)]
@@ -118,7 +118,16 @@ def test_each_worker_consumes_again_after_the_broker_was_away_and_nothing_is_los
         wait_until(lambda: broker_process(shop) not in ("", before), "the broker does not come back")
         again = now()
         wait_until(lambda: takers(again) >= consumers, "not all workers take tasks")
-    assert len(shop.wait_for(ids, timeout=90)) >= len(ids) > len(calls)
+    assert len(ids) > len(calls)
+    # What was on its way to a worker when Redis was killed is in no queue any more (docs/brokers.md); all else is.
+    on_their_way = len(consumers) if BROKER == "redis" and "KILL" in restart else 0
+
+    def the_rest_is_done() -> bool:
+        sent = {line["id"]: line["time"] for line in shop.events(ids, "sent")}
+        lost = set(ids) - {line["id"] for line in shop.events(ids, "done")}
+        return len(lost) <= on_their_way and all(sent[task] < again for task in lost)
+
+    wait_until(the_rest_is_done, "tasks are lost", timeout=90)
 
 
 def test_a_worker_that_takes_nothing_is_restarted(shop: Shop) -> None:
