@@ -105,6 +105,8 @@ def rollout_of(app: str, label: str, began: float, told: Mapping[str, Told], ver
         for second, good, bad in host.after.get("seconds", []):
             done[second] += good
             failed[second] += bad
+    # Programs ran as before while the release was staged, too.
+    began = min([began, *(host.staged["began"] for host in told.values() if "began" in host.staged)])
     phases = {name: host.phases(began) for name, host in told.items()}
     times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
     return Rollout(

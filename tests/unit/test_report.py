@@ -75,6 +75,6 @@ def test_a_rollout_is_what_its_hosts_tell() -> None:
     told = {"w1": Told(status, {"began": 995.0, "seconds": 4.0}, activated, after), "w2": Told({}, {}, {}, {})}
     found = rollout_of("shop", "Release 1.1", 1000.0, told, "")
     assert (found.began, found.ended, found.done, found.failed, found.open_before) == (995.0, 1009, 7, 1, 2)
-    assert found.phases["w1"]["shop-email-a"] == [(1000.0, "as before"), (1004, "draining"), (1009, "down")]
+    assert found.phases["w1"]["shop-email-a"] == [(995.0, "as before"), (1004, "draining"), (1009, "down")]
     assert found.phases["w1"]["release"] == [(995.0, "staging"), (999.0, "")]
     assert (found.before["w1"], found.after["w1"], found.phases["w2"]) == ("1.0", "1.1", {})
