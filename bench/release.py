@@ -364,6 +364,7 @@ def options() -> argparse.Namespace:
         "--judged", type=numbers, help="of those, where default batches are measured too (default: all)"
     )
     parser.add_argument("--long", type=float, default=60, help="seconds of a long task (default: 60); 0: none")
+    parser.add_argument("--only-long", action="store_true", help="measure nothing without long tasks")
     parser.add_argument("--rate", type=float, default=15, help="short tasks a second (default: 15)")
     parser.add_argument("--rounds", type=int, default=1, help="of each (default: 1)")
     parser.add_argument("--bad", action="store_true", help="also a bad release, to the largest fleet")
@@ -375,7 +376,7 @@ def options() -> argparse.Namespace:
 def measure(bench: Bench, number: int, options: argparse.Namespace) -> None:
     """Release each way to a fleet of so many hosts, by turns."""
     judged = options.judged is None or number in options.judged
-    flows = [0.0, options.long] if options.long else [0.0]
+    flows = ([] if options.only_long else [0.0]) + ([options.long] if options.long else [])
     inventory = write_inventory(number, options.long)
     for _ in range(options.rounds):
         for activation, ways in (("warm", (OLD, "warm")), ("handover", ("handover",))):
