@@ -214,11 +214,10 @@ class Host:
         texts = [self.parameters["wrapper"], self.parameters["environment"]]
         return [text.encode() for text in (*texts, *(text for _, text in sorted(self.modules.items())))]
 
-    def make_release(self) -> Record:
-        """Install the wheels into a virtual environment."""
+    def make_release(self, others: dict[Path, Record]) -> Record:
+        """Install the wheels into a virtual environment; what others have is linked."""
         run, python = partial(self.module.run_command, cwd="/"), self.parameters["python"]
         record = Record(self.parameters["version"], self.parameters["sha256"], wheels=self.parameters["wheels"])
-        others = self.unchanged()
         with self._wheels() as source:
             return install(run, python, source, record, self.release, others=others)
 
@@ -234,11 +233,11 @@ class Host:
                 Path(temporary, Path(name).name).write_bytes(base64.b64decode(content))
             yield Path(temporary)
 
-    def lacks(self) -> list[str]:
-        """Return the wheels that must be sent before the release can be made."""
+    def missing(self, others: dict[Path, Record]) -> list[str]:
+        """Return the wheels that must be sent before the release can be made: those that no other has either."""
         if self.parameters["artifact"]:
             return []
-        return sorted(set(lacking(self.parameters["wheels"], self.unchanged())) - self.parameters["contents"].keys())
+        return sorted(set(lacking(self.parameters["wheels"], others)) - self.parameters["contents"].keys())
 
     def unchanged(self) -> dict[Path, Record]:
         """Return the releases that are whole, and as they were made, with the Python that is wanted."""
@@ -386,7 +385,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             f"Release {record.version} is on this host already, made from something else. A version names one content: "
             "raise celery_app_version (or the version of the project), or remove the release"
         )
-    if not record and not module.check_mode and (missing := host.lacks()):
+    others = {} if record or module.check_mode else host.unchanged()
+    if not record and not module.check_mode and (missing := host.missing(others)):
         return {"changed": False, "missing": missing}
     host.make_directories()
     tasks = record.tasks if record else ()
@@ -394,7 +394,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not record or (record.checked, record.files) != (checked, fingerprint(host.release / "venv")):
         host.changed = True
         if not module.check_mode:
-            record = record or host.make_release()
+            record = record or host.make_release(others)
             tasks = host.check(record, checked, fingerprint(host.release / "venv"))
     if module.params["activate"]:
         host.write_files()
