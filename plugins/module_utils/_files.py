@@ -19,6 +19,16 @@ def belongs(path: Path, mode: int, owner: str, group: str) -> bool:
     return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *ids)
 
 
+def give(path: Path, mode: int, group: str) -> None:
+    """Set a path's mode, and root and a group as its owners.
+
+    Raises:
+        KeyError: there is no such group.
+    """
+    os.chown(path, 0, grp.getgrnam(group).gr_gid)
+    path.chmod(mode)
+
+
 def write_file(path: Path, text: str, mode: int, group: str) -> None:
     """Put a file in place at once, and never readable for others meanwhile.
 
