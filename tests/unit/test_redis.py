@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 ROLE = Path(__file__).parents[2] / "roles" / "redis"
 FACTS = {"memtotal_mb": 4096, "distribution_major_version": "13"}
-PASSWORDS = {f"redis_{user}_password": user for user in ("application", "administrator", "monitoring", "reader")}
+USERS = ("application", "administrator", "monitoring", "metrics", "reader")
+PASSWORDS = {f"redis_{user}_password": user for user in USERS}
 BLOG = {"user": "blog", "password": "x", "key_prefix": "blog:"}
 
 
@@ -139,6 +140,20 @@ def test_a_queues_name_is_no_pattern() -> None:
 def test_the_application_may_not_do_what_harms_others() -> None:
     granted = {rule[1:] for rule in users()["celery"] if rule[0] == "+"}
     assert not granted & {"flushall", "flushdb", "config", "keys", "debug", "eval", "acl", "shutdown", "scan", "@all"}
+
+
+def test_the_metrics_user_reads_the_queues_and_no_other_key() -> None:
+    rules = users(redis_key_prefix="shop:", redis_queues=["email", "a*"])["celery-metrics"]
+    assert {rule for rule in rules if rule[0] in "%~&"} == {
+        "%R~shop:email",
+        "%R~shop:email\x06\x16*",
+        r"%R~shop:a\*",
+        "%R~shop:a\\*\x06\x16*",
+        "%R~shop:unacked",
+    }
+    granted = {rule[1:] for rule in rules if rule[0] == "+"}
+    assert granted >= {"eval", "llen", "lindex", "hlen", "info"}
+    assert not granted & {"@all", "@read", "get", "lrange", "hget", "hgetall", "keys", "scan", "config|get"}
 
 
 def test_settings_become_lines() -> None:
