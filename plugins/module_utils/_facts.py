@@ -13,6 +13,7 @@ DERIVED_ROLE_VARIABLES = {
     "rabbitmq_listen_addresses": "celery_broker_listen_addresses",
     "rabbitmq_open_files": "celery_web_processes",
     "rabbitmq_port": "celery_broker_port",
+    "rabbitmq_prometheus_listen_address": "celery_broker_metrics_address",
     "rabbitmq_queues": "celery_queues",
     "rabbitmq_secrets_dir": "celery_secrets_dir",
     "rabbitmq_vhost": "celery_app_name",

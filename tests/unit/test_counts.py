@@ -2,107 +2,209 @@
 
 from __future__ import annotations
 
-import importlib.util
+import errno
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils import _counts
+from ansible_collections.fleet.celery.plugins.module_utils._counts import (
+    BOUNDS,
+    KINDS,
+    PLACES,
+    SIZE,
+    Counts,
+    CountsFile,
+    read_counts,
+)
 
-PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_report.py"
-COUNT = """
-import sys
+NAME = "shop-email@1.0.0"
+DONE, FAILED = KINDS.index("done"), KINDS.index("failed")
+NOW = 1_800_000_000.0
+COUNT = f"""
+import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import celery_fleet_report
-report = celery_fleet_report.reporter(Path(sys.argv[2]), "shop-email@1.0.0")
+import _counts
+file = _counts.CountsFile(Path(sys.argv[2]), {NAME!r})
 for _ in range(int(sys.argv[3])):
-    report(0)
-    report(1)
+    file.begin("email", "mailer.send", time.time())
+    file.count({DONE}, "email", "mailer.send", time.time())
+    file.end("email", "mailer.send", time.time(), 0.02)
+if sys.argv[4:]:
+    file.begin("email", "mailer.send", time.time())
 print("counted", flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.fixture
-def report() -> Any:
-    spec = importlib.util.spec_from_file_location("celery_fleet_report", PATH)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def counting(directory: Path, tasks: int, *more: str) -> subprocess.Popen[str]:
+    folder = str(Path(_counts.__file__).parent)
+    command = [sys.executable, "-c", COUNT, folder, str(directory), str(tasks), *more]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "counted\n"
+    return process
 
 
-def counting(directory: Path, tasks: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", COUNT, str(PATH.parent), str(directory), str(tasks)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def kill(process: subprocess.Popen[str]) -> None:
+    """As the kernel does, when memory is short."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def found(directory: Path) -> Counts:
+    return read_counts(directory)["shop-email", "1.0.0"]
 
 
 def test_processes_side_by_side_count_each_task_once(tmp_path: Path) -> None:
     running = [counting(tmp_path, 500) for _ in range(4)]
-    for process in running:
-        assert process.stdout
-        assert process.stdout.readline() == "counted\n"
     assert len(list(tmp_path.iterdir())) == 4
-    # Killed as by the kernel, when memory is short.
     for process in running:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    (found,) = read_counts(tmp_path).values()
-    assert found.totals == {"begun": 2000, "done": 2000, "failed": 0, "retried": 0}
-    assert sum(second["done"] for second in found.seconds.values()) == 2000
+        kill(process)
+    counts = found(tmp_path)
+    assert counts.totals == {"begun": 2000, "done": 2000, "failed": 0, "retried": 0}
+    assert sum(second["done"] for second in counts.seconds.values()) == 2000
+    assert counts.tasks["email", "mailer.send"].kinds["done"] == 2000
+    assert counts.tasks["email", "mailer.send"].runs[BOUNDS.index(0.05)] == 2000
 
 
 def test_a_file_goes_on_with_the_next_process(tmp_path: Path) -> None:
     for _ in range(3):
-        process = counting(tmp_path, 10)
-        process.communicate("")
+        counting(tmp_path, 10).communicate("")
     assert [path.name for path in tmp_path.iterdir()] == ["shop-email@1.0.0.0.counts"]
-    assert read_counts(tmp_path)["shop-email", "1.0.0"].totals["done"] == 30
+    assert found(tmp_path).totals["done"] == 30
+    assert found(tmp_path).tasks["email", "mailer.send"].kinds["done"] == 30
 
 
-def test_a_forked_child_has_a_file_of_its_own(report: Any, tmp_path: Path) -> None:
-    add = report.reporter(tmp_path, "shop-email@1.0.0")
-    add(1)
+def test_a_task_that_runs_is_seen_and_once_its_process_is_killed_for_ever(tmp_path: Path) -> None:
+    process = counting(tmp_path, 1, "one more")
+    assert (found(tmp_path).running, found(tmp_path).broken_off) == (1, 0)
+    kill(process)
+    assert (found(tmp_path).running, found(tmp_path).broken_off) == (0, 1)
+    counting(tmp_path, 1).communicate("")
+    assert (found(tmp_path).running, found(tmp_path).broken_off) == (0, 1)
+    assert found(tmp_path).totals["done"] == 2
+
+
+def test_a_forked_child_takes_a_file_of_its_own(tmp_path: Path) -> None:
+    CountsFile(tmp_path, NAME).count(DONE, "email", "mailer.send", NOW)
+    mine = CountsFile(tmp_path, NAME)
     child = os.fork()
     if not child:
-        add(1)
+        CountsFile(tmp_path, NAME).count(DONE, "email", "mailer.send", NOW)
         os._exit(0)
     os.waitpid(child, 0)
-    add(1)
-    assert read_counts(tmp_path)["shop-email", "1.0.0"].totals["done"] == 3
+    mine.count(DONE, "email", "mailer.send", NOW)
+    assert found(tmp_path).totals["done"] == 3
 
 
-def test_an_hour_old_second_makes_room(report: Any, tmp_path: Path) -> None:
-    counts = report.Counts(tmp_path, "shop-email@1.0.0")
-    now = time.time()
-    counts.add(1, now - 3600)
-    counts.add(1, now)
-    counts.add(2, now)
-    found = read_counts(tmp_path)["shop-email", "1.0.0"]
-    assert found.seconds == {int(now): {"begun": 0, "done": 1, "failed": 1, "retried": 0}}
-    assert found.totals["done"] == 2
+def test_an_hour_old_second_makes_room(tmp_path: Path) -> None:
+    file = CountsFile(tmp_path, NAME)
+    file.count(DONE, "email", "mailer.send", NOW - 3600)
+    file.count(DONE, "email", "mailer.send", NOW)
+    file.count(FAILED, "email", "mailer.send", NOW)
+    counts = found(tmp_path)
+    assert counts.seconds == {int(NOW): {"begun": 0, "done": 1, "failed": 1, "retried": 0}}
+    assert counts.totals["done"] == 2
 
 
-def test_releases_and_programs_are_told_apart(report: Any, tmp_path: Path) -> None:
+def test_waits_and_runs_are_told_by_queue_and_task(tmp_path: Path) -> None:
+    file = CountsFile(tmp_path, NAME)
+    file.begin("email", "mailer.send", NOW, sent=NOW - 7, wait=7.0)
+    file.end("email", "mailer.send", NOW + 4000, 4000.0)
+    file.begin("email", "mailer.send", NOW + 1, sent=NOW - 8, wait=9.0)
+    file.begin("video", "mailer.send", NOW, sent=NOW, wait=0.0)
+    file.begin("video", "mailer.send", NOW)
+    tasks = found(tmp_path).tasks
+    email, video = tasks["email", "mailer.send"], tasks["video", "mailer.send"]
+    assert email.waits == [2 if bound == 10.0 else 0 for bound in (*BOUNDS, 0)]
+    assert email.runs == [0] * len(BOUNDS) + [1]
+    assert (email.wait_seconds, email.run_seconds, email.latest_sent) == (16.0, 4000.0, NOW - 7)
+    # What nobody stamped has begun, and waited nobody knows how long.
+    assert (video.kinds["begun"], sum(video.waits)) == (2, 1)
+
+
+def test_the_longest_is_that_of_a_minute(tmp_path: Path) -> None:
+    file = CountsFile(tmp_path, NAME)
+    for after, wait in ((0, 50.0), (1, 2.0), (60, 3.0), (120, 1.0), (121, 4.0)):
+        file.begin("email", "mailer.send", NOW + after, sent=NOW, wait=wait)
+    minute = int(NOW) // 60
+    assert found(tmp_path).tasks["email", "mailer.send"].longest == {minute + 1: (3.0, 0.0), minute + 2: (4.0, 0.0)}
+
+
+def test_tasks_beyond_the_places_are_counted_together(tmp_path: Path) -> None:
+    file = CountsFile(tmp_path, NAME)
+    for number in range(PLACES + 10):
+        file.count(DONE, "email", f"task-{number}", NOW)
+    counts = found(tmp_path)
+    assert len(counts.tasks) == PLACES
+    assert counts.tasks["", ""].kinds["done"] == 11
+    assert counts.totals["done"] == PLACES + 10
+
+
+def test_a_full_disk_fails_no_task_and_names_no_more_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = CountsFile(tmp_path, NAME)
+    file.count(DONE, "email", "mailer.send", NOW)
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    for task in ("mailer.send", "mailer.other"):
+        file.count(DONE, "email", task, NOW)
+    assert {name: tasks.kinds["done"] for name, tasks in found(tmp_path).tasks.items()} == {
+        ("email", "mailer.send"): 2,
+        ("", ""): 1,
+    }
+    with pytest.raises(OSError, match="No space left"):
+        CountsFile(tmp_path, NAME)
+    monkeypatch.undo()
+    CountsFile(tmp_path, NAME).count(DONE, "email", "mailer.other", NOW)
+    assert found(tmp_path).totals["done"] == 4
+
+
+def test_a_long_name_is_cut_and_found_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        CountsFile(tmp_path, NAME).count(DONE, "email", "é" * 300, NOW)
+    ((queue, task),) = found(tmp_path).tasks
+    assert queue == "email"
+    assert len(task) < 256
+    assert found(tmp_path).tasks[queue, task].kinds["done"] == 2
+
+
+def test_room_is_taken_for_what_is_written_and_no_more(tmp_path: Path) -> None:
+    def room() -> int:
+        return path.stat().st_blocks * 512
+
+    file = CountsFile(tmp_path, NAME)
+    file.count(DONE, "email", "mailer.send", NOW)
+    (path,) = tmp_path.iterdir()
+    before = room()
+    # On a full disk it would be too late: memory for which there is no room kills who writes to it.
+    for second in range(3600):
+        file.count(DONE, "email", "mailer.send", NOW + second)
+    os.sync()
+    assert room() == before < 100_000 < path.stat().st_size == SIZE
+
+
+def test_releases_and_programs_are_told_apart(tmp_path: Path) -> None:
     for name in ("shop-email@1.0.0", "shop-email@1.1.0", "shop-video-a@1.1.0"):
-        report.Counts(tmp_path, name).add(1, time.time())
+        CountsFile(tmp_path, name).count(DONE, "email", "mailer.send", NOW)
     assert set(read_counts(tmp_path)) == {("shop-email", "1.0.0"), ("shop-email", "1.1.0"), ("shop-video-a", "1.1.0")}
     assert sum(counts.totals["done"] for counts in read_counts(tmp_path).values()) == 3
 
 
-@pytest.mark.parametrize("raw", [b"", b"fleet 1\0", b"x" * 80_000])
-def test_what_is_no_file_of_counts_counts_for_nothing(raw: bytes) -> None:
-    counts = Counts()
-    counts.add(raw)
-    assert not counts.totals
+@pytest.mark.parametrize("raw", [b"", b"fleet 2\0", b"x" * SIZE])
+def test_what_is_no_file_of_counts_counts_for_nothing(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / f"{NAME}.0.counts").write_bytes(raw)
+    assert not found(tmp_path).totals
 
 
-def test_a_disk_that_is_full_fails_no_task(report: Any, tmp_path: Path) -> None:
-    report.reporter(tmp_path / "missing", "shop-email@1.0.0")(1)
+def test_a_file_of_another_form_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.0.counts").write_bytes(b"fleet 1\0" + b"\1" * 70_000)
+    CountsFile(tmp_path, NAME).count(DONE, "email", "mailer.send", NOW)
+    assert found(tmp_path).totals["done"] == 1

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "templates"
 MODULES = ROOT / "roles" / "celery_app" / "files"
+COUNTS = ROOT / "plugins" / "module_utils" / "_counts.py"
 URL = "amqp://shop:100%25@10.0.0.1:5672/shop"
 QUEUES = [
     {"name": "customers", "tasks": ["customers.*", "orders.pay"], "time_limit": 60},
@@ -85,6 +86,7 @@ class Project:
         (self.directory / "celery_fleet_settings.py").write_text(text)
         for module in MODULES.glob("*.py"):
             shutil.copy(module, self.directory)
+        shutil.copy(COUNTS, self.directory / "celery_fleet_counts.py")
         (self.directory / "shop_app.py").write_text(APP.format(reads=reads))
 
     def django(self, text: str) -> None:

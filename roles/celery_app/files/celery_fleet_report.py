@@ -1,109 +1,254 @@
-"""Counts what becomes of a worker's tasks, second by second, in files that outlive its processes.
+"""Reports what becomes of a worker's tasks: into counts that its host keeps, and each task's end into its journal.
 
-Imported by the settings of a program that Supervisor runs. Each process writes to a file of its own, by memory that it
-shares with it: no call of the system a task, and nothing is lost when it is killed. The file goes on with the next
-process of the program on the same release. celery_status reads them.
+Imported by the settings. Where tasks are sent, each is stamped with the moment; how long it waited is what its worker
+sees of that. In a program that Supervisor runs, tasks are counted and their ends told. No event of Celery's is
+involved: those carry no queue, are thrown away under load, and stop when a broker is in trouble.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import mmap
+import json
 import os
-import struct
+import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from celery import signals
+from celery_fleet_counts import KINDS, CountsFile  # type: ignore[import-not-found]  # module_utils/_counts.py
 
-MAGIC = b"fleet 1\0"
-# Of all time: begun, done, failed, retried.
-TOTALS = struct.Struct("=8s4Q")
-# Of one second: which, and the same four.
-CELL = struct.Struct("=5I")
-CELLS = 3600
-SIZE = TOTALS.size + CELLS * CELL.size
-KINDS = ("begun", "done", "failed", "retried")
+SENT_AT = "sent_at"
+STATES = {"done": "SUCCESS", "failed": "FAILURE", "retried": "RETRY"}
+#: RabbitMQ's quorum queues get a task with a countdown by exchanges that read it from the routing key, bit by bit.
+#: Source: kombu.transport.native_delayed_delivery.
+DELAY = re.compile(r"^(?:[01]\.){28}")
+#: To send an entry to a journal whose queue is full, a millisecond apart.
+ATTEMPTS = 6
+#: Of an exception's text, in the journal.
+LONGEST_TEXT = 1000
 
 
-class Counts:
-    """A file of counts that belongs to this process as long as it lives."""
+def stamp(headers: dict[str, Any], properties: dict[str, Any] | None = None, **_: object) -> None:
+    """Note when a task is sent, in its message.
 
-    def __init__(self, directory: Path, name: str) -> None:
-        """Take the first file that no other process has.
+    A retry is sent with the headers of the try before, so what is there is replaced.
+    """
+    now = time.time()
+    headers[SENT_AT] = now
+    if properties is not None:
+        # RabbitMQ tells the age of a classic queue's oldest message from this.
+        properties["timestamp"] = int(now)
 
-        Args:
-            name: of the program and its release.
-        """
-        self.pid = os.getpid()
+
+def number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def moment(value: object) -> float | None:
+    """Return the time of an eta, in seconds since the epoch; Celery sends it as a text."""
+    if value is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except ValueError:
+        return None
+
+
+def queue_of(request: Any) -> str:  # noqa: ANN401 - Celery has no types of its own
+    """Return the queue that a task came by: with the fleet's settings, what its message was routed by."""
+    return DELAY.sub("", (request.delivery_info or {}).get("routing_key") or "")
+
+
+@dataclass
+class Run:
+    """A task that this process runs, or of which it tells.
+
+    Attributes:
+        began: seconds since the epoch.
+        wait: seconds; None: nobody noted when it was sent.
+        arguments: as Celery shortens them; empty where they are not to be told.
+    """
+
+    queue: str
+    task: str
+    began: float
+    wait: float | None = None
+    retries: int = 0
+    arguments: str = ""
+    exception: str = ""
+
+
+class Report:
+    """What is reported of the tasks of one program.
+
+    A report that fails must not fail a task, so none of these raises what comes of files and sockets.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Report as a program's environment says."""
+        self._directory = Path(environment["CELERY_FLEET_COUNTS"])
+        self._journal = environment.get("CELERY_FLEET_JOURNAL", "")
+        self._arguments = environment.get("CELERY_FLEET_JOURNAL_ARGUMENTS") == "1"
+        self._program, self._release = environment["SUPERVISOR_PROCESS_NAME"], environment.get("CELERY_APP_RELEASE", "")
+        self._host = socket.gethostname()
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Have nothing yet: what a process has is not its children's."""
         self._lock = threading.Lock()
-        for number in range(10_000):
-            self._file = os.open(directory / f"{name}.{number}.counts", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                os.close(self._file)
-        if os.fstat(self._file).st_size != SIZE:
-            os.ftruncate(self._file, 0)
-            os.ftruncate(self._file, SIZE)
-            os.pwrite(self._file, MAGIC, 0)
-        self._map = mmap.mmap(self._file, SIZE)
+        self._mine: CountsFile | None = None
+        self._runs: dict[str, Run] = {}
+        self._socket: socket.socket | None = None
+        self._full_until = 0.0
 
-    def add(self, kind: int, now: float) -> None:
-        """Count one event.
+    @property
+    def _counts(self) -> CountsFile:
+        if self._mine is None:
+            # The first tasks of a pool of threads begin at once.
+            with self._lock:
+                if self._mine is None:
+                    self._mine = CountsFile(self._directory, f"{self._program}@{self._release}")
+        return self._mine
 
-        Args:
-            kind: its place in KINDS.
-            now: seconds since the epoch.
+    def sent(self) -> None:
+        with contextlib.suppress(OSError):
+            self._counts.send(time.time())
+
+    def begun(self, task_id: str, task: Any) -> None:  # noqa: ANN401 - Celery has no types of its own
+        with contextlib.suppress(OSError):
+            counts, request, now = self._counts, task.request, time.time()
+            sent, due = number(request.get(SENT_AT)), moment(request.eta)
+            run = Run(queue_of(request), task.name, now, retries=request.retries or 0)
+            if sent is not None:
+                run.wait = max(0.0, now - max(sent, due or 0.0))
+            if self._arguments:
+                run.arguments = f"{request.argsrepr or ''} {request.kwargsrepr or ''}".strip()
+            self._runs[task_id] = run
+            counts.begin(run.queue, run.task, now, sent, run.wait or 0.0)
+
+    def became(self, kind: str, task_id: str, task: str, request: Any, exception: object = "") -> None:  # noqa: ANN401
+        """Take up what became of a task: a kind of the counts'."""
+        with contextlib.suppress(OSError):
+            counts, now = self._counts, time.time()
+            # Of a child that was killed, its parent says what became of its task, and of its queue unless time was up.
+            run = self._runs.get(task_id) or Run(queue_of(request) if request.id == task_id else "", task, now)
+            counts.count(KINDS.index(kind), run.queue, run.task, now)
+            if exception:
+                run.exception = f"{type(exception).__name__}: {exception}"[:LONGEST_TEXT]
+            if task_id not in self._runs:
+                self._tell(task_id, run, STATES[kind], None)
+
+    def ended(self, task_id: str, state: str) -> None:
+        with contextlib.suppress(OSError):
+            counts, now = self._counts, time.time()
+            if run := self._runs.pop(task_id, None):
+                seconds = max(0.0, now - run.began)
+                counts.end(run.queue, run.task, now, seconds)
+                self._tell(task_id, run, state, seconds)
+
+    def _tell(self, task_id: str, run: Run, state: str, seconds: float | None) -> None:
+        """Send a task's end to the journal; one that does not get there is counted."""
+        if not self._journal:
+            return
+        told = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "state": state,
+            "task": run.task,
+            "id": task_id,
+            "queue": run.queue,
+            "program": self._program,
+            "host": self._host,
+            "release": self._release,
+            "wait": None if run.wait is None else round(run.wait, 3),
+            "run": None if seconds is None else round(seconds, 3),
+            "retries": run.retries,
+            "exception": run.exception,
+            "source": f"{self._counts.name}@{self._host}",
+            "number": self._counts.told(),
+            **({"arguments": run.arguments} if run.arguments else {}),
+        }
+        fields = {
+            "MESSAGE": json.dumps(told),
+            "PRIORITY": "4" if state == "FAILURE" else "6",
+            "SYSLOG_IDENTIFIER": "celery",
+            "CELERY_TASK": run.task,
+            "CELERY_TASK_ID": task_id,
+            "CELERY_STATE": state,
+            "CELERY_QUEUE": run.queue,
+            "CELERY_PROGRAM": self._program,
+            "CELERY_RELEASE": self._release,
+        }
+        # Source: systemd.io/JOURNAL_NATIVE_PROTOCOL. A value with a line break would need another form.
+        lines = (f"{name}={value.replace(chr(10), ' ')}\n" for name, value in fields.items())
+        try:
+            self._send("".join(lines).encode(errors="replace"))
+        except OSError:
+            self._counts.miss()
+
+    def _send(self, entry: bytes) -> None:
+        """Send an entry to the journal.
+
+        A burst fills its queue, which holds ten entries by default (unix(7), max_dgram_qlen): it gets a moment to make
+        room. One that makes none gets no other for a second, so a journal that hangs costs tasks half a percent.
         """
-        second = int(now)
-        place = TOTALS.size + second % CELLS * CELL.size
-        with self._lock:
-            _, *totals = TOTALS.unpack_from(self._map)
-            totals[kind] += 1
-            TOTALS.pack_into(self._map, 0, MAGIC, *totals)
-            then, *cell = CELL.unpack_from(self._map, place)
-            if then != second:
-                cell = [0, 0, 0, 0]
-            cell[kind] += 1
-            CELL.pack_into(self._map, place, second, *cell)
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+        for attempt in range(ATTEMPTS):
+            try:
+                self._socket.sendto(entry, self._journal)
+                return
+            except BlockingIOError:
+                if time.monotonic() < self._full_until:
+                    raise
+                if attempt == ATTEMPTS - 1:
+                    self._full_until = time.monotonic() + 1
+                    raise
+                time.sleep(0.001)
 
 
-def reporter(directory: Path, name: str) -> Callable[[int], None]:
-    """Return what counts an event of a kind, in whichever process it is called."""
-    mine: list[Counts] = []
+def connect(report: Report) -> None:
+    """Have Celery's signals tell a report."""
 
-    def report(kind: int) -> None:
-        # A report that fails must not fail a task.
-        with contextlib.suppress(OSError, ValueError):
-            if not mine or mine[0].pid != os.getpid():
-                mine[:] = [Counts(directory, name)]
-            mine[0].add(kind, time.time())
+    def sent(**_: object) -> None:
+        report.sent()
 
-    return report
+    def begun(task_id: str, task: Any, **_: object) -> None:  # noqa: ANN401 - as above
+        report.begun(task_id, task)
 
+    def done(sender: Any, **_: object) -> None:  # noqa: ANN401 - as above
+        report.became("done", sender.request.id, sender.name, sender.request)
 
-def handlers(report: Callable[[int], None]) -> Iterator[tuple[signals.Signal, Callable[..., None]]]:
-    """Yield Celery's signals with what counts each."""
-    for kind, signal in enumerate(
-        (signals.task_prerun, signals.task_success, signals.task_failure, signals.task_retry)
-    ):
+    def failed(sender: Any, task_id: str, exception: object = "", **_: object) -> None:  # noqa: ANN401 - as above
+        report.became("failed", task_id, sender.name, sender.request, exception)
 
-        def count(kind: int = kind, **_: object) -> None:
-            report(kind)
+    def retried(sender: Any, request: Any, reason: object = "", **_: object) -> None:  # noqa: ANN401 - as above
+        report.became("retried", request.id, sender.name, request, reason)
 
-        yield signal, count
+    def ended(task_id: str, state: str | None = None, **_: object) -> None:
+        report.ended(task_id, state or "")
+
+    handlers = (
+        (signals.after_task_publish, sent),
+        (signals.task_prerun, begun),
+        (signals.task_success, done),
+        (signals.task_failure, failed),
+        (signals.task_retry, retried),
+        (signals.task_postrun, ended),
+    )
+    for signal, handler in handlers:
+        signal.connect(handler, weak=False, dispatch_uid=f"celery_fleet_report.{handler.__name__}")
 
 
 def install() -> None:
-    """Count the tasks of a program that Supervisor runs; in any other process do nothing."""
-    directory, program = os.environ.get("CELERY_FLEET_COUNTS"), os.environ.get("SUPERVISOR_PROCESS_NAME")
-    if not directory or not program:
-        return
-    report = reporter(Path(directory), f"{program}@{os.environ.get('CELERY_APP_RELEASE', '')}")
-    for signal, count in handlers(report):
-        signal.connect(count, weak=False, dispatch_uid=f"celery_fleet_report.{id(signal)}")
+    """Stamp what this process sends; where it is a program that Supervisor runs, report its tasks."""
+    signals.before_task_publish.connect(stamp, weak=False, dispatch_uid="celery_fleet_report.stamp")
+    if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
+        connect(Report(os.environ))
