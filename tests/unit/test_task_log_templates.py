@@ -1,0 +1,184 @@
+"""What the role of the task log writes is what those who read it can parse, and what can't work is refused."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).parents[2] / "roles" / "celery_task_log"
+APP = {
+    "name": "my-shop",
+    "user": "my-shop",
+    "root": "/srv/my-shop",
+    "config_dir": "/etc/my-shop",
+    "state_dir": "/var/lib/my-shop",
+    "log_dir": "/var/log/my-shop",
+}
+CLOUDWATCH = {
+    "celery_task_log_sink": "cloudwatch",
+    "celery_task_log_cloudwatch_region": "eu-central-1",
+    "celery_task_log_cloudwatch_access_key": "AKIATEST",
+    "celery_task_log_cloudwatch_secret_key": "secret",
+}
+FILE = "/var/log/my-shop/tasks.jsonl"
+
+
+def trusted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def templar(**given: Any) -> Templar:
+    """Return a templar with the role's variables; the given ones are plain text."""
+    variables: dict[str, Any] = {
+        "ansible_managed": "managed",
+        "inventory_hostname": "worker1",
+        "celery_task_log_app": APP,
+    }
+    for name in ("defaults", "vars"):
+        variables |= trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")))
+    return Templar(loader=DataLoader(), variables=variables | given)
+
+
+def render(template: str, **given: Any) -> str:
+    source = (ROLE / "templates" / template).read_text(encoding="utf-8")
+    return str(templar(**given).template(trust_as_template(source)))
+
+
+def mistakes(**given: Any) -> list[str]:
+    found = templar(**given).template(trust_as_template("{{ __celery_task_log_mistakes }}"))
+    assert isinstance(found, list)
+    return found
+
+
+def ini(text: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    return parser
+
+
+# -- what is refused --
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"celery_task_log_sink": "file", "celery_task_log_agents": {"vector": "/etc/vector/shop.yaml"}},
+        CLOUDWATCH,
+        {
+            "celery_task_log_sink": "cloudwatch",
+            "celery_task_log_cloudwatch_region": "eu-central-1",
+            "celery_task_log_cloudwatch_credentials": "instance",
+            "celery_task_log_cloudwatch_metrics": "Celery",
+        },
+    ],
+)
+def test_what_works_is_not_refused(given: dict[str, Any]) -> None:
+    assert mistakes(**given) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": ""},
+            "it has no credentials. Give it celery_task_log_",
+        ),
+        ({**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"}, "it has no credentials"),
+        ({**CLOUDWATCH, "celery_task_log_cloudwatch_region": ""}, "celery_task_log_cloudwatch_region is empty"),
+        ({**CLOUDWATCH, "celery_task_log_cloudwatch_group": "a b"}, "celery_task_log_cloudwatch_group is 'a b'"),
+        ({"celery_task_log_cloudwatch_metrics": "Celery"}, "Only the sink cloudwatch has metrics"),
+        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "They read the file of the sink file"),
+        ({"celery_task_log_size": "1 GB"}, "celery_task_log_size is '1 GB'"),
+        ({"celery_task_log_days": 0}, "celery_task_log_days is 0. It is no less than 1"),
+        ({"celery_task_log_files": 0}, "celery_task_log_files is 0. It is no less than 1"),
+        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. It is no less than 65536"),
+    ],
+)
+def test_what_cannot_work_is_refused(given: dict[str, Any], told: str) -> None:
+    (mistake,) = mistakes(**given)
+    assert told in mistake
+    assert "secret" not in mistake.replace("secret_key", "")
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    assert len(mistakes(celery_task_log_sink="cloudwatch", celery_task_log_size="much", celery_task_log_days=-1)) == 4
+
+
+# -- what systemd reads --
+
+
+def test_the_journal_is_bounded_and_drops_nothing_for_its_rate() -> None:
+    journal = ini(render("journald.conf.j2", celery_task_log_size="2G"))["Journal"]
+    assert (journal["SystemMaxUse"], journal["MaxRetentionSec"], journal["MaxFileSec"]) == ("2G", "30day", "1day")
+    assert (journal["RateLimitIntervalSec"], journal["RateLimitBurst"], journal["SplitMode"]) == ("0", "0", "none")
+
+
+@pytest.mark.parametrize(
+    ("given", "keys", "writes"),
+    [
+        ({"celery_task_log_sink": "file"}, None, "/var/lib/my-shop /var/log/my-shop"),
+        (CLOUDWATCH, "/etc/my-shop/task-log.env", "/var/lib/my-shop"),
+        ({**CLOUDWATCH, "celery_task_log_cloudwatch_credentials": "instance"}, None, "/var/lib/my-shop"),
+    ],
+)
+def test_the_service_may_write_where_it_must_and_has_the_keys_that_it_needs(
+    given: dict[str, Any], keys: str | None, writes: str
+) -> None:
+    service = ini(render("celery-task-log.service.j2", **given))["Service"]
+    assert service.get("EnvironmentFile") == keys
+    assert service["ReadWritePaths"] == writes
+    assert service["SupplementaryGroups"] == "systemd-journal"
+    assert service["ExecStart"].endswith("/srv/my-shop/bin/celery_task_shipper.py /etc/my-shop/task-log.json")
+
+
+# -- what other programs read --
+
+
+def test_vector_is_told_the_file_and_how_to_parse_it() -> None:
+    config = yaml.safe_load(render("agents/vector.yaml.j2"))
+    (source_name,) = config["sources"]
+    assert config["sources"][source_name]["include"] == [FILE]
+    transform = config["transforms"]["celery_my_shop"]
+    assert transform["inputs"] == [source_name]
+    assert '.app = "my-shop"' in transform["source"].splitlines()
+
+
+def test_alloy_is_told_the_file_and_every_component_is_there() -> None:
+    text = re.sub(r"^\s*//.*$", "", render("agents/alloy.alloy.j2"), flags=re.M)
+    assert f'"__path__" = "{FILE}"' in text
+    declared = {".".join(match) for match in re.findall(r'^(\w+(?:\.\w+)+) "(\w+)" {$', text, re.M)}
+    used = set(re.findall(r"\b((?:local|loki)(?:\.\w+)+?)\.(?:targets|receiver)\b", text))
+    assert used - declared == {"loki.write.default"}, "that one is the user's"
+    assert len(declared) == 3
+    bare = re.sub(r'"[^"\n]*"', '""', text)
+    for opening, closing in ("{}", "[]", "()"):
+        assert bare.count(opening) == bare.count(closing)
+
+
+def test_the_cloudwatch_agent_is_told_the_file_and_a_stream_for_each_host() -> None:
+    config = json.loads(render("agents/cloudwatch_agent.json.j2"))
+    (collected,) = config["logs"]["logs_collected"]["files"]["collect_list"]
+    assert (collected["file_path"], collected["log_group_name"]) == (FILE, "/celery/my-shop")
+    assert (collected["log_stream_name"], collected["timezone"]) == ("worker1", "UTC")
+
+
+def test_every_agent_has_a_template() -> None:
+    specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    agents = specs["argument_specs"]["main"]["options"]["celery_task_log_agents"]["options"]
+    templates = templar().template(trust_as_template("{{ __celery_task_log_templates }}"))
+    assert set(templates) == set(agents)
+    assert all((ROLE / "templates" / "agents" / name).exists() for name in templates.values())
