@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MOLECULE_COMMAND_BORDERS := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test lint unit lock readmes
+.PHONY: help setup demo demo-down test lint unit lock readmes dashboards
 
 help: ## list the commands
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -21,7 +21,7 @@ demo-down: ## remove the demo's hosts
 test: ## check everything: lint, unit tests, every scenario on real hosts
 	@scripts/test
 
-lint: ## ansible-lint, yamllint, ruff, mypy; roles, their specs and READMEs agree
+lint: ## ansible-lint, yamllint, ruff, mypy; roles, their specs, READMEs and dashboards agree
 	@scripts/test --only lint
 
 unit: ## unit tests alone
@@ -35,6 +35,9 @@ bench-%: setup ## one benchmark of bench/README.md (make bench-memory ARGS=--hel
 
 readmes: setup ## write the variable tables of the roles' READMEs
 	@.venv/bin/python scripts/role_readmes.py
+
+dashboards: setup ## write the Grafana dashboards from scripts/dashboards.py
+	@.venv/bin/python scripts/dashboards.py
 
 lock: ## write requirements.lock from pyproject.toml
 	@scripts/lock

@@ -30,3 +30,6 @@ for package in $packages; do
   fetch install "$package"
 done
 fetch install --no-install-recommends python3-pip
+# Without what they recommend, as the roles install them.
+fetch install --no-install-recommends prometheus prometheus-alertmanager prometheus-node-exporter \
+  prometheus-redis-exporter python3-prometheus-client

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.celery.plugins.module_utils._batches import batches, read_sizes
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
@@ -33,6 +35,7 @@ class FilterModule:
         return {
             "batch_problems": _batch_problems,
             "batches": _batches,
+            "bcrypt": _bcrypt,
             "broker_url": broker_url,
             "environment_text": environment_text,
             "host_facts": _host_facts,
@@ -125,14 +128,22 @@ def _staging_failures(
 
 
 def _verdict(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], *, label: str, slices: str, reasons: str
+    hostvars: Mapping[str, Mapping[str, Any]],
+    hosts: Iterable[str],
+    *,
+    label: str,
+    everyone: Iterable[str],
+    slices: str,
+    reasons: str,
+    after: str,
 ) -> str:
     """Return how a bad rollout ended; nothing if there are no hosts that were to go back."""
     hosts = list(hosts)
     if not hosts:
         return ""
     told = _registered(hostvars, hosts, reasons)
-    return verdict(label, told[hosts[-1]], _registered(hostvars, hosts, slices))
+    away = [host for host, status in _registered(hostvars, everyone, after).items() if status.get("unreachable")]
+    return verdict(label, told[hosts[-1]], _registered(hostvars, hosts, slices), away)
 
 
 def _rollout_page(
@@ -180,6 +191,21 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
 def _python_literal(value: object) -> str:
     # Through JSON, which leaves plain types of what Ansible passes in its own.
     return repr(json.loads(json.dumps(value)))
+
+
+def _bcrypt(password: str, salt: str) -> str:
+    """Return a password as Prometheus and its exporters compare it, the same each time for the same salt."""
+    try:
+        import bcrypt  # noqa: PLC0415 - where no password is hashed so, it need not be there
+    except ImportError as error:
+        raise AnsibleFilterError(
+            "Passwords of exporters are hashed by bcrypt. Install it: pip install bcrypt"
+        ) from error
+    # bcrypt counts in the same digits as base64, in another order.
+    digits = string.ascii_uppercase + string.ascii_lowercase + string.digits
+    grain = base64.b64encode(hashlib.sha256(salt.encode()).digest()[:16]).decode().rstrip("=")
+    grain = grain.translate(str.maketrans(f"{digits}+/", f"./{digits}"))
+    return str(bcrypt.hashpw(password.encode(), f"$2b$10${grain}".encode()).decode())
 
 
 def _salted_sha1(password: str, salt: str) -> str:

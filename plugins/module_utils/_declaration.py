@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
@@ -40,6 +40,21 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """From when on somebody is told of a queue; 0: never.
+
+    Attributes:
+        depth: messages that wait.
+        age: seconds that the oldest of them has waited.
+        drain_time: seconds until all of them have begun, as fast as tasks begin now.
+    """
+
+    depth: int = 0
+    age: int = 0
+    drain_time: int = 0
+
+
+@dataclass(frozen=True)
 class Queue:
     """A queue and the tasks that go to it.
 
@@ -52,6 +67,7 @@ class Queue:
         backlog: tasks that the broker must be able to hold for it.
         message_size: bytes of a typical task's arguments as JSON.
         results_per_hour: tasks in an hour whose result is kept.
+        alerts: from when on somebody is told of it.
     """
 
     name: str
@@ -63,6 +79,7 @@ class Queue:
     backlog: int = 10_000
     message_size: int = 1024
     results_per_hour: int = 0
+    alerts: Thresholds = Thresholds()
 
 
 @dataclass(frozen=True)
@@ -166,7 +183,7 @@ class Reader:
         value = self.text(key, default)
         choices = tuple(choices)
         if value not in choices:
-            self.problem(key, f"{value!r} is unknown{_closest(value, choices)}", f"Choose one of {', '.join(choices)}")
+            self.problem(key, f"{value!r} is unknown{closest(value, choices)}", f"Choose one of {', '.join(choices)}")
             return default
         return value
 
@@ -217,7 +234,7 @@ class Reader:
             if key not in self.known:
                 self.problem(
                     str(key),
-                    f"is not known{_closest(str(key), self.known)}",
+                    f"is not known{closest(str(key), self.known)}",
                     f"Known: {', '.join(sorted(self.known))}",
                 )
 
@@ -236,7 +253,8 @@ def _environment_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 
 
-def _closest(word: str, known: Iterable[str]) -> str:
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the known word that was perhaps meant, as a question; nothing if there is none."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -281,6 +299,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         hard = max(Queue.time_limit, soft + max(1, soft // 9))
     hard = hard or Queue.time_limit
     backlog, message_size = reader.integer("backlog", least=0), reader.size("message_size")
+    backlog = Queue.backlog if backlog is None else backlog
     queue = Queue(
         name=name,
         tasks=reader.texts("tasks"),
@@ -288,12 +307,26 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         soft_time_limit=soft or _soft_below(hard),
         transient=reader.flag("transient"),
         must_not_lose=reader.flag("must_not_lose"),
-        backlog=Queue.backlog if backlog is None else backlog,
+        backlog=backlog,
         message_size=Queue.message_size if message_size is None else message_size,
         results_per_hour=reader.integer("results_per_hour", least=0) or 0,
+        alerts=_read_thresholds(reader, Thresholds(depth=backlog // 2, age=max(300, hard), drain_time=1800)),
     )
     reader.unknown_keys()
     return queue
+
+
+def _read_thresholds(reader: Reader, default: Thresholds) -> Thresholds:
+    raw = reader._take("alerts")
+    if raw is None:
+        return default
+    if not isinstance(raw, Mapping):
+        reader.problem("alerts", f"{raw!r} is not a mapping", "Write it as alerts: {depth: 5000, age: 300}")
+        return default
+    given = Reader(raw, f"{reader.where}.alerts", reader.problems)
+    found = {name: given.integer(name, least=0) for name in ("depth", "age", "drain_time")}
+    given.unknown_keys()
+    return replace(default, **{name: value for name, value in found.items() if value is not None})
 
 
 def _read_size_of_pool(reader: Reader, pool: Pool) -> tuple[int | None, int | None]:
@@ -414,7 +447,7 @@ def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str
                 problems.append(
                     Problem(
                         f"celery_workers[{worker.name}].queues",
-                        f"{name!r} is not declared in celery_queues{_closest(name, names)}",
+                        f"{name!r} is not declared in celery_queues{closest(name, names)}",
                         "Declare the queue, or correct its name",
                     )
                 )
@@ -436,7 +469,7 @@ def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str
         problems.append(
             Problem(
                 "celery_default_queue",
-                f"{default_queue!r} is not declared in celery_queues{_closest(default_queue, names)}",
+                f"{default_queue!r} is not declared in celery_queues{closest(default_queue, names)}",
                 "Name a declared queue",
             )
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import read_alerts, read_certificates
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     Senders,
     broker_flavor,
@@ -48,6 +49,8 @@ THREAD = 2 * MIB
 GREEN_THREAD = MIB // 4
 BEAT = 80 * MIB
 FLOWER = 256 * MIB
+# Prometheus with a month of a fleet of 70 queues, and Alertmanager.
+MONITOR = 512 * MIB
 HOST_RESERVE = 128 * MIB
 
 # What a user's celery_settings may not change, since the plan derives it from the declaration.
@@ -281,13 +284,17 @@ def _check_budget(name: str, budget: Mapping[str, Any], broker: Need, problems: 
     )
 
 
-def _duties(programs: list[Program], *, broker: str, beat: bool, flower: bool) -> list[str]:
+def _duties(
+    programs: list[Program], *, broker: str, beat: bool, flower: bool, monitor: bool, measured: bool
+) -> list[str]:
     duties = {
         broker: bool(broker),
         "app": bool(programs) or beat,
         "workers": bool(programs),
         "beat": beat,
         "flower": flower,
+        "monitor": monitor,
+        "measured": measured,
     }
     return [duty for duty, there in duties.items() if there]
 
@@ -394,10 +401,13 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     broker_on, broker_address = broker_host(raw, flavor, groups, hosts, problems)
     beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
     flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
+    monitor_host = _one_host("celery_monitor_group", str(raw.get("monitor_group") or "monitor"), groups, warnings)
     _check_settings(overrides, problems)
+    alerts = read_alerts(raw.get("alerts") or {}, problems)
+    certificates = read_certificates(raw.get("certificates") or [], problems)
     warnings += _advice(declaration, queues) + _doubled(placed)
 
-    names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host]) if name]
+    names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host, monitor_host]) if name]
     demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)
     broker = {
         "kind": kind,
@@ -407,6 +417,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "port": broker_port(raw, BROKERS[flavor].port, problems),
         "user": app,
         "listen_addresses": listen_addresses(raw, broker_on, names, problems),
+        "metrics_address": str(raw.get("broker_metrics_address") or "")
+        or (broker_on.address if monitor_host not in ("", broker_on.name) else "127.0.0.1"),
     } | BROKERS[flavor].values(demand, problems, warnings)
     settings = celery_settings(broker=broker, app_name=app, default_queue=declaration.default_queue)
     merged = {name: _merged(settings, name, value) for name, value in overrides.items()}
@@ -430,16 +442,20 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
                 ("broker", granted or need.host_memory, name == broker_on.name),
                 ("beat", BEAT, name == beat_host),
                 ("flower", FLOWER, name == flower_host),
+                ("monitor", MONITOR, name == monitor_host),
             )
             if there
         }
         fleet_hosts[name] = {
+            "address": hosts[name].address if name in hosts else "",
             "programs": [asdict(item) for item in programs],
             "duties": _duties(
                 programs,
                 broker=kind if name == broker_on.name else "",
                 beat=name == beat_host,
                 flower=name == flower_host,
+                monitor=name == monitor_host,
+                measured=bool(monitor_host),
             ),
             "stop_timeout": max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
             "memory": _budget(hosts.get(name, Host(name)), programs, extras),
@@ -485,10 +501,14 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             for pattern in queue.tasks
         ],
         "default_queue": declaration.default_queue,
+        "thresholds": {queue.name: asdict(queue.alerts) for queue in declaration.queues},
+        "alerts": alerts,
+        "certificates": certificates,
         "longest_task": max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         "hosts": fleet_hosts,
         "beat_host": beat_host,
         "flower_host": flower_host,
+        "monitor_host": monitor_host,
         "secrets_dir": str(raw.get("secrets_dir") or ""),
     }
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), values)

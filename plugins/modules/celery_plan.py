@@ -48,10 +48,14 @@ app: {description: Names and directories of the application., type: dict, return
 broker: {description: Where the broker is and what it must allow., type: dict, returned: success}
 settings: {description: Celery's settings with their reasons., type: dict, returned: success}
 queues: {description: Queues as Celery declares them., type: list, returned: success}
+thresholds: {description: From when on somebody is told of each queue., type: dict, returned: success}
+alerts: {description: What people are told of, and from when on., type: dict, returned: success}
+certificates: {description: Endpoints whose certificates are watched., type: list, returned: success}
 routes: {description: Which tasks go to which queue., type: list, returned: success}
 hosts: {description: Programs and budgets of each host., type: dict, returned: success}
 beat_host: {description: The one host that runs beat., type: str, returned: success}
 flower_host: {description: The one host that runs Flower., type: str, returned: success}
+monitor_host: {description: The one host that runs Prometheus and Alertmanager., type: str, returned: success}
 table: {description: The plan as lines of text., type: list, returned: success}
 advice: {description: What works, but not as one might think., type: list, returned: success}
 """

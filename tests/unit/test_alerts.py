@@ -1,0 +1,51 @@
+"""What people are told of: changed by its name, and nothing else by mistake."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import ALERTS, read_alerts, read_certificates
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+
+
+def test_an_alert_keeps_what_is_not_changed() -> None:
+    problems: list[Problem] = []
+    found = read_alerts({"CeleryWorkerGone": {"for": 30}, "CeleryTasksFail": {"above": 50, "enabled": False}}, problems)
+    assert not problems
+    assert set(found) == set(ALERTS)
+    assert found["CeleryWorkerGone"] == {
+        "severity": "page",
+        "lasting": 30,
+        "above": None,
+        "least": None,
+        "window": None,
+        "enabled": True,
+    }
+    fails = found["CeleryTasksFail"]
+    assert (fails["above"], fails["least"], fails["window"], fails["enabled"]) == (50, 10, 600, False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (["CeleryWorkerGone"], "celery_alerts: ['CeleryWorkerGone'] is not a mapping"),
+        ({"CeleryWorkerGon": {}}, "celery_alerts.CeleryWorkerGon: is no alert (did you mean 'CeleryWorkerGone'?)"),
+        ({"emial": {"depth": 3}}, "celery_alerts.emial: is no alert"),
+        ({"CeleryWorkerGone": 30}, "celery_alerts.CeleryWorkerGone: 30 is not a mapping"),
+        ({"CeleryWorkerGone": {"above": 3}}, "celery_alerts.CeleryWorkerGone.above: is not known"),
+        ({"CeleryWorkerGone": {"for": "2m"}}, "celery_alerts.CeleryWorkerGone.for: '2m' is not a number of seconds"),
+        ({"CeleryWorkerGone": {"severity": "pager"}}, "celery_alerts.CeleryWorkerGone.severity: 'pager' is unknown"),
+        ({"CeleryTasksFail": {"window": 0}}, "celery_alerts.CeleryTasksFail.window: 0 is not a number of seconds"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(raw: object, told: str) -> None:
+    problems: list[Problem] = []
+    read_alerts(raw, problems)
+    assert [str(problem).startswith(told) for problem in problems] == [True]
+
+
+def test_certificates_are_those_of_endpoints() -> None:
+    problems: list[Problem] = []
+    assert read_certificates(["https://flower.example.com", "broker.example.com:5671"], problems)
+    assert not problems
+    read_certificates(["flower.example.com", "http://flower.example.com", 443], problems)
+    assert [problem.where for problem in problems] == ["celery_certificates"] * 3

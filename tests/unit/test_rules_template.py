@@ -1,0 +1,73 @@
+"""Prometheus' rules of a fleet: one queue, one set of thresholds; the same names whatever the broker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
+from fleet import FACTS, GROUPS, declaration
+from jinja2 import Environment, FileSystemLoader
+
+ROOT = Path(__file__).parents[2]
+QUEUES = [
+    {"name": "customers", "tasks": ["customers.*"], "alerts": {"depth": 100, "age": 60}},
+    {"name": "video", "tasks": ["video.*"], "time_limit": 1200, "alerts": {"drain_time": 0}},
+]
+WORKERS = [{"name": "a", "group": "workers", "queues": ["customers", "video"], "concurrency": 1}]
+
+
+def groups(broker: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rules of a fleet, by their group."""
+    found = make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker), GROUPS, FACTS)
+    assert not found.problems
+    environment = Environment(  # noqa: S701 - no HTML
+        loader=FileSystemLoader(ROOT / "templates"),
+        trim_blocks=True,
+        variable_start_string="<<",
+        variable_end_string=">>",
+    )
+    text = environment.get_template("celery_rules.yml.j2").render(plan=found.values)
+    return {group["name"]: group["rules"] for group in yaml.safe_load(text)["groups"]}
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
+def test_a_queue_has_its_own_thresholds(broker: str) -> None:
+    alerts = groups(broker)["celery-shop"]
+    told = {
+        (rule["alert"], rule["expr"].partition("queue=")[2].split('"')[1]): rule["expr"].rpartition("> ")[2]
+        for rule in alerts
+        if 'queue="' in rule["expr"]
+    }
+    assert told == {
+        ("CeleryQueueOld", "customers"): "60",
+        ("CeleryQueueDeep", "customers"): "100",
+        ("CeleryQueueSlow", "customers"): "1800",
+        ("CeleryQueueOld", "video"): "1200",
+        ("CeleryQueueDeep", "video"): "5000",
+    }
+
+
+def test_queues_are_told_alike_on_each_broker() -> None:
+    names = [{rule["record"] for rule in groups(broker)["celery-shop-queues"]} for broker in ("rabbitmq", "redis")]
+    assert names[1] <= names[0]
+    assert names[0] - names[1] == {"celery_queue_held"}
+
+
+def test_queues_that_are_not_the_fleets_are_left_out() -> None:
+    """Celery makes dozens in RabbitMQ: for later tasks, for answers."""
+    rules = [rule for rule in groups("rabbitmq")["celery-shop-queues"] if "rabbitmq_" in rule["expr"]]
+    assert len(rules) == 4
+    assert all('{vhost="shop", queue=~"customers|video"}' in rule["expr"] for rule in rules)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
+def test_each_alert_says_what_to_read(broker: str) -> None:
+    chapters = [line[3:] for line in (ROOT / "docs" / "alerts.md").read_text().splitlines() if line.startswith("## ")]
+    for rule in groups(broker)["celery-shop"]:
+        assert rule["alert"] in chapters
+        assert rule["labels"]["severity"] in ("page", "warn")
+        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["summary"]
