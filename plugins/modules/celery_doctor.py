@@ -1,0 +1,416 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Tell what a host knows of what can go wrong with a fleet, or judge what all hosts have told."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_doctor
+short_description: Tell what a host knows of what can go wrong with a fleet, or judge what all hosts have told
+description:
+  - Tells which processes were killed, how long tasks run, how full the disks are, what its clock says, what runs on
+    which release, and which versions are installed.
+  - On the broker's host it tells what the broker complains of. With O(ask) it asks the broker and all workers as well.
+  - With O(plan) it looks at nothing, but judges what hosts have told (O(told)).
+author: Celery Fleet (@celery-fleet)
+extends_documentation_fragment: [fleet.celery.supervisor]
+attributes:
+  check_mode: {support: full, description: It changes nothing.}
+  diff_mode: {support: none, description: There is nothing to differ.}
+options:
+  app:
+    description: The application, as the plan has it.
+    type: dict
+  now:
+    description: The controller's clock, in seconds since the epoch.
+    type: float
+    default: 0
+  hours:
+    description: How far it looks back for processes that were killed.
+    type: int
+    default: 24
+  ask:
+    description: Whether this host asks the broker and the workers.
+    type: bool
+    default: false
+  queues:
+    description: Queues whose depths it asks the broker for.
+    type: list
+    elements: str
+    default: []
+  programs:
+    description: For each worker of the fleet the names of the nodes that it may be.
+    type: list
+    elements: list
+    default: []
+  broker:
+    description: Which broker the host has, if it has one.
+    type: str
+    choices: ["", rabbitmq, redis, valkey]
+    default: ""
+  broker_user:
+    description: Who asks Redis.
+    type: str
+    default: ""
+  broker_password:
+    description: That user's password.
+    type: str
+    default: ""
+  plan:
+    description: The plan, to judge by.
+    type: dict
+  told:
+    description: For each host what the module returned there as told, and as after the controller's clock then.
+    type: dict
+    default: {}
+  silent:
+    description: Hosts that have told nothing.
+    type: list
+    elements: str
+    default: []
+  skew:
+    description: Seconds that a host's clock may differ from the controller's.
+    type: float
+    default: 2
+  disk:
+    description: Percent of a file system that must be free.
+    type: float
+    default: 10
+"""
+
+EXAMPLES = r"""
+- name: See what the host knows
+  fleet.celery.celery_doctor:
+    app: "{{ celery_plan.app }}"
+    now: "{{ now().timestamp() }}"
+  register: doctor
+"""
+
+RETURN = r"""
+told: {description: What the host knows., type: dict, returned: without plan}
+report: {description: "Each check with what it found, for people.", type: list, elements: str, returned: with plan}
+checks: {description: "What each check found: where, what, meaning and action.", type: dict, returned: with plan}
+summary: {description: How much was found., type: str, returned: with plan}
+"""
+
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._counts import read_counts
+from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
+    KNOWN_BUGS,
+    Fleet,
+    Limits,
+    as_values,
+    count,
+    examine,
+    report,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
+    OPTIONS,
+    SocketServer,
+    SupervisorError,
+    environment_of,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._workers import celery_run
+
+# Runs in the application's environment, as its user. A node that does not answer costs REPLY seconds, all others none.
+# Arguments of tasks may hold secrets, so they stay with the workers.
+ASK = """
+import json, sys, time
+from celery.app.utils import find_app
+REPLY = 5
+app = find_app(sys.argv[1])
+queues, programs = json.loads(sys.argv[2])
+told = {}
+try:
+    with app.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=REPLY)
+        # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
+        passive = connection.transport.driver_type != "redis"
+        depths = {}
+        for queue in queues:
+            with connection.channel() as channel:
+                try:
+                    depths[queue] = channel.queue_declare(queue, passive=passive).message_count
+                except connection.channel_errors:
+                    depths[queue] = 0
+        told["depths"] = depths
+        def inspect(**options):
+            return app.control.inspect(timeout=REPLY, connection=connection, **options)
+        consumed = inspect(limit=len(programs)).active_queues() or {}
+        # So many may be others than those that are looked for: two of a worker answer during a handover.
+        if not all(set(nodes) & set(consumed) for nodes in programs):
+            consumed.update(inspect().active_queues() or {})
+        known = inspect(destination=list(consumed)) if consumed else None
+        registered, active = (known.registered() or {}, known.active(safe=True) or {}) if known else ({}, {})
+        now = time.time()
+        told["consumed"] = {node: [queue["name"] for queue in found] for node, found in consumed.items()}
+        told["registered"] = {node: [name.split(" ")[0] for name in found] for node, found in registered.items()}
+        told["active"] = {
+            node: [{"name": task["name"], "id": task["id"], "seconds": now - task["time_start"]}
+                   for task in found if task["time_start"]]
+            for node, found in active.items()
+        }
+except Exception as error:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    told["workers_error" if "depths" in told else "error"] = text
+print("\\n" + json.dumps(told))
+"""
+ASK_SECONDS = 60
+EPMD = ("127.0.0.1", 4369)
+#: Of a log, from its end. What is older is not looked at.
+LOG_BYTES = 4 * 1024 * 1024
+SUPERVISOR_LOG = Path("/var/log/supervisor/supervisord.log")
+MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d")
+CHILD_KILLED = re.compile(r"exited with 'signal 9 \(SIGKILL\)'")
+WORKER_KILLED = re.compile(r"(?:exited|stopped): (\S+) \(terminated by SIGKILL")
+# Shares of what Redis may use, from which on it soon refuses.
+FULL = 0.95
+ERROR_LENGTH = 300
+
+
+def brief(error: str) -> str:
+    """Return what a program complained of in one line: its last words, as of a traceback."""
+    return " ".join(error.split())[-ERROR_LENGTH:]
+
+
+def lines_since(path: Path, since: float) -> Iterator[tuple[float, str]]:
+    """Yield a log's lines that begin with a moment after this one, with it: local time, as the log has it."""
+    try:
+        if path.stat().st_mtime < since:
+            return
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return
+    for line in text.splitlines():
+        if found := MOMENT.match(line.lstrip("[")):
+            at = datetime.fromisoformat(found[1]).timestamp()
+            if at >= since:
+                yield at, line
+
+
+def killed(app: dict[str, Any], since: float) -> list[dict[str, Any]]:
+    """Return what was killed by SIGKILL: workers, as Supervisor's log says, and children, as their workers' logs do."""
+    found = []
+    for path in (SUPERVISOR_LOG, SUPERVISOR_LOG.with_name(f"{SUPERVISOR_LOG.name}.1")):
+        for at, line in lines_since(path, since):
+            match = WORKER_KILLED.search(line)
+            if match and match[1].startswith(f"{app['name']}-"):
+                found.append({"program": match[1], "what": "the worker", "at": at})
+    for path in Path(app["log_dir"]).glob(f"{app['name']}-*.log*"):
+        for at, line in lines_since(path, since):
+            if CHILD_KILLED.search(line):
+                found.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
+    return found
+
+
+def oom(module: AnsibleModule) -> list[str]:
+    """Return what the kernel said; nothing where its log can't be read, as in a container."""
+    command = ["journalctl", "--dmesg", f"--since=-{module.params['hours']}h", "--output=cat", "--no-pager", "--quiet"]
+    _, output, _ = module.run_command([*command, "--grep=out of memory: killed process"])
+    return [line for line in output.splitlines() if "illed process" in line]
+
+
+def free_percent(directories: list[str]) -> dict[str, float]:
+    """Return what is free of each file system that these are on, of its bytes and of its inodes, by its directory."""
+    found = {}
+    for directory in directories:
+        mount = Path(directory)
+        if not mount.is_dir():
+            continue
+        while mount != mount.parent and mount.stat().st_dev == mount.parent.stat().st_dev:
+            mount = mount.parent
+        usage, status = shutil.disk_usage(mount), os.statvfs(mount)
+        found[str(mount)] = round(100 * usage.free / usage.total, 1)
+        if status.f_files:
+            found[f"{mount} (inodes)"] = round(100 * status.f_favail / status.f_files, 1)
+    return found
+
+
+def runs(directory: Path) -> dict[str, tuple[float, int]]:
+    """Return for each queue the seconds that its tasks ran, and how many."""
+    found: dict[str, tuple[float, int]] = {}
+    for counts in read_counts(directory, seconds=False).values():
+        for (queue, _), tasks in counts.tasks.items():
+            seconds, ended = found.get(queue, (0.0, 0))
+            found[queue] = seconds + tasks.run_seconds, ended + sum(tasks.runs)
+    return found
+
+
+def versions(release: Path) -> dict[str, str]:
+    """Return which of the parts with known bugs a release has."""
+    parts = {bug.part for bug in KNOWN_BUGS}
+    names = (path.name.removesuffix(".dist-info") for path in release.glob("venv/lib/*/site-packages/*.dist-info"))
+    found = (name.partition("-")[::2] for name in names)
+    return {name.lower(): version for name, version in found if name.lower() in parts}
+
+
+def programs(module: AnsibleModule) -> list[dict[str, str]]:
+    """Return name, state and release of each of the application's programs.
+
+    Raises:
+        SupervisorError: it does not answer.
+    """
+    if not Path(module.params["socket"]).exists():
+        return []
+    processes = SocketServer(module.params["socket"]).processes().values()
+    return [
+        {
+            "name": process.name,
+            "state": process.state,
+            "release": environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else "",
+        }
+        for process in processes
+        if process.name.startswith(f"{module.params['app']['name']}-")
+    ]
+
+
+def ask(module: AnsibleModule) -> dict[str, Any]:
+    """Return what the broker and the workers say."""
+    app = module.params["app"]
+    run = ["timeout", str(ASK_SECONDS), *celery_run(app["root"], app["user"]), "python", "-c", ASK, app["module"]]
+    code, output, error = module.run_command(
+        [*run, json.dumps([module.params["queues"], module.params["programs"]])], cwd="/"
+    )
+    if code:
+        return {"error": brief(error) or f"no answer in {ASK_SECONDS} s"}
+    told: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return told
+
+
+def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
+    # RabbitMQ's own, not Debian's wrapper in /usr/sbin, which hands its arguments to a shell.
+    command = module.get_bin_path("rabbitmq-diagnostics", opt_dirs=["/usr/lib/rabbitmq/bin"])
+    if not command:
+        return {"error": "it is not installed"}
+    try:
+        # Where no port mapper runs, rabbitmq-diagnostics would leave one behind.
+        socket.create_connection(EPMD, timeout=5).close()
+    except OSError as error:
+        return {"error": f"epmd, which runs beside it: {error}"}
+    code, output, errors = module.run_command(
+        [command, "--silent", "--timeout", "20", "--formatter", "json", "alarms"],
+        cwd="/var/lib/rabbitmq",
+        environ_update={"HOME": "/var/lib/rabbitmq"},
+    )
+    if code or "{" not in output:
+        # It says the reason first, and then much of what it looked at.
+        return {"error": brief((errors or output).strip().partition("\n")[0])}
+    return {"alarms": rabbitmq_alarms(json.loads(output[output.index("{") :]))}
+
+
+def rabbitmq_alarms(said: dict[str, Any]) -> list[str]:
+    """Return the alarms in what rabbitmq-diagnostics says: its own node's and others' apart, or neither."""
+    return [f"it has an alarm: {alarm}" for alarm in (*said.get("local", []), *said.get("global", []))]
+
+
+def redis(module: AnsibleModule) -> dict[str, Any]:
+    flavor = module.params["broker"]
+    command = module.get_bin_path(f"{flavor}-cli")
+    if not command:
+        return {"error": "it is not installed"}
+    run = [command, "-s", f"/run/{flavor}/{flavor}.sock", "--user", module.params["broker_user"], "--no-auth-warning"]
+    # Not an argument, which every user of the host could read.
+    variables = {"REDISCLI_AUTH": module.params["broker_password"]}
+    _, output, error = module.run_command([*run, "info"], environ_update=variables)
+    said = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", output))
+    if "used_memory" not in said:
+        return {"error": brief(f"{error} {output}")}
+    return {"alarms": redis_alarms(said)}
+
+
+def redis_alarms(said: dict[str, str]) -> list[str]:
+    """Return what is wrong, of what INFO says."""
+    alarms = []
+    if int(said["used_memory"]) > FULL * int(said["maxmemory"]) > 0:
+        alarms.append(f"its memory is full: {said['used_memory_human']} of {said['maxmemory_human']}")
+    if int(said["connected_clients"]) > FULL * int(said["maxclients"]):
+        alarms.append(f"its connections are used up: {said['connected_clients']} of {said['maxclients']}")
+    for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"):
+        if said.get(name, "ok") != "ok":
+            alarms.append(f"it can't write its files: {name} is {said[name]}")
+    return alarms
+
+
+def look(module: AnsibleModule) -> dict[str, Any]:
+    """Return what the host knows."""
+    began = time.time()
+    app, kind = module.params["app"], module.params["broker"]
+    state_dir, current = Path(app["state_dir"]), Path(app["root"], "current")
+    record = read_record(current.resolve())
+    try:
+        running, supervisor = programs(module), ""
+    except SupervisorError as error:
+        running, supervisor = [], str(error)
+    directories = ["/", "/var/log", app["root"], app["state_dir"], app["log_dir"]]
+    told: dict[str, Any] = {
+        "nodename": socket.gethostname(),
+        "drained": (state_dir / DRAINED).exists(),
+        "current": current.resolve().name if current.is_symlink() else "",
+        "programs": running,
+        "supervisor": supervisor,
+        "oom": oom(module),
+        "killed": killed(app, began - module.params["hours"] * 3600),
+        "runs": runs(state_dir / "counts"),
+        "free_percent": free_percent([*directories, f"/var/lib/{kind}"] if kind else directories),
+        "tasks": list(record.tasks) if record else [],
+        "versions": versions(current.resolve()),
+        "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
+        "asked": ask(module) if module.params["ask"] else {},
+    }
+    return {"changed": False, "told": told | {"clock": [module.params["now"], began, time.time()]}}
+
+
+def judge(module: AnsibleModule) -> dict[str, Any]:
+    """Return what is wrong, of what all hosts have told."""
+    told = {
+        host: {**each["told"], "clock": [*each["told"]["clock"], each["after"]]}
+        for host, each in module.params["told"].items()
+    }
+    limits = Limits(module.params["skew"], module.params["disk"], module.params["hours"])
+    found = examine(Fleet(module.params["plan"], told, module.params["silent"]), limits)
+    return {"changed": False, "report": report(found), "checks": as_values(found), "summary": count(found)}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "dict"},
+            "now": {"type": "float", "default": 0},
+            "hours": {"type": "int", "default": 24},
+            "ask": {"type": "bool", "default": False},
+            "queues": {"type": "list", "elements": "str", "default": []},
+            "programs": {"type": "list", "elements": "list", "default": []},
+            "broker": {"type": "str", "choices": ["", "rabbitmq", "redis", "valkey"], "default": ""},
+            "broker_user": {"type": "str", "default": ""},
+            "broker_password": {"type": "str", "default": "", "no_log": True},
+            "plan": {"type": "dict"},
+            "told": {"type": "dict", "default": {}},
+            "silent": {"type": "list", "elements": "str", "default": []},
+            "skew": {"type": "float", "default": 2},
+            "disk": {"type": "float", "default": 10},
+            **OPTIONS,
+        },
+        mutually_exclusive=[("app", "plan")],
+        required_one_of=[("app", "plan")],
+        supports_check_mode=True,
+    )
+    module.exit_json(**(judge(module) if module.params["plan"] else look(module)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,428 @@
+"""Each check finds what is wrong, says what to do, and is silent where all is well."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
+    CHECKS,
+    KNOWN_BUGS,
+    Fleet,
+    Limits,
+    as_values,
+    clock_error,
+    examine,
+    number,
+    report,
+)
+from ansible_collections.fleet.celery.plugins.modules import celery_doctor
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+
+PROGRAM = {
+    "name": "shop-email",
+    "queues": ["email"],
+    "concurrency": 10,
+    "longest_task": 60,
+    "slots": [{"name": "shop-email-a", "node": "email-a@%h"}, {"name": "shop-email-b", "node": "email-b@%h"}],
+}
+WORKS = {"programs": [PROGRAM], "duties": ["app", "workers"]}
+BROKER = {"kind": "redis", "flavor": "valkey", "host": "broker1", "address": "10.0.0.1", "port": 6379}
+PLAN: dict[str, Any] = {
+    "broker": BROKER,
+    "thresholds": {"email": {"age": 300, "depth": 50_000, "drain_time": 1800}},
+    "hosts": {"broker1": {"programs": [], "duties": ["redis"]}, "worker1": WORKS, "worker2": WORKS},
+}
+NODES = ("email-a@worker1.lan", "email-a@worker2.lan")
+RABBITMQ = PLAN | {"broker": BROKER | {"kind": "rabbitmq", "flavor": "rabbitmq"}}
+
+
+def host(name: str, **differs: Any) -> dict[str, Any]:
+    """Return what a host says on which all is well."""
+    well = {
+        "nodename": f"{name}.lan",
+        "drained": False,
+        "current": "1.4.0",
+        "programs": [{"name": "shop-email-a", "state": "RUNNING", "release": "1.4.0"}],
+        "supervisor": "",
+        "oom": [],
+        "killed": [],
+        "runs": {"email": [500.0, 1000]},
+        "free_percent": {"/": 60.0, "/ (inodes)": 80.0},
+        "tasks": ["mailer.send"],
+        "versions": {"celery": "5.7.0", "kombu": "5.7.0", "billiard": "4.3.2"},
+        "broker": {},
+        "asked": {},
+        "clock": [1000.0, 1000.4, 1006.0, 1006.2],
+    }
+    return well | differs
+
+
+def fleet(*, plan: dict[str, Any] = PLAN, asked: dict[str, Any] | None = None, **differs: Any) -> Fleet:
+    """Return a fleet that is well, but for what differs on worker1 or in what the broker and the workers say."""
+    said = {
+        "depths": {"email": 100},
+        "registered": {node: ["mailer.send"] for node in NODES},
+        "active": {node: [{"name": "mailer.send", "id": "1", "seconds": 10}] for node in NODES},
+        "consumed": {node: ["email"] for node in NODES},
+    }
+    none = {"current": "", "programs": [], "runs": {}, "tasks": [], "versions": {}, "broker": {"alarms": []}}
+    hosts = {"broker1": host("broker1", **none), "worker1": host("worker1", **differs), "worker2": host("worker2")}
+    hosts["worker2"]["asked"] = said | (asked or {})
+    return Fleet(plan, hosts)
+
+
+def found(seen: Fleet, limits: Limits | None = None) -> dict[str, list[str]]:
+    texts = {
+        name: [f"{each.where}: {each.what}. {each.meaning}. {each.action}" for each in findings]
+        for name, findings in examine(seen, limits).items()
+    }
+    return {name: findings for name, findings in texts.items() if findings}
+
+
+@pytest.mark.parametrize("plan", [PLAN, RABBITMQ])
+def test_a_fleet_that_is_well_has_no_findings(plan: dict[str, Any]) -> None:
+    assert found(fleet(plan=plan)) == {}
+    assert list(examine(fleet(plan=plan))) == list(CHECKS)
+
+
+def killed(*moments: float) -> list[dict[str, Any]]:
+    return [{"program": "shop-email-a", "what": "a child process", "at": at} for at in moments]
+
+
+@pytest.mark.parametrize(
+    ("seen", "check", "words"),
+    [
+        (
+            fleet(oom=["Out of memory: Killed process 77 (celery)"]),
+            "processes that were killed",
+            ["worker1: the kernel", "Killed process 77", "max_memory_per_child", "sweep.yml"],
+        ),
+        (
+            fleet(killed=killed(1_000_000_000.0, 999_999_000.0)),
+            "processes that were killed",
+            ["shop-email-a on worker1: a child process", "2 times", "2001-09-09 01:46:40 UTC", "visibility timeout"],
+        ),
+        (
+            fleet(plan=RABBITMQ, killed=killed(1_000_000_000.0)),
+            "processes that were killed",
+            ["1 times", "given to others", "alerts.md#celerytaskskilled"],
+        ),
+        (
+            fleet(asked={"registered": {NODES[0]: ["other"], NODES[1]: ["mailer.send"]}}),
+            "tasks that workers know",
+            ["email-a@worker1.lan: it does not know mailer.send", "restart.yml"],
+        ),
+        (fleet(asked={"depths": {"email": 60_000}}), "what waits", ["queue email: 60000 tasks wait", "may be 50000"]),
+        (
+            fleet(asked={"depths": {"email": 4000}}, runs={"email": [20_000.0, 1000]}),
+            "what waits",
+            ["queue email: 4000 tasks wait, 2050 s of work for its 20 places; may take 1800 s"],
+        ),
+        (
+            fleet(asked={"active": {NODES[0]: [{"name": "mailer.send", "id": "7", "seconds": 90}]}}),
+            "tasks past their limits",
+            ["shop-email on worker1: mailer.send (7)", "90 s, of 60 s", "site.yml"],
+        ),
+        (fleet(clock=[1000.0, 993.0, 998.0, 1006.0]), "clocks", ["worker1", "at least 7.0 s behind", "timesyncd"]),
+        (fleet(clock=[1000.0, 1060.0, 1065.0, 1006.5]), "clocks", ["worker1", "at least 58.5 s ahead"]),
+        (fleet(free_percent={"/": 60.0, "/var": 3.0}), "disks", ["worker1: /var has 3% free", "du -xh"]),
+        (fleet(current="1.3.0", programs=[]), "releases", ["1.3.0: worker1; 1.4.0: worker2", "deploy.yml"]),
+        (
+            fleet(programs=[{"name": "shop-email-a", "state": "RUNNING", "release": "1.3.0"}]),
+            "releases",
+            ["shop-email-a on worker1: it runs 1.3.0", "restart.yml --limit worker1"],
+        ),
+        (
+            fleet(asked={"consumed": {NODES[1]: ["email"]}}),
+            "consumers",
+            ["shop-email on worker1: it does not answer; Supervisor says: RUNNING"],
+        ),
+        (
+            fleet(asked={"consumed": {NODES[1]: ["email"]}}, programs=[]),
+            "consumers",
+            ["shop-email on worker1: it does not answer; Supervisor says: there is none"],
+        ),
+        (
+            fleet(asked={"consumed": {NODES[0]: ["other"], NODES[1]: ["email"]}}),
+            "consumers",
+            ["shop-email on worker1: it does not consume email", "restart.yml"],
+        ),
+        (fleet(supervisor="Supervisor doesn't answer"), "consumers", ["worker1: Supervisor doesn't answer"]),
+        (
+            fleet(versions={"kombu": "5.3.7"}),
+            "versions",
+            ["worker1: kombu 5.3.7", "no more tasks", "5.4 or later", "celery/issues/8030"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_found_and_nothing_else(seen: Fleet, check: str, words: list[str]) -> None:
+    findings = found(seen)
+    assert list(findings) == [check]
+    (told,) = findings[check]
+    assert all(word in told for word in words), told
+
+
+def test_a_host_that_says_nothing_is_told_and_the_others_are_examined() -> None:
+    seen = fleet(free_percent={"/": 1.0})
+    seen = Fleet(seen.plan, {name: each for name, each in seen.hosts.items() if name != "broker1"}, ["broker1"])
+    assert list(found(seen)) == ["hosts", "disks"]
+    assert found(seen)["hosts"][0].startswith("broker1: it could not be examined")
+
+
+def test_a_worker_on_a_host_that_says_nothing_is_no_second_finding() -> None:
+    seen = fleet(asked={"consumed": {NODES[1]: ["email"]}})
+    seen = Fleet(seen.plan, {name: each for name, each in seen.hosts.items() if name != "worker1"}, ["worker1"])
+    assert list(found(seen)) == ["hosts"]
+
+
+def test_a_handover_consumes_by_either_slot() -> None:
+    assert found(fleet(asked={"consumed": {"email-b@worker1.lan": ["email"], NODES[1]: ["email"]}})) == {}
+
+
+def test_a_worker_that_ends_its_tasks_is_on_no_wrong_release() -> None:
+    programs = [
+        {"name": "shop-email-a", "state": "STOPPING", "release": "1.3.0"},
+        {"name": "shop-email-b", "state": "RUNNING", "release": "1.4.0"},
+    ]
+    assert found(fleet(programs=programs)) == {}
+
+
+def test_a_drained_host_is_not_missed() -> None:
+    assert found(fleet(asked={"consumed": {NODES[1]: ["email"]}}, drained=True, programs=[])) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("error", "valkey on broker1: worker2 can't ask it: refused"), ("workers_error", "refused")],
+)
+def test_a_broker_that_is_away_is_one_finding(key: str, words: str) -> None:
+    seen = fleet()
+    seen.hosts["worker2"]["asked"].clear()
+    seen.hosts["worker2"]["asked"][key] = "refused"
+    findings = found(seen)
+    assert list(findings) == ["the broker"]
+    assert words in findings["the broker"][0]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [({"error": "no socket"}, "no socket"), ({"alarms": ["its memory is full"]}, "memory is full")]
+)
+def test_what_the_broker_complains_of_is_told(said: dict[str, Any], words: str) -> None:
+    seen = fleet()
+    seen.hosts["broker1"]["broker"].clear()
+    seen.hosts["broker1"]["broker"].update(said)
+    assert list(found(seen)) == ["the broker"]
+    assert words in found(seen)["the broker"][0]
+
+
+def test_nobody_to_ask_is_a_finding_where_there_are_workers() -> None:
+    seen = fleet()
+    assert list(found(Fleet(PLAN, {"broker1": seen.hosts["broker1"]}))) == []
+    assert list(found(Fleet(PLAN, {"broker1": seen.hosts["broker1"]}, ["worker1", "worker2"]))) == [
+        "hosts",
+        "the broker",
+    ]
+
+
+def test_a_slow_answer_is_no_wrong_clock() -> None:
+    assert clock_error(1000.0, 1030.0, 1031.0, 1060.0) == (-29.0, 30.0)
+    assert found(fleet(clock=[1000.0, 1030.0, 1031.0, 1060.0])) == {}
+
+
+def test_a_queue_of_which_nothing_is_known_yet_is_well() -> None:
+    seen = fleet(asked={"depths": {"email": 40_000, "new": 9}}, runs={})
+    seen.hosts["worker2"]["runs"].clear()
+    assert found(seen) == {}
+
+
+def test_thresholds_of_zero_are_off() -> None:
+    plan = PLAN | {"thresholds": {"email": {"age": 0, "depth": 0, "drain_time": 0}}}
+    assert found(fleet(plan=plan, asked={"depths": {"email": 10_000_000}})) == {}
+
+
+@pytest.mark.parametrize("bug", KNOWN_BUGS, ids=lambda bug: f"{bug.part} {bug.mended}")
+def test_a_known_bug_is_told_until_it_is_mended_where_it_bites(bug: Any) -> None:
+    kinds = {"redis": PLAN, "rabbitmq": RABBITMQ}
+    for kind, plan in kinds.items():
+        bites = bug.broker in ("", kind)
+        told = " ".join(found(fleet(plan=plan, versions={bug.part: bug.first})).get("versions", []))
+        assert (bug.source in told) == bites
+        assert bug.source not in str(found(fleet(plan=plan, versions={bug.part: bug.mended})))
+    assert bug.source.startswith("https://github.com/celery/")
+
+
+def test_limits_can_be_set() -> None:
+    seen = fleet(clock=[1000.0, 1003.0, 1006.0, 1004.0], free_percent={"/": 12.0})
+    assert found(seen, Limits(skew=2.5)) == {}
+    assert list(found(seen, Limits(skew=1.0, disk=15.0))) == ["clocks", "disks"]
+
+
+def test_the_report_has_every_check_in_order_and_how_much_was_found() -> None:
+    lines = report(examine(fleet()))
+    assert lines == [*(f"{check}: ok" for check in CHECKS), "No findings"]
+    lines = report(examine(fleet(free_percent={"/": 3.0}, clock=[1000.0, 900.0, 901.0, 1002.0])))
+    at = lines.index("disks:")
+    assert lines[at + 1] == "  - worker1: / has 3% free, of 10% that must be"
+    assert lines[-1] == "2 findings"
+
+
+def test_what_was_found_goes_into_json() -> None:
+    values = json.loads(json.dumps(as_values(examine(fleet(supervisor="gone")))))
+    assert list(values) == list(CHECKS)
+    assert values["consumers"][0]["where"] == "worker1"
+    assert set(values["consumers"][0]) == {"where", "what", "meaning", "action"}
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("5.7.0", (5, 7)), ("5.7.0rc1", (5, 7)), ("5.10.3", (5, 10, 3)), ("x", ())]
+)
+def test_versions_compare(version: str, expected: tuple[int, ...]) -> None:
+    assert number(version) == expected
+
+
+def moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_kills_are_read_from_the_logs_of_supervisor_and_of_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = tmp_path / "supervisord.log"
+    supervisor.write_text(
+        "2026-11-20 01:00:00,000 WARN exited: shop-email-a (terminated by SIGKILL; not expected)\n"
+        "2026-11-22 01:00:00,000 WARN exited: shop-email-a (terminated by SIGKILL; not expected)\n"
+        "2026-11-22 01:00:01,000 WARN exited: shop-email-a (exit status 1; not expected)\n"
+        "2026-11-22 01:00:02,000 WARN stopped: shop-video (terminated by SIGKILL)\n"
+        "2026-11-22 01:00:03,000 WARN exited: other-video (terminated by SIGKILL; not expected)\n"
+    )
+    monkeypatch.setattr(celery_doctor, "SUPERVISOR_LOG", supervisor)
+    (tmp_path / "shop-reports-a.log").write_text(
+        "[2026-11-22 01:10:00,123: ERROR/MainProcess] Process 'ForkPoolWorker-2' pid:7 exited with "
+        "'signal 9 (SIGKILL)'\n"
+        "[2026-11-22 01:10:01,123: ERROR/MainProcess] Process 'ForkPoolWorker-3' pid:8 exited with 'exitcode 1'\n"
+        "  a line of no time: signal 9 (SIGKILL)\n"
+    )
+    app = {"name": "shop", "log_dir": str(tmp_path)}
+    found = celery_doctor.killed(app, moment("2026-11-21 12:00:00"))
+    assert found == [
+        {"program": "shop-email-a", "what": "the worker", "at": moment("2026-11-22 01:00:00")},
+        {"program": "shop-video", "what": "the worker", "at": moment("2026-11-22 01:00:02")},
+        {"program": "shop-reports-a", "what": "a child process", "at": moment("2026-11-22 01:10:00")},
+    ]
+
+
+def test_each_file_system_is_told_once_and_a_directory_that_is_not_there_never(tmp_path: Path) -> None:
+    free = celery_doctor.free_percent(["/", str(tmp_path), str(tmp_path / "none")])
+    mounts = {name for name in free if not name.endswith("(inodes)")}
+    assert "/" in mounts
+    assert all(Path(mount).is_mount() for mount in mounts)
+    assert all(0 <= percent <= 100 for percent in free.values())
+
+
+def test_the_environment_of_a_release_tells_the_versions_of_parts_with_bugs(tmp_path: Path) -> None:
+    packages = tmp_path / "venv/lib/python3.13/site-packages"
+    for name in ("celery-5.6.2", "kombu-5.7.0", "django-5.2.0"):
+        (packages / f"{name}.dist-info").mkdir(parents=True)
+    assert celery_doctor.versions(tmp_path) == {"celery": "5.6.2", "kombu": "5.7.0"}
+
+
+#: Of redis-cli INFO, by redis 7.0.
+INFO = {
+    "connected_clients": "41",
+    "maxclients": "240",
+    "used_memory": "943718",
+    "used_memory_human": "921.60K",
+    "maxmemory": "4194304",
+    "maxmemory_human": "4.00M",
+    "aof_last_write_status": "ok",
+    "aof_last_bgrewrite_status": "ok",
+    "rdb_last_bgsave_status": "ok",
+}
+
+
+@pytest.mark.parametrize(
+    ("differs", "words"),
+    [
+        ({"used_memory": "4100000", "used_memory_human": "3.91M"}, "its memory is full: 3.91M of 4.00M"),
+        ({"connected_clients": "230"}, "its connections are used up: 230 of 240"),
+        ({"aof_last_write_status": "err"}, "it can't write its files: aof_last_write_status is err"),
+        ({"rdb_last_bgsave_status": "err"}, "it can't write its files: rdb_last_bgsave_status is err"),
+    ],
+)
+def test_redis_complains_of_memory_connections_and_files(differs: dict[str, str], words: str) -> None:
+    assert celery_doctor.redis_alarms(INFO) == []
+    assert celery_doctor.redis_alarms(INFO | {"maxmemory": "0"}) == []
+    assert celery_doctor.redis_alarms(INFO | differs) == [words]
+
+
+def test_alarms_of_rabbitmq_are_those_of_its_node_and_of_others() -> None:
+    well = {"alarms": [], "node": "rabbit@localhost", "result": "ok"}
+    assert celery_doctor.rabbitmq_alarms(well) == []
+    said = {"result": "ok", "local": ["Memory alarm on node a"], "global": ["Free disk space alarm on node b"]}
+    assert celery_doctor.rabbitmq_alarms(said) == [
+        "it has an alarm: Memory alarm on node a",
+        "it has an alarm: Free disk space alarm on node b",
+    ]
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return an application with a worker that is at work on its task slow until the test ends."""
+    app = Celery("probe", broker="memory://")
+    app.conf.update(task_default_queue="email", task_ignore_result=True, worker_hijack_root_logger=False)
+    begun, end = threading.Event(), threading.Event()
+
+    def slow(_secret: str) -> None:
+        begun.set()
+        end.wait(60)
+
+    app.task(name="mailer.slow")(slow)
+    module = ModuleType("probe")
+    module.app = app  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "probe", module)
+    with start_worker(app, pool="threads", hostname="email@here", perform_ping_check=False, shutdown_timeout=30):
+        app.send_task("mailer.slow", ("a secret",))
+        assert begun.wait(30)
+        yield app
+        end.set()
+
+
+def asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nodes: list[list[str]]) -> Any:
+    monkeypatch.setattr(sys, "argv", ["-c", "probe:app", json.dumps([["email", "video"], nodes])])
+    exec(celery_doctor.ASK, {})  # noqa: S102 - as a host runs it
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.usefixtures("app")
+def test_the_workers_are_asked_for_all_but_what_their_tasks_were_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = asked(capsys, monkeypatch, [["email@here", "email-b@here"]])
+    assert told["consumed"] == {"email@here": ["email"]}
+    assert "mailer.slow" in told["registered"]["email@here"]
+    (task,) = told["active"]["email@here"]
+    assert task["name"] == "mailer.slow"
+    assert 0 <= task["seconds"] < 60
+    assert told["depths"] == {"email": 0, "video": 0}
+    assert "secret" not in json.dumps(told)
+
+
+def test_a_broker_that_is_away_is_told_and_no_crash(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("probe")
+    module.app = Celery("probe", broker="amqp://shop:pa55word@127.0.0.1:1//")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "probe", module)
+    told = asked(capsys, monkeypatch, [["email@here"]])
+    assert list(told) == ["error"]
+    assert "refused" in told["error"]
+    assert "pa55word" not in told["error"]
