@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+AWAY = "it can't be reached any more"
+
 
 @dataclass
 class Look:
@@ -32,7 +34,7 @@ def look(results: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> Look
     for host in hosts:
         result = results.get(host, {})
         if result.get("unreachable"):
-            found.failures[host] = ["it can't be reached any more"]
+            found.failures[host] = [AWAY]
         elif result.get("failed"):
             found.failures[host] = [str(result.get("msg", "celery_activate failed"))]
         elif result.get("failures"):
@@ -66,16 +68,19 @@ def staging_failures(failures: Mapping[str, str], unreachable: Iterable[str]) ->
     for host, reason in failures.items():
         reasons.setdefault(reason, []).append(host)
     for host in unreachable:
-        reasons.setdefault("it can't be reached any more", []).append(host)
+        reasons.setdefault(AWAY, []).append(host)
     return [f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items()]
 
 
-def verdict(label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str, Any]]) -> str:
+def verdict(
+    label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str, Any]], away: Iterable[str] = ()
+) -> str:
     """Return how a bad rollout ended: why it was bad, and where each host that it had come to is now.
 
     Args:
         label: what was rolled out.
         slices: for each of these hosts, the latest result of celery_activate.
+        away: hosts that can't be reached, which may be why: nobody consumes what only they did.
     """
     lines = [f"{label} is bad:", *(f"  {reason}" for reason in reasons), "The hosts that it had come to:"]
     found = look(slices, slices)
@@ -83,4 +88,7 @@ def verdict(label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str
         waits = "; ".join(["is not done", *result.get("waits", [])]) if host in found.waiting else ""
         where = "; ".join(found.failures.get(host, [])) or waits or f"runs on {result['version']}"
         lines.append(f"  {host}: {where}")
+    others = [host for host in away if host not in slices]
+    if others:
+        lines += ["Of the others, which it may be due to:", *(f"  {host}: {AWAY}" for host in others)]
     return "\n".join(lines)

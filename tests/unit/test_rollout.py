@@ -61,3 +61,9 @@ def test_a_verdict_says_why_and_where_each_host_is() -> None:
         "  w2: it can't be reached any more",
         "  w3: is not done; shop-email ends its tasks",
     ]
+
+
+def test_a_verdict_names_hosts_that_are_away_as_a_queue_may_be_deep_for_want_of_them() -> None:
+    slices: dict[str, dict[str, Any]] = {"w1": {"done": True, "version": "1.0"}, "w2": {"unreachable": True}}
+    told = verdict("Release 1.1", ["118 tasks wait in video (before: 0)"], slices, away=["w2", "w3"])
+    assert told.splitlines()[-2:] == ["Of the others, which it may be due to:", "  w3: it can't be reached any more"]
