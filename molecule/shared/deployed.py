@@ -41,7 +41,7 @@ def connect(name: str) -> Any:
     return testinfra.get_host(f"ansible://{name}", sudo=True)
 
 
-def wait_until(check: Callable[[], Any], what: str, timeout: float = 60, interval: float = 0.3) -> Any:
+def wait_until(check: Callable[[], Any], what: str, timeout: float = 60, interval: float = 1.0) -> Any:
     """Return what check returns as soon as that is true.
 
     Args:

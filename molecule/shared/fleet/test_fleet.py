@@ -19,7 +19,11 @@ PING = f"{RUN} celery -A shop.celery:app inspect ping --timeout 10"
 WORKERS = {"customers": "general", "email": "general", "ticks": "general", "video": "media", "reports": "media"}
 BROKER = "redis" if "redis" in os.environ["MOLECULE_SCENARIO_NAME"] else "rabbitmq"
 UNITS = {"rabbitmq": "rabbitmq-server", "redis": "redis-server"}
-PORTS = {"rabbitmq": {"{ip}:5672", "{ip}:15672"}, "redis": {"{ip}:6379", "{ip}:8081"}}
+MEASURED = {"{ip}:9100"}
+PORTS = {
+    "rabbitmq": {"{ip}:5672", "{ip}:15672", "{ip}:15692"} | MEASURED,
+    "redis": {"{ip}:6379", "{ip}:8081", "{ip}:9121"} | MEASURED,
+}
 GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
 
 
@@ -119,13 +123,14 @@ def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restar
         again = now()
         wait_until(lambda: takers(again) >= consumers, "not all workers take tasks")
     assert len(ids) > len(calls)
-    # What was on its way to a worker when Redis was killed is in no queue any more (docs/brokers.md); all else is.
-    on_their_way = len(consumers) if BROKER == "redis" and "KILL" in restart else 0
+    # What was on its way to a worker when Redis ended is in no queue any more (docs/brokers.md), one each; all else is.
+    on_their_way = len(consumers) if BROKER == "redis" else 0
 
     def the_rest_is_done() -> bool:
         sent = {line["id"]: line["time"] for line in shop.events(ids, "sent")}
         lost = set(ids) - {line["id"] for line in shop.events(ids, "done")}
-        return len(lost) <= on_their_way and all(sent[task] < again for task in lost)
+        begun = shop.events(lost, "started")
+        return len(lost) <= on_their_way and all(sent[task] < again for task in lost) and not begun
 
     wait_until(the_rest_is_done, "tasks are lost", timeout=90)
 
@@ -177,9 +182,9 @@ def test_remote_control_reaches_each_worker(shop: Shop) -> None:
     ("name", "allowed"),
     [
         ("broker1", PORTS[BROKER]),
-        ("worker1", set()),
-        ("worker2", set()),
-        ("control1", {"{ip}:80"}),
+        ("worker1", MEASURED),
+        ("worker2", MEASURED),
+        ("control1", {"{ip}:80", "{ip}:9090", "{ip}:9093"}),
     ],
 )
 def test_nothing_listens_wider_than_told(shop: Shop, name: str, allowed: set[str]) -> None:

@@ -35,8 +35,9 @@ QUICK = {"celery_rollout_judge_seconds": 10}
 WORKERS = ("worker1", "worker2")
 # Of what a playbook said, where it is not what it should have.
 SHOWN = 4000
+BROKER = os.environ["MOLECULE_SCENARIO_NAME"].rpartition("_")[2]
 whatever_the_broker = pytest.mark.skipif(
-    "redis" in os.environ["MOLECULE_SCENARIO_NAME"],
+    BROKER != "rabbitmq",
     reason="the broker makes no difference: tried on RabbitMQ",
 )
 
@@ -83,12 +84,19 @@ def runs(found: dict[str, Any]) -> set[str]:
     return {host["current"] for host in found.values()} | {item["release"] for item in programs}
 
 
-def tally(shop: Shop, ids: list[str]) -> Tally:
-    """Return what became of tasks and of what they sent, once none is open."""
+def tally(shop: Shop, ids: list[str], on_their_way: int = 0) -> Tally:
+    """Return what became of tasks and of what they sent, once none is open.
+
+    Args:
+        on_their_way: so many may stay open that were sent, and that no worker began since.
+    """
 
     def settled() -> Tally | None:
-        total = count(map(json.dumps, shop.ledger()), ids).total
-        return total if total.lost == 0 else None
+        lines = sorted(shop.ledger(), key=lambda line: str(line["time"]))
+        last = {line["id"]: line["event"] for line in lines}
+        found = count(map(json.dumps, lines), ids)
+        begun = [task_id for task_id in found.lost_ids if last[task_id] != "sent"]
+        return found.total if not begun and found.total.lost <= on_their_way else None
 
     total: Tally = wait_until(settled, "tasks are lost", timeout=90)
     return total
@@ -134,7 +142,7 @@ def test_a_release_loses_and_repeats_nothing(shop: Shop, status: Any) -> None:
 def test_back_and_forth_while_an_old_worker_still_ends_its_tasks(shop: Shop, status: Any) -> None:
     at_once = {"celery_rollout_batches": ["100%"], "celery_rollout_judge_seconds": 0}
     with load(shop):
-        (long,) = shop.send(call("reports.build", "2026-06", 100))
+        (long,) = shop.send(call("reports.build", "2026-06", 240))
         shop.wait_for([long], "started")
         play("rollback", **at_once)
         # Handed over: it was not waited for, nor broken off.
@@ -143,7 +151,7 @@ def test_back_and_forth_while_an_old_worker_still_ends_its_tasks(shop: Shop, sta
         output = play("rollback", **at_once)
         waits = r"shop-reports-\w ends its tasks: 1 still run, the oldest, reports\.build, for \d+ s"
         assert re.search(waits, output)
-        (line,) = shop.wait_for([long], timeout=90)
+        (line,) = shop.wait_for([long])
     assert line["release"] == "1.1.0"
     assert len(shop.events([long], "started")) == 1
     assert runs(status()) == {"1.1.0"}
@@ -218,9 +226,11 @@ def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop, statu
         play("sweep")
         play("deploy", celery_app_version="1.3.0")
     assert runs(status()) == {"1.3.0"}
-    total = tally(shop, ids)
-    # What a host was at when it lost its power is run again, done or not.
-    assert total.done == total.sent > len(ids)
+    # Redis has no record of what it was about to hand to a worker when the host lost its power: one message each.
+    on_their_way = 4 if BROKER == "redis" else 0
+    total = tally(shop, ids, on_their_way)
+    # What a host was at is run again, done or not.
+    assert total.done + total.lost == total.sent > len(ids)
 
 
 def test_a_controller_that_is_killed_in_the_middle_goes_on_when_it_is_run_again(shop: Shop, status: Any) -> None:

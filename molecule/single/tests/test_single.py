@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 import pytest
 from shared.deployed import RUN, Shop, call, wait_until
 
 testinfra_hosts = ["ansible://vm1"]
+# Prometheus listens on the host's loopback alone. What it asks itself by is there.
+ASK = """
+import base64, pathlib, sys, urllib.request
+password = pathlib.Path("/etc/prometheus/passwords/prometheus").read_text()
+request = urllib.request.Request("http://127.0.0.1:9090" + sys.argv[1])
+request.add_header("Authorization", "Basic " + base64.b64encode(f"prometheus:{password}".encode()).decode())
+print(urllib.request.urlopen(request).read().decode())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +33,19 @@ def test_a_load_on_every_queue_is_done(shop: Shop) -> None:
 
 def test_beat_ticks(shop: Shop) -> None:
     wait_until(lambda: any(line["task"] == "ticks.heartbeat" for line in shop.ledger()), "no tick", timeout=60)
+
+
+def test_the_host_is_measured_by_itself(shop: Shop) -> None:
+    def page(path: str) -> str:
+        return shop.output(f"python3 -c {shlex.quote(ASK)} {shlex.quote(path)}")
+
+    def up() -> dict[str, str]:
+        found = json.loads(page("/api/v1/query?query=up"))["data"]["result"]
+        return {series["metric"]["job"]: series["value"][1] for series in found}
+
+    jobs = ("hosts", "prometheus", "alertmanager", "broker", "queues")
+    wait_until(lambda: up() == dict.fromkeys(jobs, "1"), "not all that is to be asked answers")
+    assert ">shop-quick<" in page("/consoles/fleet.html")
 
 
 def test_nothing_listens_but_ssh(shop: Shop) -> None:

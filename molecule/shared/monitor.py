@@ -1,0 +1,81 @@
+"""A scenario's Prometheus and Alertmanager, asked as a person's browser asks them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+SCENARIO = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", "."))
+SECRETS = SCENARIO.parents[1] / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
+PORTS = {"prometheus": 9090, "alertmanager": 9093}
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alert that Alertmanager has.
+
+    Attributes:
+        about: what its labels say of where it is.
+    """
+
+    name: str
+    about: frozenset[tuple[str, str]]
+
+    def of(self, **labels: str) -> bool:
+        """Return whether it is about this."""
+        return set(labels.items()) <= self.about
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What listens on the monitor's host.
+
+    Attributes:
+        address: of that host.
+    """
+
+    address: str
+
+    def page(self, program: str, path: str, password: str | None = None, **options: str) -> tuple[int, str]:
+        """Return the status and the text of a page.
+
+        Args:
+            password: another than the right one.
+        """
+        if password is None:
+            password = (SECRETS / program).read_text(encoding="utf-8").strip()
+        credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
+        url = f"http://{self.address}:{PORTS[program]}{path}?{urlencode(options)}"
+        try:
+            with urlopen(
+                Request(url, headers={"Authorization": f"Basic {credentials}"}), timeout=TIMEOUT_SECONDS
+            ) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """Return each series of an expression with its labels."""
+        status, text = self.page("prometheus", "/api/v1/query", query=expression)
+        assert status == 200, f"{expression}: {text}"
+        return [(item["metric"], float(item["value"][1])) for item in json.loads(text)["data"]["result"]]
+
+    def value(self, expression: str) -> float | None:
+        """Return the value of an expression that has one series; None if it has none."""
+        found = self.query(expression)
+        assert len(found) <= 1, f"{expression}: {found}"
+        return found[0][1] if found else None
+
+    def alarms(self) -> set[Alarm]:
+        """Return what Alertmanager was told, also what it tells nobody because something else explains it."""
+        _, text = self.page("alertmanager", "/api/v2/alerts")
+        found: list[dict[str, Any]] = json.loads(text)
+        return {Alarm(item["labels"]["alertname"], frozenset(item["labels"].items())) for item in found}
