@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The demo: boot hosts on this machine, build a fleet on them, watch real tasks finish, and release while they flow.
+"""The demo: boot hosts on this machine, build a fleet on them, watch real tasks finish, release, and kill a worker.
 
 `make demo` runs `up`, `make demo-down` runs `down`. What each step prints goes to .cache/demo.
 """
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib
 import json
 import os
@@ -18,12 +19,15 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,6 +50,12 @@ CLOCK_SKEW_SECONDS = 3600
 REMOTE_TIMEOUT_SECONDS = 60
 # What systemd runs, and the programs' hosts otherwise do not list.
 UNITS = ["rabbitmq-server.service", "redis-server.service", "valkey-server.service", "flower.service", "nginx.service"]
+UNITS += ["prometheus.service", "prometheus-alertmanager.service"]
+PORTS = {"prometheus": 9090, "alertmanager": 9093}
+# A task to be killed at, and how long it takes until that is told, or forgotten, at most.
+VICTIM = ("reports.build", ["2026-01", 60])
+ALERT = "CeleryTasksKilled"
+ALERT_SECONDS = 180
 BROKERS = ("rabbitmq", "redis")
 
 TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
@@ -76,6 +86,7 @@ class Fleet:
     kind: str
     beat: str
     flower: str
+    monitor: str
     #: Those that run the application, and so have a ledger.
     app_hosts: list[str]
 
@@ -165,14 +176,24 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
         kind=kind,
         beat=beat,
         flower=first("flower"),
+        monitor=first("monitor"),
         app_hosts=sorted(workers | {beat}),
     )
 
 
-def parse_programs(text: str) -> list[Process]:
-    """Read what `supervisorctl status` prints."""
-    matches = (PROGRAM.match(line) for line in text.splitlines())
-    return [Process(match["name"], match["state"], match["about"]) for match in matches if match]
+def parse_programs(text: str, files: Iterable[str]) -> list[Process]:
+    """Read what `supervisorctl status` prints, without what has ended and has no file any more.
+
+    Args:
+        files: names of the programs' files. A worker that handed over has none, yet Supervisor remembers it.
+    """
+    matches = [match for line in text.splitlines() if (match := PROGRAM.match(line))]
+    declared = {file.removesuffix(".conf") for file in files}
+    return [
+        Process(match["name"], match["state"], match["about"])
+        for match in matches
+        if match["state"] != "STOPPED" or match["name"] in declared
+    ]
 
 
 def parse_units(text: str) -> list[Process]:
@@ -311,8 +332,10 @@ def processes(fleet: Fleet, host: str) -> list[Process]:
     services = [unit for unit in units if unit.name != "supervisor"]
     if len(services) == len(units):
         return services
+    files = remote(fleet, host, ["ls", "/etc/supervisor/conf.d"]).split()
     # 3: not every program runs. The table shows which.
-    return parse_programs(remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3))) + services
+    status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3))
+    return parse_programs(status, files) + services
 
 
 def host_table(fleet: Fleet, found: dict[str, list[Process]]) -> Table:
@@ -348,6 +371,8 @@ def pages(fleet: Fleet) -> str:
     entries = [
         brokers[fleet.kind],
         ("Flower", f"http://{fleet.addresses[fleet.flower]}/", "flower", "flower_basic_auth"),
+        ("The fleet", f"{monitor_url(fleet, 'prometheus')}/consoles/fleet.html", "prometheus", "prometheus"),
+        ("Alerts", f"{monitor_url(fleet, 'alertmanager')}/", "prometheus", "alertmanager"),
     ]
     home = Path.home()
     secrets = f"~/{fleet.secrets.relative_to(home)}" if fleet.secrets.is_relative_to(home) else str(fleet.secrets)
@@ -355,6 +380,69 @@ def pages(fleet: Fleet) -> str:
     return "\n".join(
         f"{name}: {address}\n  user {user}, password in {secrets}/{file}" for name, address, user, file in entries
     )
+
+
+def monitor_url(fleet: Fleet, program: str) -> str:
+    """Return where one of those that measure listens."""
+    return f"http://{fleet.addresses[fleet.monitor]}:{PORTS[program]}"
+
+
+def ask(fleet: Fleet, program: str, path: str) -> Any:  # noqa: ANN401 - JSON
+    """Return what Prometheus or Alertmanager answers.
+
+    Raises:
+        DemoError: it does not.
+    """
+    password = (fleet.secrets / program).read_text(encoding="utf-8").strip()
+    credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
+    request = Request(monitor_url(fleet, program) + path, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310 - http
+    try:
+        with urlopen(request, timeout=REMOTE_TIMEOUT_SECONDS) as answer:  # noqa: S310 - as above
+            return json.load(answer)
+    except URLError as error:
+        raise DemoError(f"{request.full_url} does not answer: {error}") from error
+
+
+def wait_for(check: Callable[[], Any], what: str, timeout: float) -> Any:  # noqa: ANN401 - what check returns
+    """Return what check returns as soon as that is true.
+
+    Raises:
+        DemoError: the time is over.
+    """
+    end = time.monotonic() + timeout
+    while not (found := check()):
+        if time.monotonic() > end:
+            raise DemoError(f"after {timeout:.0f} s: {what}")
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def alerts(fleet: Fleet) -> set[str]:
+    """Return the names of what Alertmanager was told."""
+    return {alert["labels"]["alertname"] for alert in ask(fleet, "alertmanager", "/api/v2/alerts")}
+
+
+def kill_a_worker(fleet: Fleet) -> None:
+    """Kill a worker in the middle of a task, and wait until an alert says so and is over."""
+    task, arguments = VICTIM
+    run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
+    remote(fleet, fleet.beat, [*run, "celery", "call", task, "--args", json.dumps(arguments)])
+    query = quote(f'celery_worker_tasks_running{{program="{fleet.app}-{task.partition(".")[0]}"}} > 0')
+
+    def busy() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = ask(fleet, "prometheus", f"/api/v1/query?query={query}")["data"]["result"]
+        return found
+
+    (worker, *_) = wait_for(busy, f"no worker is seen at {task}", ALERT_SECONDS)
+    program, host = worker["metric"]["program"], worker["metric"]["instance"]
+    status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3)).splitlines()
+    (parent,) = (line.split()[3].rstrip(",") for line in status if line.startswith(program) and " RUNNING " in line)
+    remote(fleet, host, ["sudo", "-n", "sh", "-c", f"kill -KILL {parent} $(pgrep --parent {parent})"])
+    killed = time.monotonic()
+    wait_for(lambda: ALERT in alerts(fleet), f"{ALERT} does not fire", ALERT_SECONDS)
+    say(f"  {program} on {host} was killed; {ALERT} fired after {time.monotonic() - killed:.0f} s")
+    wait_for(lambda: ALERT not in alerts(fleet), f"{ALERT} is not over", ALERT_SECONDS)
+    say(f"  and was over after {time.monotonic() - killed:.0f} s, as it looks back at one minute here")
 
 
 def load_fleet(inventory: Path, kind: str = "rabbitmq") -> Fleet:
@@ -452,6 +540,8 @@ def up(options: argparse.Namespace) -> int:
     problems = problems_of(sent, count, options.timeout)
     released, meanwhile = release(fleet, options)
     problems += problems_of(released, meanwhile, options.timeout)
+    with step("Killing a worker in the middle of a task, to see who notices"):
+        kill_a_worker(fleet)
     found = {host: processes(fleet, host) for host in fleet.addresses}
     tables = [queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)]
     for table in (host_table(fleet, found), *tables):

@@ -20,6 +20,7 @@ def inventory(**variables: Any) -> dict[str, Any]:
         "near": {"hosts": ["w2"]},
         "beat": {"hosts": ["c"]},
         "flower": {"hosts": ["c"]},
+        "monitor": {"hosts": ["c"]},
     }
 
 
@@ -72,8 +73,9 @@ def test_programs_are_read_with_what_is_wrong_with_them() -> None:
         "shop-video                       RUNNING   pid 1775, uptime 0:00:29\n"
         "shop-email                       FATAL     Exited too quickly (process log may have details)\n"
         "shop-reports                     STOPPED   Not started\n"
+        "shop-default-a                   STOPPED   Nov 22 04:00 AM\n"
     )
-    video, email, reports = parse_programs(text)
+    video, email, reports = parse_programs(text, ["shop-video.conf", "shop-email.conf", "shop-reports.conf"])
     assert video == Process("shop-video", "RUNNING", "0:00:29")
     assert video.well
     assert email == Process("shop-email", "FATAL", "Exited too quickly (process log may have details)")
