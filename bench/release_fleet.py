@@ -120,6 +120,7 @@ def fleet_of(number: int) -> Fleet:
         kind="rabbitmq",
         beat=SENDER,
         flower="",
+        monitor="",
         app_hosts=hosts,
     )
 
