@@ -404,7 +404,7 @@ def test_tasks_outlive_a_restart_of_the_host(server: Server, messages: list[Any]
 
 
 def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
-    # Where the last fsync still runs, Redis answers first and writes within two seconds: flushAppendOnlyFile in its aof.c.
+    # Where the last fsync still runs, Redis answers first and writes within two seconds (flushAppendOnlyFile in aof.c).
     wait_until(
         lambda: server.admin().info("persistence")["aof_buffer_length"] == 0,
         "it does not write its append-only file",
