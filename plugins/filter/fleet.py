@@ -38,6 +38,7 @@ class FilterModule:
             "bcrypt": _bcrypt,
             "broker_url": broker_url,
             "environment_text": environment_text,
+            "files": _files,
             "host_facts": _host_facts,
             "judge": _judge,
             "look": _look,
@@ -186,6 +187,16 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
             rows.append((host, status["current"], "-", "-", "drained"))
         rows += [(host, status["current"], *program) for program in programs]
     return table(("host", "current", "program", "runs", "state"), rows)
+
+
+def _files(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:
+    """Return files of config_files that differ in their names and contents alone.
+
+    Args:
+        contents: of each, by its name.
+        path: with {} for the name.
+    """
+    return [{"path": path.replace("{}", name), "content": content, **options} for name, content in contents.items()]
 
 
 def _python_literal(value: object) -> str:
