@@ -385,9 +385,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             f"Release {record.version} is on this host already, made from something else. A version names one content: "
             "raise celery_app_version (or the version of the project), or remove the release"
         )
-    others = {} if record or module.check_mode else host.unchanged()
-    if not record and not module.check_mode and (missing := host.missing(others)):
-        return {"changed": False, "missing": missing}
+    others: dict[Path, Record] = {}
+    if not record and not module.check_mode:
+        others = host.unchanged()
+        if missing := host.missing(others):
+            return {"changed": False, "missing": missing}
     host.make_directories()
     tasks = record.tasks if record else ()
     checked = digest(host.release, host.contents())
