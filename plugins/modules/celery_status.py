@@ -125,15 +125,20 @@ print("\\n" + json.dumps(depths))
 """
 
 
-def by_release(directory: Path) -> dict[str, Counts]:
+def by_release(directory: Path, *, seconds: bool = True) -> dict[str, Counts]:
     """Return the counts of all programs together, for each release."""
     found: dict[str, Counts] = {}
-    for (_, release), counts in read_counts(directory).items():
+    for (_, release), counts in read_counts(directory, seconds=seconds).items():
         mine = found.setdefault(release, Counts())
         mine.totals.update(counts.totals)
         for second, cell in counts.seconds.items():
             mine.seconds.setdefault(second, Counter()).update(cell)
     return found
+
+
+def ended(tasks: Counter[str]) -> int:
+    """Return how many tasks are over, of those counted."""
+    return tasks["done"] + tasks["failed"]
 
 
 def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
@@ -144,14 +149,14 @@ def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
     if not on_it:
         return
     started = max(on_it)
-
-    def ended() -> int:
-        seconds = by_release(directory).get(version, Counts()).seconds
-        return sum(cell["done"] + cell["failed"] for second, cell in seconds.items() if second >= started)
-
+    counts = by_release(directory).get(version, Counts())
+    since = sum(ended(cell) for second, cell in counts.seconds.items() if second >= started)
+    wanted = ended(counts.totals) - since + module.params["tasks"]
     deadline = time.monotonic() + started + module.params["seconds"] - time.time()
-    while time.monotonic() < deadline and ended() < module.params["tasks"]:
+    while time.monotonic() < deadline and ended(counts.totals) < wanted:
         time.sleep(POLL_SECONDS)
+        # The seconds are most of the work of reading, and not needed any more.
+        counts = by_release(directory, seconds=False).get(version, counts)
 
 
 def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, Process]]:
