@@ -37,6 +37,13 @@ with app.producer_or_acquire() as producer:
     for number in range(int(sys.argv[1])):
         task.apply_async(producer=producer)
 """
+# So many connections.
+CONNECT = """
+import signal, sys
+from shop.celery import app
+connections = [app.connection_for_write().connect() for _ in range(int(sys.argv[1]))]
+signal.pause()
+"""
 # Whoever is paged, in place of a pager: each message is a line.
 PAGER = """
 import http.server, pathlib, sys
@@ -336,19 +343,26 @@ def test_what_goes_wrong_with_tasks_is_told_and_forgotten(shop: Shop, monitor: M
     )
 
 
-def troubles(shop: Shop) -> dict[str, tuple[str, str]]:
-    """Return what the broker is short of, with what makes it so and what ends it."""
+def troubles(shop: Shop) -> dict[str, tuple[str, str, str]]:
+    """Return what the broker is short of, with the host and the commands that make it so and end it."""
     if BROKER == "rabbitmq":
         limits = shop.output("cat /etc/rabbitmq/conf.d/50-limits.conf", "broker1")
         memory, disk = (re.search(rf"{name}[.]absolute = (\S+)", limits) for name in ("watermark", "disk_free_limit"))
         assert memory
         assert disk
         return {
+            "CeleryBrokerConnections": (
+                "control1",
+                f"systemd-run --unit connections --collect {RUN} python -c {shlex.quote(CONNECT)} 500",
+                "systemctl stop connections",
+            ),
             "CeleryBrokerMemory": (
+                "broker1",
                 "rabbitmqctl set_vm_memory_high_watermark absolute 1MiB",
                 f"rabbitmqctl set_vm_memory_high_watermark absolute {memory[1]}",
             ),
             "CeleryBrokerDisk": (
+                "broker1",
                 "rabbitmqctl set_disk_free_limit mem_relative 1000",
                 f"rabbitmqctl set_disk_free_limit {disk[1]}",
             ),
@@ -363,12 +377,14 @@ def troubles(shop: Shop) -> dict[str, tuple[str, str]]:
     assert connected
     directory = "/var/lib/redis/appendonlydir"
     return {
-        "CeleryBrokerMemory": (f"{redis} config set maxmemory 2mb", f"{redis} config set maxmemory {most}"),
+        "CeleryBrokerMemory": ("broker1", f"{redis} config set maxmemory 2mb", f"{redis} config set maxmemory {most}"),
         "CeleryBrokerDisk": (
+            "broker1",
             f"chmod u-w {directory} && {redis} bgrewriteaof",
             f"chmod u+w {directory} && {redis} bgrewriteaof",
         ),
         "CeleryBrokerConnections": (
+            "broker1",
             f"{redis} config set maxclients {int(connected[1]) + 5}",
             f"{redis} config set maxclients {clients}",
         ),
@@ -378,14 +394,26 @@ def troubles(shop: Shop) -> dict[str, tuple[str, str]]:
 def test_a_broker_in_trouble_is_told_and_forgotten(shop: Shop, monitor: Monitor) -> None:
     short = troubles(shop)
     with ExitStack() as stack:
-        for begin, end in short.values():
-            stack.enter_context(stopped(shop, "broker1", begin, end))
+        for host, begin, end in short.values():
+            stack.enter_context(stopped(shop, host, begin, end))
         expect(monitor, *[(name, {}) for name in short])
     cleared(monitor, *short)
     unit = {"rabbitmq": "rabbitmq-server", "redis": "redis-server"}[BROKER]
     with stopped(shop, "broker1", f"systemctl stop {unit}", f"systemctl start {unit}"):
         expect(monitor, ("CeleryBrokerDown", {}), ("CeleryMetricsAbsent", {}))
     cleared(monitor, "CeleryBrokerDown", "CeleryMetricsAbsent")
+
+
+@pytest.mark.skipif(BROKER == "rabbitmq", reason="only the other fleet watches a certificate")
+def test_a_certificate_that_runs_out_is_told_and_forgotten(shop: Shop, monitor: Monitor) -> None:
+    endpoint = "127.0.0.1:8443"
+    certificate = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=shop -keyout /run/key -out /run/crt -days"
+    serve = f"openssl s_server -accept {endpoint} -key /run/key -cert /run/crt -www"
+    begin = f"{certificate} 3 && systemd-run --unit endpoint --collect {serve}"
+    with stopped(shop, "control1", begin, "systemctl stop endpoint"):
+        expect(monitor, ("CeleryCertificateExpires", {"instance": endpoint}))
+        shop.output(f"{certificate} 90 && systemctl restart endpoint")
+        cleared(monitor, "CeleryCertificateExpires")
 
 
 @whatever_the_broker

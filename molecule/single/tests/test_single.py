@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from shared.deployed import RUN, Shop, call, wait_until
+from shared.playbook import changed, run_playbook
 
 testinfra_hosts = ["ansible://vm1"]
 # Prometheus listens on the host's loopback alone. What it asks itself by is there.
@@ -18,6 +21,7 @@ request = urllib.request.Request("http://127.0.0.1:9090" + sys.argv[1])
 request.add_header("Authorization", "Basic " + base64.b64encode(f"prometheus:{password}".encode()).decode())
 print(urllib.request.urlopen(request).read().decode())
 """
+GRAFANA = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "grafana.yml"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,32 @@ def test_the_host_is_measured_by_itself(shop: Shop) -> None:
     jobs = ("hosts", "prometheus", "alertmanager", "broker", "queues")
     wait_until(lambda: up() == dict.fromkeys(jobs, "1"), "not all that is to be asked answers")
     assert ">shop-quick<" in page("/consoles/fleet.html")
+
+
+def test_dashboards_come_to_grafana(shop: Shop) -> None:
+    """To something in its place that runs as it would and reads nothing: Grafana is in no Debian release."""
+    unit = "[Service]\nExecStart=/usr/bin/sleep infinity\n"
+    shop.output(f"groupadd --system grafana && printf {shlex.quote(unit)} >/etc/systemd/system/grafana-server.service")
+    shop.output("systemctl daemon-reload && systemctl start grafana-server")
+
+    def pid() -> str:
+        return shop.output("systemctl show --value --property MainPID grafana-server").strip()
+
+    before = pid()
+    assert changed(run_playbook(GRAFANA)) > 0
+    restarted = pid()
+    assert restarted not in (before, "0")
+    found = shop.output("ls /var/lib/grafana/dashboards/celery-fleet").split()
+    assert found == ["fleet.json", "queue.json", "rabbitmq.json", "release.json", "worker.json"]
+    source = "/etc/grafana/provisioning/datasources/celery-fleet.yaml"
+    assert shop.output(f"stat --format '%a %U %G' {source}").strip() == "640 root grafana"
+    assert shop.output("cat /etc/prometheus/passwords/prometheus").strip() in shop.output(f"cat {source}")
+    assert changed(run_playbook(GRAFANA)) == 0
+    assert pid() == restarted
+    # One that is stopped reads it when it is started.
+    shop.output("systemctl stop grafana-server")
+    assert changed(run_playbook(GRAFANA, grafana_dashboards_interval="20s")) == 1
+    assert pid() == "0"
 
 
 def test_nothing_listens_but_ssh(shop: Shop) -> None:
