@@ -353,7 +353,7 @@ def troubles(shop: Shop) -> dict[str, tuple[str, str, str]]:
         return {
             "CeleryBrokerConnections": (
                 "control1",
-                f"systemd-run --unit connections --collect {RUN} python -c {shlex.quote(CONNECT)} 500",
+                f"systemd-run --unit connections --collect {RUN} python -c {shlex.quote(CONNECT)} 700",
                 "systemctl stop connections",
             ),
             "CeleryBrokerMemory": (
