@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import read_declaration
 from fleet import declaration, with_queue, with_worker
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 
@@ -214,7 +214,6 @@ WORKER_KEYS = [
 ]  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     st.dictionaries(st.sampled_from(WORKER_KEYS), anything),
     st.dictionaries(st.sampled_from(["name", "tasks", "time_limit"]), anything),

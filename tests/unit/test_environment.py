@@ -16,7 +16,7 @@ DUMP = "import json, os; print(json.dumps({k: v for k, v in os.environ.items() i
 VALUES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.dictionaries(st.from_regex(r"T_[A-Za-z0-9_]{0,8}", fullmatch=True), VALUES, max_size=20))
 @example(
     {"T_A": "100% of 'it' \"$HOME\" `id` $(id) \\ # ~ * !x\r\n\n\ttab ü €\x7f", "T_B": "", "T_C": "x\n", "T_D": "\n"}

@@ -54,7 +54,7 @@ def names(**given: Any) -> dict[str, Any]:
     return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1))
 def test_any_password_arrives_as_it_is(password: str) -> None:
     got = names(

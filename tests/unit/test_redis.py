@@ -106,7 +106,7 @@ def test_sizes_are_read_as_redis_reads_them(given_: object, size: int) -> None:
     assert int(value("__redis_maxmemory", redis_maxmemory=given_)) == size
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.text(min_size=1))
 def test_of_any_password_only_the_hash_is_written(password: str) -> None:
     rules = users(redis_application_password=password)["celery"]

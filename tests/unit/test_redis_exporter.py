@@ -26,7 +26,7 @@ def render(template: str, **given_: Any) -> str:
     return str(templar.template(trust_as_template(text), escape_backslashes=False))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text()), st.text())
 def test_the_script_has_any_name_as_it_is(queues: list[str], prefix: str) -> None:
     text = render("queues.lua.j2", redis_exporter_queues=queues, redis_exporter_key_prefix=prefix)
@@ -41,7 +41,7 @@ def test_the_server_reads_how_it_may_run_the_script() -> None:
     assert render("queues.lua.j2").startswith("#!lua flags=no-writes\n--")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["C"]), min_size=1))
 def test_systemd_reads_any_password_as_it_is(password: str) -> None:
     text = render("prometheus-redis-exporter.j2", redis_exporter_password=password)

@@ -37,7 +37,7 @@ def connections(**given: Any) -> list[dict[str, Any]]:
     return found
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_password_arrives_as_it_is(password: str) -> None:
     databases = [{"name": password, "db": 0}, {"name": "results", "db": 1}]
