@@ -84,6 +84,15 @@ class Shop:
         assert result.rc == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return str(result.stdout)
 
+    @contextmanager
+    def altered(self, host: str, do: str, undo: str) -> Iterator[None]:
+        """Do something on a host, and undo it at the end of the block."""
+        self.output(do, host)
+        try:
+            yield
+        finally:
+            self.output(undo, host)
+
     def send(self, *calls: dict[str, Any]) -> list[str]:
         """Send tasks and return their ids."""
         return self.output(f"{RUN} python -c {shlex.quote(SEND)} {shlex.quote(json.dumps(calls))}").split()

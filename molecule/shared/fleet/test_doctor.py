@@ -12,8 +12,8 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,6 @@ def answers(shop: Shop) -> bool:
     """Return whether all workers consume their queues."""
     result = shop.host("control1").run(f"{CONTROL} inspect active_queues --json --timeout 5")
     return result.rc == 0 and len(json.loads(result.stdout)) == 6
-
-
-@contextmanager
-def altered(shop: Shop, host: str, do: str, undo: str) -> Iterator[None]:
-    """Do something on a host, and undo it at the end of the block."""
-    shop.output(do, host)
-    try:
-        yield
-    finally:
-        shop.output(undo, host)
 
 
 def test_a_fleet_that_is_well_has_no_findings(shop: Shop, doctor: Doctor) -> None:
@@ -176,7 +166,7 @@ def test_each_thing_that_is_wrong_is_found_with_what_to_do(shop: Shop, doctor: D
     )
     with ExitStack() as stack:
         for host, do, undo in wrongs:
-            stack.enter_context(altered(shop, host, do, undo))
+            stack.enter_context(shop.altered(host, do, undo))
         wait_until(overdue, "time stands still")
         # A check finds the same.
         found = doctor("--check", celery_queues=queues(), celery_doctor_disk=99.99)
@@ -206,7 +196,7 @@ def test_each_thing_that_is_wrong_is_found_with_what_to_do(shop: Shop, doctor: D
 
 def test_a_broker_and_a_host_that_are_away_are_found_and_the_rest_is_examined(shop: Shop, doctor: Doctor) -> None:
     try:
-        with altered(shop, "broker1", f"systemctl stop {UNIT}", f"systemctl start {UNIT}"):
+        with shop.altered("broker1", f"systemctl stop {UNIT}", f"systemctl start {UNIT}"):
             cut_off("control1")
             found = doctor(celery_doctor_hours=0, celery_doctor_disk=99.99)
     finally:
@@ -229,7 +219,7 @@ def memory(shop: Shop) -> str:
 
 
 def test_a_broker_that_complains_is_found(shop: Shop, doctor: Doctor) -> None:
-    with altered(shop, "broker1", ALARM, memory(shop)):
+    with shop.altered("broker1", ALARM, memory(shop)):
         found = doctor(celery_doctor_hours=0, celery_doctor_disk=1)
     words = {"rabbitmq": "Memory alarm", "redis": "its memory is full"}[BROKER]
     assert told(found, "the broker", f"{BROKER} on broker1", words, "docs/alerts.md")

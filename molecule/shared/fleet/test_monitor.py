@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def test_a_long_queue_is_seen_as_it_is(shop: Shop, monitor: Monitor) -> None:
     with ExitStack() as stack:
         for host in WORKERS:
             command = "supervisorctl {} shop-customers"
-            stack.enter_context(stopped(shop, host, command.format("stop"), command.format("start")))
+            stack.enter_context(shop.altered(host, command.format("stop"), command.format("start")))
         sent_from = float(shop.output("date +%s.%N"))
         shop.output(f"{RUN} python -c {shlex.quote(SEND_MANY)} {BACKLOG}")
         depth = 'celery_queue_depth{queue="customers"}'
@@ -200,16 +200,6 @@ def test_the_one_failed_task_is_found_where_it_ran(shop: Shop) -> None:
     assert "no such customer" not in end.get("arguments", "")
 
 
-@contextmanager
-def stopped(shop: Shop, host: str, stop: str, start: str) -> Iterator[None]:
-    """Stop something on a host, and start it again in any case."""
-    shop.output(stop, host)
-    try:
-        yield
-    finally:
-        shop.output(start, host)
-
-
 def expect(monitor: Monitor, *alarms: tuple[str, dict[str, str]]) -> None:
     """Wait until Alertmanager was told each of these; one may be over before another begins."""
     missing = list(alarms)
@@ -238,7 +228,7 @@ def cleared(monitor: Monitor, *names: str) -> None:
 def test_a_queue_that_nobody_consumes_is_told_and_forgotten(shop: Shop, monitor: Monitor) -> None:
     video = {"queue": "video"}
     alarms = ("CeleryQueueDeep", "CeleryQueueOld", "CeleryQueueWithoutConsumer")
-    with stopped(shop, "worker2", "supervisorctl stop shop-video", "supervisorctl start shop-video"):
+    with shop.altered("worker2", "supervisorctl stop shop-video", "supervisorctl start shop-video"):
         shop.send(*[call("video.transcode", number, 0.1) for number in range(30)])
         expect(monitor, *[(name, video) for name in alarms])
     cleared(monitor, *alarms)
@@ -250,10 +240,10 @@ def test_workers_that_are_gone_are_told_and_forgotten(
 ) -> None:
     exporter = "prometheus-node-exporter"
     with ExitStack() as stack:
-        stack.enter_context(stopped(shop, "worker2", "supervisorctl stop shop-video", "supervisorctl start shop-video"))
-        stack.enter_context(stopped(shop, "control1", "supervisorctl stop shop-beat", "supervisorctl start shop-beat"))
-        stack.enter_context(stopped(shop, "worker1", f"systemctl stop {exporter}", f"systemctl start {exporter}"))
-        with stopped(shop, "worker2", "systemctl stop shop-exporter", "systemctl start shop-exporter"):
+        stack.enter_context(shop.altered("worker2", "supervisorctl stop shop-video", "supervisorctl start shop-video"))
+        stack.enter_context(shop.altered("control1", "supervisorctl stop shop-beat", "supervisorctl start shop-beat"))
+        stack.enter_context(shop.altered("worker1", f"systemctl stop {exporter}", f"systemctl start {exporter}"))
+        with shop.altered("worker2", "systemctl stop shop-exporter", "systemctl start shop-exporter"):
             expect(
                 monitor,
                 ("CeleryExporterDown", {"instance": "worker1"}),
@@ -277,9 +267,9 @@ def test_a_drained_host_is_no_alarm(shop: Shop, monitor: Monitor) -> None:
     """Its workers are gone on purpose."""
     with ExitStack() as stack:
         marker = "/var/lib/shop/.drained"
-        stack.enter_context(stopped(shop, "worker1", f"touch {marker}", f"rm {marker}"))
+        stack.enter_context(shop.altered("worker1", f"touch {marker}", f"rm {marker}"))
         stack.enter_context(
-            stopped(shop, "worker1", "supervisorctl stop shop-customers", "supervisorctl start shop-customers")
+            shop.altered("worker1", "supervisorctl stop shop-customers", "supervisorctl start shop-customers")
         )
         gone = 'celery_worker_up{program="shop-customers", instance="worker1"}'
         wait_until(lambda: monitor.value(gone) == 0, "it is not seen to be gone")
@@ -327,10 +317,10 @@ def test_what_goes_wrong_with_tasks_is_told_and_forgotten(shop: Shop, monitor: M
     releases = "/srv/shop/releases"
     with ExitStack() as stack:
         stack.enter_context(
-            stopped(shop, "worker1", f"cp -rl {releases}/1.0.0 {releases}/9.9.9", f"rm -r {releases}/9.9.9")
+            shop.altered("worker1", f"cp -rl {releases}/1.0.0 {releases}/9.9.9", f"rm -r {releases}/9.9.9")
         )
         point = "ln -sfn {} /srv/shop/current"
-        stack.enter_context(stopped(shop, "worker1", point.format("releases/9.9.9"), point.format(current)))
+        stack.enter_context(shop.altered("worker1", point.format("releases/9.9.9"), point.format(current)))
         expect(monitor, ("CeleryReleaseMixed", {}))
     cleared(
         monitor,
@@ -395,11 +385,11 @@ def test_a_broker_in_trouble_is_told_and_forgotten(shop: Shop, monitor: Monitor)
     short = troubles(shop)
     with ExitStack() as stack:
         for host, begin, end in short.values():
-            stack.enter_context(stopped(shop, host, begin, end))
+            stack.enter_context(shop.altered(host, begin, end))
         expect(monitor, *[(name, {}) for name in short])
     cleared(monitor, *short)
     unit = {"rabbitmq": "rabbitmq-server", "redis": "redis-server"}[BROKER]
-    with stopped(shop, "broker1", f"systemctl stop {unit}", f"systemctl start {unit}"):
+    with shop.altered("broker1", f"systemctl stop {unit}", f"systemctl start {unit}"):
         expect(monitor, ("CeleryBrokerDown", {}), ("CeleryMetricsAbsent", {}))
     cleared(monitor, "CeleryBrokerDown", "CeleryMetricsAbsent")
 
@@ -410,7 +400,7 @@ def test_a_certificate_that_runs_out_is_told_and_forgotten(shop: Shop, monitor: 
     certificate = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=shop -keyout /run/key -out /run/crt -days"
     serve = f"openssl s_server -accept {endpoint} -key /run/key -cert /run/crt -www"
     begin = f"{certificate} 3 && systemd-run --unit endpoint --collect {serve}"
-    with stopped(shop, "control1", begin, "systemctl stop endpoint"):
+    with shop.altered("control1", begin, "systemctl stop endpoint"):
         expect(monitor, ("CeleryCertificateExpires", {"instance": endpoint}))
         shop.output(f"{certificate} 90 && systemctl restart endpoint")
         cleared(monitor, "CeleryCertificateExpires")
@@ -420,7 +410,7 @@ def test_a_certificate_that_runs_out_is_told_and_forgotten(shop: Shop, monitor: 
 def test_a_task_log_that_loses_is_told_and_forgotten(shop: Shop, monitor: Monitor) -> None:
     journal = "systemd-journald@shop"
     stop, start = f"systemctl stop {journal}.socket {journal}.service", f"systemctl start {journal}.socket"
-    with stopped(shop, "worker1", stop, start), shop.flow(call("customers.noop")):
+    with shop.altered("worker1", stop, start), shop.flow(call("customers.noop")):
         expect(monitor, ("CeleryTaskLogLoses", {"instance": "worker1"}))
     cleared(monitor, "CeleryTaskLogLoses")
 
@@ -429,7 +419,7 @@ def test_a_task_log_that_loses_is_told_and_forgotten(shop: Shop, monitor: Monito
 def test_a_task_log_that_is_behind_is_told_and_forgotten(shop: Shop, monitor: Monitor) -> None:
     before = shop.output("wc -l </var/log/shop/tasks.jsonl", "worker1")
     hang, go_on = (f"systemctl kill --signal {signal} shop-task-log" for signal in ("STOP", "CONT"))
-    with stopped(shop, "worker1", hang, go_on):
+    with shop.altered("worker1", hang, go_on):
         ids = shop.send(*[call("customers.noop") for _ in range(20)])
         expect(monitor, ("CeleryTaskLogBehind", {"instance": "worker1"}))
     cleared(monitor, "CeleryTaskLogBehind")
