@@ -154,7 +154,7 @@ def node_exporter(directory: Path) -> Iterator[str]:
     port = free_port()
     command, environment = debians("prometheus-node-exporter")
     # As the role has it.
-    environment["GOGC"] = "400"
+    environment["GOGC"] = "200"
     command += ["--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={directory}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--web.disable-exporter-metrics"]
     url = f"http://127.0.0.1:{port}/metrics"
