@@ -270,6 +270,16 @@ def log_tail(path: str, lines: int = 15) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
+def state_of(process: Process) -> dict[str, str]:
+    """Return a program's name, its state, and the release that its process was started on; an empty one if it has none.
+
+    Raises:
+        SupervisorError: which release that is may not be read.
+    """
+    release = environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else ""
+    return {"name": process.name, "state": process.state, "release": release}
+
+
 def environment_of(pid: int) -> dict[str, str]:
     """Return the environment that a process was started with; empty if it is gone.
 

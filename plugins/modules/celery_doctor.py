@@ -121,13 +121,15 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     SocketServer,
     SupervisorError,
-    environment_of,
+    state_of,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import celery_run
+from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
 # Runs in the application's environment, as its user. A node that does not answer costs REPLY seconds, all others none.
 # Arguments of tasks may hold secrets, so they stay with the workers.
-ASK = """
+ASK = (
+    DEPTHS_OF
+    + """
 import json, sys, time
 from celery.app.utils import find_app
 REPLY = 5
@@ -137,16 +139,7 @@ told = {}
 try:
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=REPLY)
-        # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
-        passive = connection.transport.driver_type != "redis"
-        depths = {}
-        for queue in queues:
-            with connection.channel() as channel:
-                try:
-                    depths[queue] = channel.queue_declare(queue, passive=passive).message_count
-                except connection.channel_errors:
-                    depths[queue] = 0
-        told["depths"] = depths
+        told["depths"] = depths_of(connection, queues)
         def inspect(**options):
             return app.control.inspect(timeout=REPLY, connection=connection, **options)
         consumed = inspect(limit=len(programs)).active_queues() or {}
@@ -168,6 +161,7 @@ except Exception as error:
     told["workers_error" if "depths" in told else "error"] = text
 print("\\n" + json.dumps(told))
 """
+)
 ASK_SECONDS = 60
 EPMD = ("127.0.0.1", 4369)
 #: Of a log, from its end. What is older is not looked at.
@@ -268,15 +262,7 @@ def programs(module: AnsibleModule) -> list[dict[str, str]]:
     if not Path(module.params["socket"]).exists():
         return []
     processes = SocketServer(module.params["socket"]).processes().values()
-    return [
-        {
-            "name": process.name,
-            "state": process.state,
-            "release": environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else "",
-        }
-        for process in processes
-        if process.name.startswith(f"{module.params['app']['name']}-")
-    ]
+    return [state_of(process) for process in processes if process.name.startswith(f"{module.params['app']['name']}-")]
 
 
 def ask(module: AnsibleModule) -> dict[str, Any]:

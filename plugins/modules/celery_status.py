@@ -100,39 +100,31 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     SocketServer,
     SupervisorError,
     answer,
-    environment_of,
     program_in,
+    state_of,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import celery_run
+from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
 POLL_SECONDS = 0.5
-DEPTHS = """
+DEPTHS = (
+    DEPTHS_OF
+    + """
 import json, sys
 from celery.app.utils import find_app
 app = find_app(sys.argv[1])
 with app.connection_for_read() as connection:
     connection.ensure_connection(max_retries=1, timeout=5)
-    # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
-    passive = connection.transport.driver_type != "redis"
-    depths = {}
-    for queue in json.loads(sys.argv[2]):
-        with connection.channel() as channel:
-            try:
-                depths[queue] = channel.queue_declare(queue, passive=passive).message_count
-            except connection.channel_errors:
-                depths[queue] = 0
+    depths = depths_of(connection, json.loads(sys.argv[2]))
 print("\\n" + json.dumps(depths))
 """
+)
 
 
 def by_release(directory: Path, *, seconds: bool = True) -> dict[str, Counts]:
     """Return the counts of all programs together, for each release."""
     found: dict[str, Counts] = {}
     for (_, release), counts in read_counts(directory, seconds=seconds).items():
-        mine = found.setdefault(release, Counts())
-        mine.totals.update(counts.totals)
-        for second, cell in counts.seconds.items():
-            mine.seconds.setdefault(second, Counter()).update(cell)
+        found.setdefault(release, Counts()).update(counts)
     return found
 
 
@@ -145,7 +137,7 @@ def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
     """Wait until tasks have ended on a release since its workers were started, but not for long."""
     version = module.params["version"]
     processes, _ = processes_of(module)
-    on_it = [process.started for process in processes.values() if program(process)["release"] == version]
+    on_it = [process.started for process in processes.values() if state_of(process)["release"] == version]
     if not on_it:
         return
     started = max(on_it)
@@ -170,11 +162,6 @@ def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, P
     files = {program_in(path) for path in paths}
     gone = {name: process for name, process in mine.items() if process.stopped and name not in files}
     return {name: process for name, process in sorted(mine.items()) if name not in gone}, gone
-
-
-def program(process: Process) -> dict[str, Any]:
-    release = environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else ""
-    return {"name": process.name, "state": process.state, "release": release}
 
 
 def previous(state_dir: Path) -> str:
@@ -231,7 +218,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "current": current.readlink().name if current.is_symlink() else "",
         "previous": previous(Path(module.params["state_dir"])),
         "releases": releases(root),
-        "programs": [program(process) for process in processes.values()],
+        "programs": [state_of(process) for process in processes.values()],
         "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},
         "depths": depths(module),
