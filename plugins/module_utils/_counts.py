@@ -16,7 +16,7 @@ import os
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from operator import add
 from pathlib import Path
@@ -138,16 +138,21 @@ class CountsFile:
         """
         self._floats[_SENT] = now
 
-    def told(self) -> int:
-        """Return the number of the next end of a task that is told: so gaps are seen wherever they are told to."""
-        with self._lock:
-            self._words[_TOLD] += 1
-            return self._words[_TOLD]
+    def tell(self, send: Callable[[int], None]) -> None:
+        """Tell the end of a task, or count that it could not be told.
 
-    def miss(self) -> None:
-        """Count an end of a task that could not be told."""
+        Those that are told are numbered without a gap, so what is lost later is seen wherever they are told to.
+
+        Args:
+            send: gets its number, and raises OSError where it is not taken.
+        """
         with self._lock:
-            self._words[_UNTOLD] += 1
+            try:
+                send(self._words[_TOLD] + 1)
+            except OSError:
+                self._words[_UNTOLD] += 1
+            else:
+                self._words[_TOLD] += 1
 
     def _count(self, kind: int, queue: str, task: str, now: float) -> int:
         place, second = self._place(queue, task), int(now)

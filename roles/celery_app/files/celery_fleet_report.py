@@ -155,8 +155,11 @@ class Report:
 
     def _tell(self, task_id: str, run: Run, state: str, seconds: float | None) -> None:
         """Send a task's end to the journal; one that does not get there is counted."""
-        if not self._journal:
-            return
+        if self._journal:
+            self._counts.tell(lambda number: self._send(self._entry(task_id, run, state, seconds, number)))
+
+    def _entry(self, task_id: str, run: Run, state: str, seconds: float | None, number: int) -> bytes:
+        """Return the journal's entry of a task's end, which has this number among those of its file of counts."""
         told = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "state": state,
@@ -171,7 +174,7 @@ class Report:
             "retries": run.retries,
             "exception": run.exception,
             "source": f"{self._counts.name}@{self._host}",
-            "number": self._counts.told(),
+            "number": number,
             **({"arguments": run.arguments} if run.arguments else {}),
         }
         fields = {
@@ -187,10 +190,7 @@ class Report:
         }
         # Source: systemd.io/JOURNAL_NATIVE_PROTOCOL. A value with a line break would need another form.
         lines = (f"{name}={value.replace(chr(10), ' ')}\n" for name, value in fields.items())
-        try:
-            self._send("".join(lines).encode(errors="replace"))
-        except OSError:
-            self._counts.miss()
+        return "".join(lines).encode(errors="replace")
 
     def _send(self, entry: bytes) -> None:
         """Send an entry to the journal.
