@@ -3,55 +3,36 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.filter.core import FilterModule as AnsibleFilters
-from ansible.template import Templar, trust_as_template
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
+from role import Role
 
-ROLE = Path(__file__).parents[2] / "roles" / "flower"
-
-
-def trusted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
-def templar(**given: Any) -> Templar:
-    """Return a templar with the role's variables; the given ones are plain text."""
-    variables: dict[str, Any] = {"ansible_managed": "managed", "role_path": str(ROLE)}
-    for name in ("defaults", "vars"):
-        variables |= trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")))
-    secret = {"flower_broker_url": "amqp://a:b@c/d", "flower_basic_auth_password": "secret"}
-    return Templar(loader=DataLoader(), variables=variables | secret | given)
+ROLE = Role("flower", flower_broker_url="amqp://a:b@c/d", flower_basic_auth_password="secret")
 
 
 def render(template: str, **given: Any) -> str:
     """Return a template of the role with the variables that it names."""
     filters = FilterModule().filters()
-    loader = FileSystemLoader(ROLE / "templates")
+    loader = FileSystemLoader(ROLE.path / "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701 - not HTML
     environment.filters |= AnsibleFilters().filters() | {f"fleet.celery.{name}": filters[name] for name in filters}
-    source = (ROLE / "templates" / template).read_text(encoding="utf-8")
-    known = templar(**given)
-    wanted = {name for name in known.available_variables if name in source}
-    values = {name: known.template(trust_as_template("{{ " + name + " }}")) for name in wanted}
+    source = (ROLE.path / "templates" / template).read_text(encoding="utf-8")
+    values = {name: ROLE.value(name, **given) for name in meta.find_undeclared_variables(environment.parse(source))}
     return environment.get_template(template).render(values)
 
 
 def names(**given: Any) -> dict[str, Any]:
     """Return what the rendered flowerconfig.py assigns."""
-    nodes = [node for node in ast.parse(render("flowerconfig.py.j2", **given)).body if isinstance(node, ast.Assign)]
-    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
+    nodes = ast.parse(render("flowerconfig.py.j2", **given)).body
+    assigned = (node for node in nodes if isinstance(node, ast.Assign))
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
 
 
 @settings(max_examples=50)
@@ -94,13 +75,13 @@ def test_the_fleets_settings_win() -> None:
     ],
 )
 def test_what_cant_work_is_named(variables: dict[str, str], problem: str) -> None:
-    problems = templar(**variables).template(trust_as_template("{{ __flower_problems }}"))
+    problems = ROLE.value("__flower_problems", **variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_the_defaults_have_no_problem() -> None:
-    assert templar().template(trust_as_template("{{ __flower_problems }}")) == []
+    assert ROLE.value("__flower_problems") == []
 
 
 @pytest.mark.parametrize(("given_", "limit"), [("512MB", "512M"), ("2GiB", "2G"), ("700M", "700M")])

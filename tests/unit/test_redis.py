@@ -8,55 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 from ansible_collections.fleet.celery.plugins.modules.redis_users import state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from role import Role
 
-ROLE = Path(__file__).parents[2] / "roles" / "redis"
 FACTS = {"memtotal_mb": 4096, "distribution_major_version": "13"}
 USERS = ("application", "administrator", "monitoring", "metrics", "reader")
-PASSWORDS = {f"redis_{user}_password": user for user in USERS}
+ROLE = Role("redis", ansible_facts=FACTS, **{f"redis_{user}_password": user for user in USERS})
 BLOG = {"user": "blog", "password": "x", "key_prefix": "blog:"}
-
-
-def trusted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [trusted(item) for item in value]
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
-def templar(**given: Any) -> Templar:
-    """Return a templar with the role's variables; the given ones are plain text."""
-    variables: dict[str, Any] = {"ansible_managed": "managed", "ansible_facts": FACTS}
-    for name in ("defaults", "vars"):
-        variables |= trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")))
-    return Templar(loader=DataLoader(), variables=variables | PASSWORDS | given)
-
-
-def value(name: str, **given: Any) -> Any:
-    return templar(**given).template(trust_as_template("{{ " + name + " }}"))
-
-
-def render(template: str, **given: Any) -> str:
-    text = (ROLE / "templates" / template).read_text(encoding="utf-8")
-    # As Ansible's module template does.
-    return str(templar(**given).template(trust_as_template(text), escape_backslashes=False))
 
 
 def users(**given: Any) -> dict[str, list[str]]:
     """Return the rules of each user in the rendered ACL file."""
-    lines = [line.split(" ") for line in render("users.acl.j2", **given).splitlines() if line]
+    lines = [line.split(" ") for line in ROLE.render("users.acl.j2", **given).splitlines() if line]
     assert {line[0] for line in lines} == {"user"}
     return {line[1]: line[2:] for line in lines}
 
 
 def test_the_defaults_have_no_problem() -> None:
-    assert value("__redis_problems") == []
+    assert ROLE.value("__redis_problems") == []
 
 
 @pytest.mark.parametrize(
@@ -88,14 +59,14 @@ def test_the_defaults_have_no_problem() -> None:
     ],
 )
 def test_what_cant_work_is_named(variables: dict[str, Any], problem: str) -> None:
-    problems = value("__redis_problems", **variables)
+    problems = ROLE.value("__redis_problems", **variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_all_problems_are_named_at_once() -> None:
     wrong = {"redis_flavor": "x", "redis_maxmemory_policy": "x", "redis_maxmemory": "5gb", "redis_appendfsync": "x"}
-    assert len(value("__redis_problems", **wrong)) == 4
+    assert len(ROLE.value("__redis_problems", **wrong)) == 4
 
 
 @pytest.mark.parametrize(
@@ -103,7 +74,7 @@ def test_all_problems_are_named_at_once() -> None:
     [("60%", 2576980377), ("512mb", 512 << 20), ("512M", 512_000_000), ("1GB", 1 << 30), (8_388_608, 8_388_608)],
 )
 def test_sizes_are_read_as_redis_reads_them(given_: object, size: int) -> None:
-    assert int(value("__redis_maxmemory", redis_maxmemory=given_)) == size
+    assert int(ROLE.value("__redis_maxmemory", redis_maxmemory=given_)) == size
 
 
 @settings(max_examples=25)
@@ -118,7 +89,7 @@ def test_nobody_gets_in_without_a_password() -> None:
     assert every.pop("default")[:2] == ["off", "resetpass"]
     for rules in every.values():
         assert re.fullmatch("#[0-9a-f]{64}", rules[1])
-    assert "nopass" not in render("users.acl.j2")
+    assert "nopass" not in ROLE.render("users.acl.j2")
 
 
 def test_each_key_and_channel_of_an_application_has_its_prefix() -> None:
@@ -157,7 +128,9 @@ def test_the_metrics_user_reads_the_queues_and_no_other_key() -> None:
 
 
 def test_settings_become_lines() -> None:
-    text = render("redis.conf.j2", redis_settings={"tcp-keepalive": 60, "activedefrag": False, "rdbcompression": True})
+    text = ROLE.render(
+        "redis.conf.j2", redis_settings={"tcp-keepalive": 60, "activedefrag": False, "rdbcompression": True}
+    )
     assert text.endswith("\nactivedefrag no\nrdbcompression yes\ntcp-keepalive 60\n")
 
 

@@ -5,35 +5,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from role import Role
 
-ROLE = Path(__file__).parents[2] / "roles" / "redis_ui"
-
-
-def template(text: str, **given: Any) -> Any:
-    """Return a text of the role with its variables; the given ones are plain text."""
-    variables: dict[str, Any] = {"ansible_managed": "managed", "role_path": str(ROLE)}
-    for name in ("defaults", "vars"):
-        for key, value in yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")).items():
-            variables[key] = trust_as_template(value) if isinstance(value, str) else value
-    variables |= {"redis_ui_redis_host": "10.0.0.11", "redis_ui_redis_user": "ui", "redis_ui_redis_password": "secret"}
-    variables |= {"redis_ui_basic_auth_password": "secret"}
-    return Templar(loader=DataLoader(), variables=variables | given).template(trust_as_template(text))
+ROLE = Role(
+    "redis_ui",
+    redis_ui_redis_host="10.0.0.11",
+    redis_ui_redis_user="ui",
+    redis_ui_redis_password="secret",
+    redis_ui_basic_auth_password="secret",
+)
 
 
 def connections(**given: Any) -> list[dict[str, Any]]:
     """Return the connections of the rendered settings."""
-    rendered = template((ROLE / "templates" / "local.json.j2").read_text(encoding="utf-8"), **given)
-    found: list[dict[str, Any]] = json.loads(rendered)["connections"]
+    found: list[dict[str, Any]] = json.loads(ROLE.render("local.json.j2", **given))["connections"]
     return found
 
 
@@ -73,10 +64,10 @@ def test_nginx_knows_the_password_again(password: str) -> None:
     ],
 )
 def test_what_cant_work_is_named(variables: dict[str, Any], problem: str) -> None:
-    problems = template("{{ __redis_ui_problems }}", **variables)
+    problems = ROLE.value("__redis_ui_problems", **variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_the_defaults_have_no_problem() -> None:
-    assert template("{{ __redis_ui_problems }}") == []
+    assert ROLE.value("__redis_ui_problems") == []

@@ -5,15 +5,12 @@ from __future__ import annotations
 import configparser
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from role import Role
 
-ROLE = Path(__file__).parents[2] / "roles" / "celery_task_log"
 APP = {
     "name": "my-shop",
     "user": "my-shop",
@@ -28,38 +25,8 @@ CLOUDWATCH = {
     "celery_task_log_cloudwatch_access_key": "AKIATEST",
     "celery_task_log_cloudwatch_secret_key": "secret",
 }
+ROLE = Role("celery_task_log", inventory_hostname="worker1", celery_task_log_app=APP)
 FILE = "/var/log/my-shop/tasks.jsonl"
-
-
-def trusted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [trusted(item) for item in value]
-    return trust_as_template(value) if isinstance(value, str) else value
-
-
-def templar(**given: Any) -> Templar:
-    """Return a templar with the role's variables; the given ones are plain text."""
-    variables: dict[str, Any] = {
-        "ansible_managed": "managed",
-        "inventory_hostname": "worker1",
-        "celery_task_log_app": APP,
-    }
-    for name in ("defaults", "vars"):
-        variables |= trusted(yaml.safe_load((ROLE / name / "main.yml").read_text(encoding="utf-8")))
-    return Templar(loader=DataLoader(), variables=variables | given)
-
-
-def render(template: str, **given: Any) -> str:
-    source = (ROLE / "templates" / template).read_text(encoding="utf-8")
-    return str(templar(**given).template(trust_as_template(source)))
-
-
-def mistakes(**given: Any) -> list[str]:
-    found = templar(**given).template(trust_as_template("{{ __celery_task_log_mistakes }}"))
-    assert isinstance(found, list)
-    return found
 
 
 def ini(text: str) -> configparser.ConfigParser:
@@ -87,7 +54,7 @@ def ini(text: str) -> configparser.ConfigParser:
     ],
 )
 def test_what_works_is_not_refused(given: dict[str, Any]) -> None:
-    assert mistakes(**given) == []
+    assert ROLE.value("__celery_task_log_mistakes", **given) == []
 
 
 @pytest.mark.parametrize(
@@ -109,20 +76,21 @@ def test_what_works_is_not_refused(given: dict[str, Any]) -> None:
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], told: str) -> None:
-    (mistake,) = mistakes(**given)
+    (mistake,) = ROLE.value("__celery_task_log_mistakes", **given)
     assert told in mistake
     assert "secret" not in mistake.replace("secret_key", "")
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    assert len(mistakes(celery_task_log_sink="cloudwatch", celery_task_log_size="much", celery_task_log_days=-1)) == 4
+    wrong = {"celery_task_log_sink": "cloudwatch", "celery_task_log_size": "much", "celery_task_log_days": -1}
+    assert len(ROLE.value("__celery_task_log_mistakes", **wrong)) == 4
 
 
 # -- what systemd reads --
 
 
 def test_the_journal_is_bounded_and_drops_nothing_for_its_rate() -> None:
-    journal = ini(render("journald.conf.j2", celery_task_log_size="2G"))["Journal"]
+    journal = ini(ROLE.render("journald.conf.j2", celery_task_log_size="2G"))["Journal"]
     assert (journal["SystemMaxUse"], journal["MaxRetentionSec"], journal["MaxFileSec"]) == ("2G", "30day", "1day")
     assert (journal["RateLimitIntervalSec"], journal["RateLimitBurst"], journal["SplitMode"]) == ("0", "0", "none")
 
@@ -138,7 +106,7 @@ def test_the_journal_is_bounded_and_drops_nothing_for_its_rate() -> None:
 def test_the_service_may_write_where_it_must_and_has_the_keys_that_it_needs(
     given: dict[str, Any], keys: str | None, writes: str
 ) -> None:
-    service = ini(render("celery-task-log.service.j2", **given))["Service"]
+    service = ini(ROLE.render("celery-task-log.service.j2", **given))["Service"]
     assert service.get("EnvironmentFile") == keys
     assert service["ReadWritePaths"] == writes
     assert service["SupplementaryGroups"] == "systemd-journal"
@@ -149,7 +117,7 @@ def test_the_service_may_write_where_it_must_and_has_the_keys_that_it_needs(
 
 
 def test_vector_is_told_the_file_and_how_to_parse_it() -> None:
-    config = yaml.safe_load(render("agents/vector.yaml.j2"))
+    config = yaml.safe_load(ROLE.render("agents/vector.yaml.j2"))
     (source_name,) = config["sources"]
     assert config["sources"][source_name]["include"] == [FILE]
     transform = config["transforms"]["celery_my_shop"]
@@ -158,7 +126,7 @@ def test_vector_is_told_the_file_and_how_to_parse_it() -> None:
 
 
 def test_alloy_is_told_the_file_and_every_component_is_there() -> None:
-    text = re.sub(r"^\s*//.*$", "", render("agents/alloy.alloy.j2"), flags=re.M)
+    text = re.sub(r"^\s*//.*$", "", ROLE.render("agents/alloy.alloy.j2"), flags=re.M)
     assert f'"__path__" = "{FILE}"' in text
     declared = {".".join(match) for match in re.findall(r'^(\w+(?:\.\w+)+) "(\w+)" {$', text, re.M)}
     used = set(re.findall(r"\b((?:local|loki)(?:\.\w+)+?)\.(?:targets|receiver)\b", text))
@@ -170,15 +138,15 @@ def test_alloy_is_told_the_file_and_every_component_is_there() -> None:
 
 
 def test_the_cloudwatch_agent_is_told_the_file_and_a_stream_for_each_host() -> None:
-    config = json.loads(render("agents/cloudwatch_agent.json.j2"))
+    config = json.loads(ROLE.render("agents/cloudwatch_agent.json.j2"))
     (collected,) = config["logs"]["logs_collected"]["files"]["collect_list"]
     assert (collected["file_path"], collected["log_group_name"]) == (FILE, "/celery/my-shop")
     assert (collected["log_stream_name"], collected["timezone"]) == ("worker1", "UTC")
 
 
 def test_every_agent_has_a_template() -> None:
-    specs = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+    specs = yaml.safe_load((ROLE.path / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     agents = specs["argument_specs"]["main"]["options"]["celery_task_log_agents"]["options"]
-    templates = templar().template(trust_as_template("{{ __celery_task_log_templates }}"))
+    templates = ROLE.value("__celery_task_log_templates")
     assert set(templates) == set(agents)
-    assert all((ROLE / "templates" / "agents" / name).exists() for name in templates.values())
+    assert all((ROLE.path / "templates" / "agents" / name).exists() for name in templates.values())

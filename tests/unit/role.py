@@ -1,0 +1,46 @@
+"""A role's variables and templates, as Ansible renders them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+
+class Role:
+    """A role with the variables that it needs; those that a call adds win. Neither are templates."""
+
+    def __init__(self, name: str, **variables: Any) -> None:
+        self.path = Path(__file__).parents[2] / "roles" / name
+        self._given = {"ansible_managed": "managed", "role_path": str(self.path)} | variables
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        files = (self.path / name / "main.yml" for name in ("defaults", "vars"))
+        own = [trusted(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files if path.exists()]
+        return {name: value for variables in own for name, value in variables.items()} | self._given
+
+    def value(self, expression: str, **given: Any) -> Any:
+        """Return what an expression is with the role's variables."""
+        return self._template("{{ " + expression + " }}", given)
+
+    def render(self, template: str, **given: Any) -> str:
+        """Return a template of the role as Ansible's module template writes it; it may use no filter of ours."""
+        return str(self._template((self.path / "templates" / template).read_text(encoding="utf-8"), given))
+
+    def _template(self, text: str, given: dict[str, Any]) -> Any:
+        templar = Templar(loader=DataLoader(), variables=self._variables | given)
+        return templar.template(trust_as_template(text), escape_backslashes=False)
+
+
+def trusted(value: Any) -> Any:
+    """Return a value of which Ansible takes each text for a template."""
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
