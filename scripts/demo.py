@@ -29,6 +29,7 @@ from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import program_in
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -181,14 +182,14 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
     )
 
 
-def parse_programs(text: str, files: Iterable[str]) -> list[Process]:
+def parse_programs(text: str, files: Iterable[Path]) -> list[Process]:
     """Read what `supervisorctl status` prints, without what has ended and has no file any more.
 
     Args:
-        files: names of the programs' files. A worker that handed over has none, yet Supervisor remembers it.
+        files: of the programs. A worker that handed over has none, yet Supervisor remembers it.
     """
     matches = [match for line in text.splitlines() if (match := PROGRAM.match(line))]
-    declared = {file.removesuffix(".conf") for file in files}
+    declared = set(map(program_in, files))
     return [
         Process(match["name"], match["state"], match["about"])
         for match in matches
@@ -332,7 +333,7 @@ def processes(fleet: Fleet, host: str) -> list[Process]:
     services = [unit for unit in units if unit.name != "supervisor"]
     if len(services) == len(units):
         return services
-    files = remote(fleet, host, ["ls", "/etc/supervisor/conf.d"]).split()
+    files = map(Path, remote(fleet, host, ["ls", "/etc/supervisor/conf.d"]).split())
     # 3: not every program runs. The table shows which.
     status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3))
     return parse_programs(status, files) + services

@@ -261,6 +261,26 @@ def program_in(file: Path) -> str:
     return file.name.split(".", 2)[-1].removesuffix(".conf")
 
 
+def programs_of(app_name: str, socket: Path, directory: Path) -> tuple[dict[str, Process], dict[str, Process]]:
+    """Return an application's programs by name, and those that ended and are gone; none where Supervisor does not run.
+
+    It remembers the slot that a worker had before a handover, though that has ended and has no file.
+
+    Args:
+        directory: of the programs' files.
+
+    Raises:
+        SupervisorError: it does not answer.
+    """
+    if not socket.exists():
+        return {}, {}
+    found = SocketServer(str(socket)).processes()
+    mine = {name: process for name, process in sorted(found.items()) if name.startswith(f"{app_name}-")}
+    files = {program_in(path) for path in directory.glob("*.conf")}
+    gone = {name: process for name, process in mine.items() if process.stopped and name not in files}
+    return {name: process for name, process in mine.items() if name not in gone}, gone
+
+
 def log_tail(path: str, lines: int = 15) -> str:
     """Return the last lines of a log file, indented; an empty text if there is none."""
     try:

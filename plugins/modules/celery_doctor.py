@@ -119,8 +119,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
-    SocketServer,
     SupervisorError,
+    programs_of,
     state_of,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
@@ -253,18 +253,6 @@ def versions(release: Path) -> dict[str, str]:
     return {name.lower(): version for name, version in found if name.lower() in parts}
 
 
-def programs(module: AnsibleModule) -> list[dict[str, str]]:
-    """Return name, state and release of each of the application's programs.
-
-    Raises:
-        SupervisorError: it does not answer.
-    """
-    if not Path(module.params["socket"]).exists():
-        return []
-    processes = SocketServer(module.params["socket"]).processes().values()
-    return [state_of(process) for process in processes if process.name.startswith(f"{module.params['app']['name']}-")]
-
-
 def ask(module: AnsibleModule) -> dict[str, Any]:
     """Return what the broker and the workers say."""
     app = module.params["app"]
@@ -339,15 +327,16 @@ def look(module: AnsibleModule) -> dict[str, Any]:
     state_dir, current = Path(app["state_dir"]), Path(app["root"], "current")
     record = read_record(current.resolve())
     try:
-        running, supervisor = programs(module), ""
+        processes, _ = programs_of(app["name"], Path(module.params["socket"]), Path(module.params["directory"]))
+        programs, supervisor = [state_of(process) for process in processes.values()], ""
     except SupervisorError as error:
-        running, supervisor = [], str(error)
+        programs, supervisor = [], str(error)
     directories = ["/", "/var/log", app["root"], app["state_dir"], app["log_dir"]]
     told: dict[str, Any] = {
         "nodename": socket.gethostname(),
         "drained": (state_dir / DRAINED).exists(),
         "current": current.resolve().name if current.is_symlink() else "",
-        "programs": running,
+        "programs": programs,
         "supervisor": supervisor,
         "oom": oom(module),
         "killed": killed(app, began - module.params["hours"] * 3600),

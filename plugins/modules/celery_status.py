@@ -97,10 +97,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIV
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     Process,
-    SocketServer,
     SupervisorError,
     answer,
-    program_in,
+    programs_of,
     state_of,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
@@ -152,16 +151,8 @@ def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
 
 
 def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, Process]]:
-    """Return the application's programs, and those that ended and are gone; none where Supervisor does not run."""
-    if not Path(module.params["socket"]).exists():
-        return {}, {}
-    found = SocketServer(module.params["socket"]).processes()
-    mine = {name: process for name, process in found.items() if name.startswith(f"{module.params['app_name']}-")}
-    # Supervisor remembers the slot that a worker had before a handover, though it has ended and has no file.
-    paths = Path(module.params["directory"]).glob("*.conf")
-    files = {program_in(path) for path in paths}
-    gone = {name: process for name, process in mine.items() if process.stopped and name not in files}
-    return {name: process for name, process in sorted(mine.items()) if name not in gone}, gone
+    """Return the application's programs, and those that ended and are gone."""
+    return programs_of(module.params["app_name"], Path(module.params["socket"]), Path(module.params["directory"]))
 
 
 def previous(state_dir: Path) -> str:

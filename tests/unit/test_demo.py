@@ -75,7 +75,8 @@ def test_programs_are_read_with_what_is_wrong_with_them() -> None:
         "shop-reports                     STOPPED   Not started\n"
         "shop-default-a                   STOPPED   Nov 22 04:00 AM\n"
     )
-    video, email, reports = parse_programs(text, ["shop-video.conf", "shop-email.conf", "shop-reports.conf"])
+    files = [Path(f"shop.worker.shop-{name}.conf") for name in ("video", "email", "reports")]
+    video, email, reports = parse_programs(text, files)
     assert video == Process("shop-video", "RUNNING", "0:00:29")
     assert video.well
     assert email == Process("shop-email", "FATAL", "Exited too quickly (process log may have details)")
