@@ -1,4 +1,4 @@
-"""Virtual environments that are made of an artifact's wheels alone, one directory a content."""
+"""Virtual environments that are made of an artifact's wheels alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     Record,
     ReleaseError,
     file_sha256,
-    read_record,
     unpack,
 )
 
@@ -24,11 +23,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 Run = Callable[[list[str]], tuple[int, str, str]]
 VERSION = "import platform; print(platform.python_version())"
 NO_OTHERS: Mapping[Path, Record] = MappingProxyType({})
-
-
-def directory_of(root: Path, version: str, sha256: str) -> Path:
-    """Return the directory of an artifact: another content of the same version has another."""
-    return root / f"{version}-{sha256[:12]}"
 
 
 def install(
@@ -149,14 +143,6 @@ def _link(source: str, target: str) -> None:
 def _distribution(wheel: str) -> str:
     """Return the name of a wheel's distribution, in the one way that wheels write it."""
     return wheel.partition("-")[0].lower()
-
-
-def prune(root: Path, current: Path) -> None:
-    """Remove what is older than the current directory and the one before, which may still be running."""
-    others = [path for path in root.iterdir() if path != current and read_record(path)]
-    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in others[1:]:
-        shutil.rmtree(path)
 
 
 def _checked(run: Run, argv: list[str], failure: str) -> str:

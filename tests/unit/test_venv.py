@@ -1,11 +1,10 @@
-"""An environment is made whole or not at all, and what may still run is kept."""
+"""An environment is made whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -23,11 +22,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._venv import (
     Run,
-    directory_of,
     install,
     lacking,
     nearest,
-    prune,
     unpacked,
 )
 
@@ -176,14 +173,3 @@ def test_a_host_is_sent_what_no_release_of_it_has(tmp_path: Path) -> None:
     others = {tmp_path / "1": Record("1", "", wheels={"a": "1", "b": "1", "d": "1"})}
     assert lacking({"a": "1", "b": "2", "c": "1"}, others) == ["b", "c"]
     assert lacking({"a": "1", "b": "2"}, {}) == ["a", "b"]
-
-
-def test_the_current_and_the_one_before_stay(tmp_path: Path) -> None:
-    paths = [directory_of(tmp_path, "1", digit * 64) for digit in "abcd"]
-    for age, path in enumerate(paths):
-        path.mkdir()
-        Record("1", "x").write(path)
-        os.utime(path, (1000 - age, 1000 - age))
-    (tmp_path / "not-ours").mkdir()
-    prune(tmp_path, paths[3])
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["not-ours", paths[0].name, paths[3].name])
