@@ -14,10 +14,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Error, sync_playwright
+from playwright.sync_api import Browser
+from shared.browser import assert_shut_out, chromium
 from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
 from shared.playbook import converge_host
+from shared.service import assert_confined, kill
 
 TASKS = """
 from celery import Celery
@@ -37,10 +39,8 @@ DIRECTORY = "/var/tmp/flower-test"  # noqa: S108 - on a host that the test owns
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium() as running:
         yield running
-        running.close()
 
 
 def variable(host: Any, name: str) -> str:
@@ -101,16 +101,7 @@ def worker(host: Any, run: Callable[[str], str]) -> Iterator[str]:
 
 def test_a_wrong_password_shows_nothing(host: Any, browser: Browser) -> None:
     for password in ("flower", variable(host, "flower_test_password") + "x", ""):
-        with browser.new_context(http_credentials={"username": "flower", "password": password}) as context:
-            page = context.new_page()
-            try:
-                response = page.goto(f"http://{address(host)}/workers")
-            except Error as error:
-                assert "ERR_INVALID_AUTH_CREDENTIALS" in str(error)
-                continue
-            assert response is not None
-            assert response.status == 401
-            assert "Workers" not in page.content()
+        assert_shut_out(browser, f"http://{address(host)}/workers", "flower", password, "Workers")
     for path in ("/", "/tasks", "/broker", "/api/workers", "/api/tasks"):
         assert get(host, path)[0] == 401, path
 
@@ -158,11 +149,7 @@ def test_a_worker_and_its_task_are_seen_and_survive_a_restart(
 
 
 def test_it_comes_back_when_killed(host: Any) -> None:
-    before = host.check_output("systemctl show -p MainPID --value flower")
-    host.check_output(f"kill -KILL {before}")
-    wait_until(
-        lambda: host.check_output("systemctl show -p MainPID --value flower") not in (before, "0"), "it stays dead"
-    )
+    kill(host, "flower")
     wait_until(lambda: answers(host), "Flower does not answer")
 
 
@@ -196,14 +183,7 @@ def test_secrets_are_nowhere_that_others_can_read(host: Any) -> None:
 
 
 def test_it_is_confined(host: Any) -> None:
-    pid = host.check_output("systemctl show -p MainPID --value flower")
-    status = dict(
-        line.split(":\t", 1) for line in host.check_output(f"cat /proc/{pid}/status").splitlines() if ":\t" in line
-    )
-    assert status["NoNewPrivs"].strip() == "1"
-    assert status["Seccomp"].strip() == "2"
-    assert int(status["CapBnd"], 16) == 0
-    assert host.check_output("systemctl show -p MemoryMax --value flower") == str(512 * 1024**2)
+    assert_confined(host, "flower", 512 * 1024**2)
 
 
 def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:

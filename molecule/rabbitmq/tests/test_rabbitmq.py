@@ -21,9 +21,11 @@ from urllib.parse import quote
 import pytest
 from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
+from shared.browser import chromium
 from shared.deployed import wait_until
-from shared.playbook import changed, converge
+from shared.playbook import changed, converge_host
+from shared.service import main_pid
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
@@ -42,7 +44,6 @@ class Broker:
     """
 
     host: Any
-    name: str
     address: str
     passwords: dict[str, str]
 
@@ -88,11 +89,11 @@ class Broker:
         return next((int(row[1]) for row in rows if row[0] == queue), 0)
 
     def pid(self) -> str:
-        return str(self.host.check_output("systemctl show --property MainPID --value rabbitmq-server")).strip()
+        return main_pid(self.host, "rabbitmq-server")
 
     def converge(self, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run the scenario's playbook on this host, with other values of variables."""
-        return converge("--diff", "--limit", self.name, *options, **variables)
+        return converge_host(self.host, "--diff", *options, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def broker(host: Any) -> Broker:
     variables = host.ansible.get_variables()
     secrets = PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
     passwords = {user: (secrets / f"rabbitmq_{file}").read_text().strip() for user, file in USERS.items()}
-    return Broker(host, variables["inventory_hostname"], variables["ansible_host"], passwords)
+    return Broker(host, variables["ansible_host"], passwords)
 
 
 def probe_environment(broker: Broker) -> dict[str, str]:
@@ -155,14 +156,12 @@ def test_rabbitmqctl_listens_on_loopback_only(broker: Broker) -> None:
 
 @pytest.fixture
 def page(broker: Broker) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium() as browser:
         # RabbitMQ 3.10 answers a wrong password with the browser's own dialog too: there guest tries again.
         page = browser.new_page(http_credentials={"username": "guest", "password": "guest"})
         page.set_default_timeout(90_000)
         page.goto(f"http://{broker.address}:15672/")
         yield page
-        browser.close()
 
 
 def log_in(page: Page, user: str, password: str) -> None:

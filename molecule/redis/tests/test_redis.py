@@ -22,7 +22,8 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
 from shared.deployed import wait_until
 from shared.lab import reboot
-from shared.playbook import changed, converge
+from shared.playbook import changed, converge_host
+from shared.service import kill, main_pid
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
@@ -43,7 +44,6 @@ class Server:
     """
 
     host: Any
-    name: str
     address: str
     flavor: str
     prefix: str
@@ -74,8 +74,7 @@ class Server:
         return entries
 
     def pid(self) -> str:
-        shown = self.host.check_output(f"systemctl show --property MainPID --value {self.flavor}-server")
-        return str(shown).strip()
+        return main_pid(self.host, f"{self.flavor}-server")
 
     def sums(self) -> str:
         """Return a checksum of each file of the configuration."""
@@ -85,7 +84,7 @@ class Server:
 
     def converge(self, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run the scenario's playbook on this host, with other values of variables."""
-        return converge("--diff", "--limit", self.name, *options, **variables)
+        return converge_host(self.host, "--diff", *options, **variables)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,6 @@ def server(host: Any) -> Server:
     passwords = {user: (secrets / f"redis_{file}").read_text().strip() for user, file in USERS.items()}
     return Server(
         host,
-        variables["inventory_hostname"],
         variables["ansible_host"],
         variables.get("redis_flavor", "redis"),
         variables.get("redis_key_prefix", ""),
@@ -396,7 +394,7 @@ def test_a_full_server_refuses_new_tasks_and_keeps_the_others(server: Server, me
 
 
 def test_tasks_outlive_a_restart_of_the_host(server: Server, messages: list[Any]) -> None:
-    reboot(server.host, server.name)
+    reboot(server.host, server.host.backend.host)
     wait_until(lambda: server.host.service(f"{server.flavor}-server").is_running, "the server is not back")
     log = f"tail -60 /var/log/{server.flavor}/{server.flavor}-server.log; ls -l /var/lib/{server.flavor}/*"
     assert server.queue(server.admin()) == messages, server.host.check_output(log)
@@ -409,9 +407,7 @@ def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
         lambda: server.admin().info("persistence")["aof_buffer_length"] == 0,
         "it does not write its append-only file",
     )
-    pid = server.pid()
-    server.host.check_output(f"kill -9 {pid}")
-    wait_until(lambda: server.pid() not in (pid, "0"), "systemd does not start it again")
+    kill(server.host, f"{server.flavor}-server")
     wait_until(lambda: server.host.run("ss -tlnH sport = :6379").stdout, "it does not listen again")
     assert server.queue(server.admin()) == messages
 

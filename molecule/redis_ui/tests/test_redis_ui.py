@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, sync_playwright
+from playwright.sync_api import Browser
+from shared.browser import assert_shut_out, chromium
 from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
 from shared.lab import reboot
 from shared.playbook import converge_host
+from shared.service import assert_confined, kill, main_pid
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 BROKER = "R:127.0.0.1:6379:0"
@@ -31,10 +33,8 @@ ON_TLS: set[str] = set()
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(autouse=True)
@@ -87,10 +87,6 @@ def shows_the_queue(host: Any) -> bool:
     return status == 200 and json.loads(body)["length"] == TASKS
 
 
-def context(browser: Browser, password: str) -> BrowserContext:
-    return browser.new_context(http_credentials={"username": "redis", "password": password})
-
-
 def sockets(host: Any) -> set[str]:
     """Return the addresses that are listened on, without SSH's and Redis's."""
     addresses = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
@@ -99,23 +95,15 @@ def sockets(host: Any) -> set[str]:
 
 def test_a_wrong_password_shows_nothing(host: Any, browser: Browser) -> None:
     for password in ("redis", variable(host, "redis_ui_test_password") + "x", ""):
-        with context(browser, password) as wrong:
-            page = wrong.new_page()
-            try:
-                response = page.goto(f"http://{site(host)}/")
-            except Error as error:
-                assert "ERR_INVALID_AUTH_CREDENTIALS" in str(error)
-                continue
-            assert response is not None
-            assert response.status == 401
-            assert "Redis Commander" not in page.content()
+        assert_shut_out(browser, f"http://{site(host)}/", "redis", password, "Redis Commander")
     for path in ("/", "/connections", "/healthcheck", f"/apiv2/keystree/{BROKER}", "/tools/forms/export"):
         assert fetch(host, path)[0] == 401, path
 
 
 def test_a_queue_and_its_length_are_seen(host: Any, browser: Browser) -> None:
-    with context(browser, variable(host, "redis_ui_test_password")) as known:
-        page = known.new_page()
+    password = variable(host, "redis_ui_test_password")
+    with browser.new_context(http_credentials={"username": "redis", "password": password}) as context:
+        page = context.new_page()
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"http://{site(host)}/")
@@ -172,11 +160,7 @@ def test_a_page_of_another_site_can_do_nothing(host: Any) -> None:
 
 
 def test_it_comes_back_when_killed(host: Any) -> None:
-    before = host.check_output("systemctl show -p MainPID --value redis-ui")
-    host.check_output(f"kill -KILL {before}")
-    wait_until(
-        lambda: host.check_output("systemctl show -p MainPID --value redis-ui") not in (before, "0"), "it stays dead"
-    )
+    kill(host, "redis-ui")
     wait_until(lambda: shows_the_queue(host), "the UI does not answer")
 
 
@@ -217,15 +201,8 @@ def test_secrets_are_nowhere_that_others_can_read(host: Any) -> None:
 
 
 def test_it_is_confined_and_owns_nothing(host: Any) -> None:
-    pid = host.check_output("systemctl show -p MainPID --value redis-ui")
-    status = dict(
-        line.split(":\t", 1) for line in host.check_output(f"cat /proc/{pid}/status").splitlines() if ":\t" in line
-    )
-    assert status["NoNewPrivs"].strip() == "1"
-    assert status["Seccomp"].strip() == "2"
-    assert int(status["CapBnd"], 16) == 0
-    assert host.check_output("systemctl show -p MemoryMax --value redis-ui") == str(512 * 1024**2)
-    assert host.check_output("ps -o user= -p %s", pid).strip() == "redis-ui"
+    assert_confined(host, "redis-ui", 512 * 1024**2)
+    assert host.check_output("ps -o user= -p %s", main_pid(host, "redis-ui")).strip() == "redis-ui"
     assert not host.check_output("find /opt/redis-ui /etc/redis-ui ! -user root")
     assert not host.check_output("find /opt/redis-ui -perm /022")
     assert host.run("which npm").rc != 0

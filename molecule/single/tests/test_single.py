@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from shared.deployed import RUN, Shop, call, wait_until
 from shared.playbook import changed, run_playbook
+from shared.service import main_pid
 
 testinfra_hosts = ["ansible://vm1"]
 # Prometheus listens on the host's loopback alone. What it asks itself by is there.
@@ -59,7 +60,7 @@ def test_dashboards_come_to_grafana(shop: Shop) -> None:
     shop.output("systemctl daemon-reload && systemctl start grafana-server")
 
     def pid() -> str:
-        return shop.output("systemctl show --value --property MainPID grafana-server").strip()
+        return main_pid(shop.host("vm1"), "grafana-server")
 
     before = pid()
     assert changed(run_playbook(GRAFANA)) > 0

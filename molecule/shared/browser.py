@@ -1,0 +1,31 @@
+"""A web page as one sees it who comes with a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from playwright.sync_api import Browser, Error, sync_playwright
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Run Debian's browser for a while."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def assert_shut_out(browser: Browser, url: str, user: str, password: str, hidden: str) -> None:
+    """Fail if a page opens to somebody, or shows a text that is not for them."""
+    with browser.new_context(http_credentials={"username": user, "password": password}) as context:
+        page = context.new_page()
+        try:
+            response = page.goto(url)
+        except Error as error:
+            assert "ERR_INVALID_AUTH_CREDENTIALS" in str(error)
+            return
+        assert response is not None
+        assert response.status == 401
+        assert hidden not in page.content()
