@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run everything that is checked before a change is accepted.
 
-Lint and unit tests first, then every molecule scenario on hosts of its own, some side by side. Each step's
+Lint and unit tests first, then every molecule scenario on hosts of its own, some of all side by side. Each step's
 output goes to .cache/test-logs; on the terminal is a line for each change of state. What a step started is
 ended when it ends, also on Ctrl-C. The last line counts: one a lint step, one a scenario's phase, and every
 test that pytest ran.
@@ -311,7 +311,7 @@ def main() -> int:
         type=int,
         default=int(os.environ.get("TEST_JOBS", "3")),
         metavar="N",
-        help="scenarios at a time (default 3, or $TEST_JOBS)",
+        help="steps at a time (default 3, or $TEST_JOBS)",
     )
     parser.add_argument("--list", action="store_true", help="list the steps and run nothing")
     arguments = parser.parse_args()
@@ -328,8 +328,7 @@ def main() -> int:
     watcher = threading.Thread(target=run.watch, args=[stop])
     watcher.start()
     try:
-        run.run([step for step in steps if step.group != "scenario"], os.cpu_count() or 2)
-        run.run([step for step in steps if step.group == "scenario"], arguments.jobs)
+        run.run(steps, arguments.jobs)
     finally:
         stop.set()
         watcher.join()
