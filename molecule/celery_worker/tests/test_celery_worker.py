@@ -65,8 +65,8 @@ def test_a_programs_own_environment_arrives_as_declared(shop: Shop, name: str, n
 
 @EACH_HOST
 def test_a_soft_limit_ends_a_task_that_tidies_up(shop: Shop, name: str, number: str) -> None:
-    ids = shop.send(call("reports.build", "2026-02", 30, queue=f"limits{number}"))
-    (line,) = shop.wait_for(ids, "failed", timeout=15)
+    ids = shop.send(call("reports.build", "2026-02", 45, queue=f"limits{number}"))
+    (line,) = shop.wait_for(ids, "failed")
     assert line["host"] == name
     assert "is not ready in time" in shop.output("cat /var/log/shop/shop-limits.log", name)
 
@@ -74,9 +74,9 @@ def test_a_soft_limit_ends_a_task_that_tidies_up(shop: Shop, name: str, number: 
 @EACH_HOST
 def test_a_hard_limit_ends_the_task_and_not_the_worker(shop: Shop, name: str, number: str) -> None:
     worker = shop.pid(name, "shop-limits")
-    ids = shop.send(call("reports.build", "2026-03", 30, True, queue=f"limits{number}"))
-    shop.wait_for(ids, "started", timeout=15)
-    (after,) = shop.run(call("customers.noop", queue=f"limits{number}"), timeout=20)
+    ids = shop.send(call("reports.build", "2026-03", 45, True, queue=f"limits{number}"))
+    shop.wait_for(ids, "started")
+    (after,) = shop.run(call("customers.noop", queue=f"limits{number}"))
     assert after["host"] == name
     assert not shop.events(ids, "done"), "the task outlived its hard limit"
     assert "Hard time limit (4.0s) exceeded" in shop.output("cat /var/log/shop/shop-limits.log", name)
@@ -104,18 +104,18 @@ def test_autoscale_grows_with_the_load_and_shrinks_after_it(shop: Shop, name: st
 
     assert processes() == 1
     ids = shop.send(*[call("reports.build", "2026-04", 4, queue=f"scale{number}")] * 8)
-    wait_until(lambda: processes() == 4, "the pool does not grow to its maximum", timeout=20)
-    assert len(shop.wait_for(ids, timeout=60)) == 8
+    wait_until(lambda: processes() == 4, "the pool does not grow to its maximum")
+    assert len(shop.wait_for(ids)) == 8
     wait_until(lambda: processes() == 1, "the pool does not shrink to its minimum", timeout=180)
 
 
 @EACH_HOST
 def test_a_killed_worker_comes_back_and_its_task_runs(shop: Shop, name: str, number: str) -> None:
     before = shop.pid(name, "shop-scale")
-    ids = shop.send(call("reports.build", "2026-05", 3, queue=f"scale{number}"))
-    shop.wait_for(ids, "started", timeout=15)
+    ids = shop.send(call("reports.build", "2026-05", 10, queue=f"scale{number}"))
+    shop.wait_for(ids, "started")
     shop.output(f"kill -{signal.SIGKILL.value} {before}", name)
-    (done,) = shop.wait_for(ids, timeout=60)
+    (done,) = shop.wait_for(ids)
     assert done["host"] == name
     after = shop.pid(name, "shop-scale")
     assert after not in (0, before)
@@ -124,16 +124,16 @@ def test_a_killed_worker_comes_back_and_its_task_runs(shop: Shop, name: str, num
 
 
 def test_a_killed_child_loses_no_task(shop: Shop) -> None:
-    ids = shop.send(call("reports.build", "2026-06", 3, queue="scale12"))
-    (started,) = shop.wait_for(ids, "started", timeout=15)
+    ids = shop.send(call("reports.build", "2026-06", 10, queue="scale12"))
+    (started,) = shop.wait_for(ids, "started")
     shop.output(f"kill -9 {started['pid']}", "debian12")
-    shop.wait_for(ids, timeout=60)
+    shop.wait_for(ids)
 
 
 def test_a_change_restarts_warm_the_program_that_it_touches_and_no_other(shop: Shop) -> None:
     before = {host: shop.pids(host) for host in HOSTS}
     ids = shop.send(*[call("reports.build", "2026-07", 12, queue=f"scale{number}") for number in ("12", "13")])
-    shop.wait_for(ids, "started", timeout=20)
+    shop.wait_for(ids, "started")
     run = converge("-e", "scale_log_level=WARNING", "--tags", "workers")
     assert run.returncode == 0, run.stdout[-3000:]
     for host in HOSTS:

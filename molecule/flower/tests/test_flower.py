@@ -131,16 +131,16 @@ def test_a_worker_and_its_task_are_seen_and_survive_a_restart(
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"http://{address(host)}/workers")
         row = page.locator("tr", has_text=worker)
-        row.wait_for(timeout=20000)
+        row.wait_for(timeout=60_000)
         assert "Online" in row.inner_text()
         page.goto(f"http://{address(host)}/tasks")
         row = page.locator("tr", has_text=task)
-        row.wait_for(timeout=20000)
+        row.wait_for(timeout=60_000)
         assert "tasks.weigh" in row.inner_text()
         assert "SUCCESS" in row.inner_text()
         # Its lengths come from the management API, by the monitoring user.
         page.goto(f"http://{address(host)}/broker")
-        page.locator("tr", has_text="parcels").wait_for(timeout=20000)
+        page.locator("tr", has_text="parcels").wait_for(timeout=60_000)
         assert not complaints, "the browser refused something"
 
         host.check_output("systemctl restart flower")

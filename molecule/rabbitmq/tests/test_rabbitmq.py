@@ -149,9 +149,10 @@ def test_it_listens_only_where_told(broker: Broker) -> None:
 
 
 def test_rabbitmqctl_listens_on_loopback_only(broker: Broker) -> None:
-    broker.host.check_output("systemd-run --unit=probe-ctl rabbitmqctl eval 'timer:sleep(8000).'")
-    line = wait_until(lambda: broker.host.run("ss -tlnH | grep :356").stdout, "rabbitmqctl does not listen at all", 8)
+    broker.host.check_output("systemd-run --unit=probe-ctl rabbitmqctl eval 'timer:sleep(60000).'")
+    line = wait_until(lambda: broker.host.run("ss -tlnH | grep :356").stdout, "rabbitmqctl does not listen at all")
     assert line.split()[3].startswith("127.0.0.1:")
+    broker.host.check_output("systemctl stop probe-ctl")
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ def test_all_that_celery_does_works(broker: Broker, worker: Path) -> None:
 def test_what_no_worker_takes_goes_to_the_dead_letters(broker: Broker, worker: Path, task: str) -> None:
     before = broker.messages("shop.dead")
     send(broker, task)
-    wait_until(lambda: broker.messages("shop.dead") == before + 1, f"{task} is not among the dead letters", 30)
+    wait_until(lambda: broker.messages("shop.dead") == before + 1, f"{task} is not among the dead letters")
     assert broker.messages("customers") == 0
     if task == "put_back":
         assert worker.read_text().count("Task put_back[") >= 5

@@ -108,21 +108,21 @@ def test_a_queue_and_its_length_are_seen(host: Any, browser: Browser) -> None:
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"http://{site(host)}/")
         tree = page.locator("#keyTree")
-        tree.get_by_text("results (127.0.0.1:6379:1)").wait_for(timeout=20000)
+        tree.get_by_text("results (127.0.0.1:6379:1)").wait_for(timeout=60_000)
         assert "broker (127.0.0.1:6379:0)" in tree.inner_text()
         # The first database is open already.
         queue = tree.get_by_text(f"parcels ({TASKS})")
-        queue.click(timeout=20000)
-        page.locator("#itemData", has_text=f"List ({TASKS} Items)").wait_for(timeout=20000)
+        queue.click(timeout=60_000)
+        page.locator("#itemData", has_text=f"List ({TASKS} Items)").wait_for(timeout=60_000)
         assert page.get_by_text("Add New Value").count() == 0
         assert page.get_by_text("Delete Key").count() == 0
         # The other one opens by its arrow.
         tree.locator("li", has_text="results").locator("i.jstree-ocl").first.click()
-        tree.get_by_text("celery-task-meta-1").wait_for(timeout=20000)
+        tree.get_by_text("celery-task-meta-1").wait_for(timeout=60_000)
         # Its command line says so, too.
         page.locator("#commandLine").click()
         page.keyboard.type("lpush parcels x\n")
-        page.locator("#commandLineOutput", has_text="Command not read-only").wait_for(timeout=20000)
+        page.locator("#commandLineOutput", has_text="Command not read-only").wait_for(timeout=60_000)
         assert not complaints, "the browser refused something"
     assert redis(host, "llen parcels") == str(TASKS)
 
