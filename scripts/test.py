@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run everything that is checked before a change is accepted.
 
-Lint and unit tests first, then every molecule scenario on hosts of its own, some of all side by side. Each step's
+Lint and unit tests first, then every molecule scenario on hosts of its own, several steps at a time. Each step's
 output goes to .cache/test-logs; on the terminal is a line for each change of state. What a step started is
 ended when it ends, also on Ctrl-C. The last line counts: one a lint step, one a scenario's phase, and every
 test that pytest ran.
