@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tarfile
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ ACTIVATION = ".activation.json"
 # While it is there, no worker is started on the host.
 DRAINED = ".drained"
 SETTINGS = "celery_fleet_settings.py"
+# How long a program may take from its start until it has an environment.
+EXEC_SECONDS = 5.0
 # The variable by which a process tells what it was started from.
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
@@ -160,17 +163,36 @@ def started_from(root: Path, config_dir: Path, program: str) -> str:
 def in_use(releases: Path) -> set[str]:
     """Return the releases that a process of this host runs on: each has its virtual environment in its environment."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            variables = path.read_bytes().split(b"\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        for variable in variables:
+    for path in Path("/proc").glob("[0-9]*"):
+        for variable in _environment(path).split(b"\0"):
             name, _, value = variable.partition(b"=")
             venv = Path(os.fsdecode(value))
             if name == b"VIRTUAL_ENV" and venv.parent.parent == releases:
                 found.add(venv.parent.name)
     return found
+
+
+def _environment(process: Path) -> bytes:
+    """Return the environment that a process was started with; nothing if it has ended, or is none of a program.
+
+    A program that is being started has no environment for a moment (fs/exec.c: its memory is there before its
+    environment is), so that moment is waited out.
+
+    Args:
+        process: its directory in /proc.
+    """
+    until = time.monotonic() + EXEC_SECONDS
+    try:
+        while not (environment := (process / "environ").read_bytes()):
+            # proc(5): the 50th field is where the environment begins; the second, a name, may have spaces in it.
+            begins = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[47])
+            # A thread of the kernel has no program, and reading the link fails.
+            if begins or not (process / "exe").readlink() or time.monotonic() > until:
+                break
+            time.sleep(0.001)
+    except OSError:
+        return b""
+    return environment
 
 
 def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     read_record,
     started_from,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._release import _environment as environment_of
 
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
@@ -133,7 +136,34 @@ def test_the_oldest_releases_go_first_and_needed_ones_never() -> None:
 def test_a_release_that_a_process_runs_on_is_in_use(tmp_path: Path) -> None:
     releases = tmp_path / "releases"
     environment = {"VIRTUAL_ENV": str(releases / "1.0" / "venv")}
-    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=environment) as process:
-        assert in_use(releases) == {"1.0"}
+    # Popen returns while the program may have no environment yet: one try in some hundreds meets that moment.
+    for _ in range(20):
+        with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=environment) as process:
+            assert in_use(releases) == {"1.0"}
+            process.communicate()
+        assert in_use(releases) == set()
+
+
+def test_a_program_without_environment_is_not_waited_for(tmp_path: Path) -> None:
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env={}) as process:
+        assert environment_of(Path(f"/proc/{process.pid}")) == b""
         process.communicate()
-    assert in_use(releases) == set()
+    process_of_kernel = tmp_path / "7"
+    process_of_kernel.mkdir()
+    (process_of_kernel / "environ").touch()
+    (process_of_kernel / "stat").write_text("7 (a thread) S " + "0 " * 49)
+    assert environment_of(process_of_kernel) == b""
+
+
+def test_a_program_that_is_being_started_is_waited_for(tmp_path: Path) -> None:
+    process = tmp_path / "7"
+    process.mkdir()
+    (process / "environ").touch()
+    (process / "stat").write_text("7 (of (two) words) R " + "0 " * 49)
+    (process / "exe").symlink_to("/bin/cat")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(environment_of, process)
+        with pytest.raises(FutureTimeout):
+            found.result(timeout=0.2)
+        (process / "environ").write_bytes(b"A=1\0")
+        assert found.result() == b"A=1\0"
