@@ -48,15 +48,16 @@ LOAD_TASKS = 20
 POLL_SECONDS = 1.5
 # A ledger that was last written to longer ago than this before the first task holds nothing of this run.
 CLOCK_SKEW_SECONDS = 3600
-REMOTE_TIMEOUT_SECONDS = 60
+# Long enough for a machine that is busy: what hangs is rare, and what is slow is no fault.
+REMOTE_TIMEOUT_SECONDS = 600
 # What systemd runs, and the programs' hosts otherwise do not list.
 UNITS = ["rabbitmq-server.service", "redis-server.service", "valkey-server.service", "flower.service", "nginx.service"]
 UNITS += ["prometheus.service", "prometheus-alertmanager.service"]
 PORTS = {"prometheus": 9090, "alertmanager": 9093}
-# A task to be killed at, and how long it takes until that is told, or forgotten, at most.
+# A task to be killed at, and how long it may take until that is told, or forgotten.
 VICTIM = ("reports.build", ["2026-01", 60])
 ALERT = "CeleryTasksKilled"
-ALERT_SECONDS = 180
+ALERT_SECONDS = 900
 BROKERS = ("rabbitmq", "redis")
 
 TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
@@ -623,7 +624,7 @@ def main(arguments: list[str] | None = None) -> int:
     upward = commands.add_parser("up", help="boot the hosts, build the fleet, send tasks and watch them")
     upward.add_argument("--broker", choices=BROKERS, default="rabbitmq", help="default: rabbitmq")
     upward.add_argument("--count", type=int, default=300, help="how many tasks (default: 300)")
-    upward.add_argument("--timeout", type=float, default=300, help="seconds to wait for the tasks (default: 300)")
+    upward.add_argument("--timeout", type=float, default=1800, help="seconds to wait for the tasks (default: 1800)")
     upward.set_defaults(run=up)
     downward = commands.add_parser("down", help="remove the hosts and every trace of them")
     downward.set_defaults(run=down)

@@ -94,7 +94,7 @@ options:
   start_timeout:
     description: Seconds until a program that was started must be at work.
     type: int
-    default: 60
+    default: 180
   seconds:
     description: Seconds after which it returns, ready or not.
     type: int
@@ -508,7 +508,7 @@ def main() -> None:
             "restart_before": {"type": "float", "default": 0},
             "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},
             "keep_releases": {"type": "int", "default": 0},
-            "start_timeout": {"type": "int", "default": 60},
+            "start_timeout": {"type": "int", "default": 180},
             "seconds": {"type": "int", "default": 15},
             **OPTIONS,
         },

@@ -61,7 +61,7 @@ options:
   start_timeout:
     description: Seconds until each program must stay up.
     type: int
-    default: 60
+    default: 180
 """
 
 EXAMPLES = r"""
@@ -318,7 +318,7 @@ def main() -> None:
             "config_dir": {"type": "path", "required": True},
             **OPTIONS,
             "stop_timeout": {"type": "int", "default": 3600},
-            "start_timeout": {"type": "int", "default": 60},
+            "start_timeout": {"type": "int", "default": 180},
         },
         supports_check_mode=True,
     )
