@@ -23,7 +23,7 @@ fetch() {
   chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --download-only "$@"
 }
 . "$root/etc/os-release"
-packages="rabbitmq-server supervisor nginx redis-server python3-venv acl"
+packages="rabbitmq-server logrotate supervisor nginx redis-server python3-venv acl"
 [ "$VERSION_ID" -lt 13 ] || packages="$packages valkey-server"
 for package in $packages; do
   fetch install --no-install-recommends "$package"
@@ -32,4 +32,4 @@ done
 fetch install --no-install-recommends python3-pip
 # Without what they recommend, as the roles install them.
 fetch install --no-install-recommends prometheus prometheus-alertmanager prometheus-node-exporter \
-  prometheus-redis-exporter python3-prometheus-client
+  prometheus-blackbox-exporter prometheus-redis-exporter python3-prometheus-client python3-boto3 python3-gdbm nodejs
