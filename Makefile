@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MOLECULE_COMMAND_BORDERS := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test lint unit lock readmes dashboards
+.PHONY: help setup demo demo-down test test-quick lint unit lock readmes dashboards
 
 help: ## list the commands
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ demo-down: ## remove the demo's hosts
 
 test: ## check everything: lint, unit tests, every scenario on real hosts
 	@scripts/test
+
+test-quick: ## lint, unit tests, and one fleet from site.yml to a release: what to run after each change
+	@scripts/test --quick
 
 lint: ## ansible-lint, yamllint, ruff, mypy; roles, their specs, READMEs and dashboards agree
 	@scripts/test --only lint

@@ -3,13 +3,15 @@
 
 Lint and unit tests first, then every molecule scenario on hosts of its own, several steps at a time. Each step's
 output goes to .cache/test-logs; on the terminal is a line for each change of state. What a step started is
-ended when it ends, also on Ctrl-C. The last line counts: one a lint step, one a scenario's phase, and every
-test that pytest ran.
+ended when it ends, also on Ctrl-C; what a run left that was ended hard, the next one ends. At the end it is told
+what the steps cost. The last line counts: one a lint step, one a scenario's phase, and every test that pytest ran.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import json
 import os
 import re
 import shutil
@@ -18,20 +20,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import yaml
 
+from scripts.costs import PODMAN, Meter, machine_seconds, process_seconds, spent_table, table
+
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "test-logs"
+# Scenarios of all checkouts use the same networks, so what runs is noted for all of them.
+RUNNING = Path("~/.cache/celery-fleet/tests").expanduser()
 BIN = ROOT / ".venv" / "bin"
 TAIL_LINES = 80
 HEARTBEAT_SECONDS = 60
-STEP_LIMIT_SECONDS = 45 * 60
+# No step takes half of it: this ends what hangs, also on a machine that is busy.
+STEP_LIMIT_SECONDS = 75 * 60
+# What `--quick` runs of the scenarios.
+QUICK_SCENARIO = "release_rabbitmq"
+QUICK_TEST = "test_a_release_loses_and_repeats_nothing"
 # How long an interrupted step gets to end by itself.
 GRACE_SECONDS = 20
 
@@ -55,16 +67,27 @@ class Step:
     passed: int = 0
     failed: int = 0
     lines: int = 0
+    network: str = ""
+    hosts: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
     # The number of the log's line that tells of the first failure: what follows is about cleaning up.
     failed_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.meter = Meter(self.name, self.network)
 
     @property
     def log(self) -> Path:
         """Where the step's output goes."""
         return LOGS / f"{self.name}.log"
 
-    def read(self, line: str) -> bool:
-        """Take up what a line of output says; true if the step entered another phase."""
+    @property
+    def spent(self) -> Path:
+        """Where it is noted what a scenario's time went to."""
+        return LOGS / f"{self.name}.spent"
+
+    def read(self, line: str) -> str:
+        """Take up what a line of output says; return the event if a phase begins or ends with it."""
         self.lines += 1
         if counts := PYTEST_SUMMARY.match(line):
             for number, outcome in COUNT.findall(counts["counts"]):
@@ -73,15 +96,15 @@ class Step:
                 else:
                     self.failed += int(number)
         if self.group != "scenario" or not (match := PHASE.search(line)):
-            return False
+            return ""
         if match["event"] == "Executing":
             self.phase = match["phase"]
-            return True
+            return "begin"
         if match["result"] == "Failed":
             self.failed_at = self.failed_at or self.lines
         if match["result"] == "Successful" and match["phase"] != "verify":
             self.passed += 1
-        return False
+        return "end"
 
     def close(self, code: int) -> None:
         """Count the step itself, where its output did not count already."""
@@ -97,7 +120,7 @@ class Step:
 def lint_steps() -> list[Step]:
     """Everything that reads the sources and runs nothing."""
     python = str(BIN / "python")
-    sources = ("plugins", "playbooks", "scripts", "tests", "molecule", "roles", "bench", "example/shop")
+    sources = ("plugins", "playbooks", "scripts", "lab", "tests", "molecule", "roles", "bench", "example/shop")
     typed = [name for name in sources if any((ROOT / name).rglob("*.py"))]
     commands = {
         "ansible-lint": [str(BIN / "ansible-lint"), "--offline", "--strict"],
@@ -147,6 +170,8 @@ def scenario_steps() -> list[Step]:
             path.name,
             "scenario",
             [str(BIN / "molecule"), "test", "--scenario-name", path.name],
+            network=f"fleet-{path.name}",
+            hosts=hosts_in(path / "inventory"),
             cleanup=[
                 str(BIN / "ansible-playbook"),
                 *[f"--inventory={inventory}" for inventory in [*inventories, path / "inventory"]],
@@ -176,6 +201,8 @@ class Run:
             "PYTHONUNBUFFERED": "1",
             "MOLECULE_COMMAND_BORDERS": "false",
             "NO_COLOR": "1",
+            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "lab" / "callback_plugins"),
+            "ANSIBLE_CALLBACKS_ENABLED": "spent",
         }
         # They speak for this process's own environment, and would set the steps' one on a wrong course.
         for name in ("ANSIBLE_CONFIG", "ANSIBLE_INVENTORY", "VIRTUAL_ENV"):
@@ -201,7 +228,12 @@ class Run:
 
     def watch(self, stop: threading.Event) -> None:
         """Show the status: each second on a terminal, each minute elsewhere."""
+        measured = time.monotonic()
         while not stop.wait(1 if self.live else HEARTBEAT_SECONDS):
+            if time.monotonic() - measured >= HEARTBEAT_SECONDS:
+                measured = time.monotonic()
+                for step, _ in list(self.running.values()):
+                    step.meter.hosts()
             if not self.live:
                 self.say("running: " + (self.status() or "nothing"))
                 continue
@@ -215,11 +247,12 @@ class Run:
         if self.interrupted.is_set():
             return
         step.started = time.monotonic()
+        step.spent.unlink(missing_ok=True)
         with step.log.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 step.command,
                 cwd=step.cwd,
-                env=self.environment,
+                env=self.environment | {"FLEET_SPENT": str(step.spent)} | step.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -229,23 +262,38 @@ class Run:
             )
             self.running[step.name] = (step, process)
             self.say(f"{step.name}: started")
-            limit = threading.Timer(STEP_LIMIT_SECONDS, self.end, [process])
-            limit.start()
-            assert process.stdout is not None  # noqa: S101 - asked for above
-            for raw in process.stdout:
-                line = COLOUR.sub("", raw)
-                log.write(line)
-                log.flush()
-                if step.read(line):
-                    self.say(f"{step.name}: {step.phase}")
-            code = process.wait()
-            limit.cancel()
+            with noted(step, process.pid):
+                code = self.follow(step, process, log)
             if code != 0 and step.cleanup:
                 # molecule cleans up after a failure, not after being ended.
                 subprocess.run(step.cleanup, env=self.environment, cwd=ROOT, stdout=log, stderr=log, check=False)
         del self.running[step.name]
         step.close(code)
         self.tell_end(step, code)
+
+    def follow(self, step: Step, process: subprocess.Popen[str], log: IO[str]) -> int:
+        """Take up what a step prints and what it costs, until it has ended; return its exit code."""
+        limit = threading.Timer(STEP_LIMIT_SECONDS, self.end, [process])
+        limit.start()
+        if step.group != "scenario":
+            step.meter.begin(step.started, process.pid)
+        assert process.stdout is not None  # noqa: S101 - asked for where it was started
+        for raw in process.stdout:
+            line = COLOUR.sub("", raw)
+            log.write(line)
+            log.flush()
+            event = step.read(line)
+            if event == "begin":
+                step.meter.begin(time.monotonic(), process.pid)
+                self.say(f"{step.name}: {step.phase}")
+            elif event == "end":
+                step.meter.end(step.phase, time.monotonic(), process_seconds(process.pid))
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        limit.cancel()
+        if step.group != "scenario":
+            step.meter.end("", time.monotonic(), used.ru_utime + used.ru_stime)
+        return process.returncode
 
     def tell_end(self, step: Step, code: int) -> None:
         """Say how a step ended; if badly, with the end of its log."""
@@ -290,6 +338,83 @@ class Run:
                 future.result()
 
 
+@contextmanager
+def noted(step: Step, pid: int) -> Iterator[None]:
+    """Note that a step runs, so that the next test run can end it if this one is ended hard."""
+    note = RUNNING / f"{step.name}.json"
+    note.write_text(json.dumps({"pid": pid, "started": started_at(pid), "network": step.network}), encoding="utf-8")
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+
+
+def started_at(pid: int) -> str:
+    """Return when a process was started, in ticks since the boot; empty if none of this number runs."""
+    try:
+        # proc(5): the third field is the state, the 22nd the time; the second, a name, may have spaces in it.
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def end_leftovers() -> None:
+    """End what a test run left that was ended hard: its steps' processes, and their hosts."""
+    for note in sorted(RUNNING.glob("*.json")):
+        left = json.loads(note.read_text(encoding="utf-8"))
+        print(f"test: cleaning up {note.stem}, which an earlier run left", flush=True)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if started_at(left["pid"]) == left["started"] != "":
+                os.killpg(left["pid"], number)
+                gone = time.monotonic() + GRACE_SECONDS
+                while started_at(left["pid"]) == left["started"] and time.monotonic() < gone:
+                    time.sleep(0.2)
+        if left["network"]:
+            hosts = [*PODMAN, "ps", "--all", "--quiet", "--filter", f"name=^{left['network']}-"]
+            found = subprocess.run(hosts, capture_output=True, text=True, check=False).stdout.split()
+            if found:
+                subprocess.run([*PODMAN, "rm", "--force", "--time", "0", *found], stdout=subprocess.DEVNULL, check=True)
+            subprocess.run([*PODMAN, "network", "rm", "--force", left["network"]], capture_output=True, check=False)
+        note.unlink()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep other test runs of this user away: hosts and networks of scenarios have the same names in each."""
+    RUNNING.mkdir(parents=True, exist_ok=True)
+    with (RUNNING / "lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise SystemExit(f"test: another run is at work: {lock.read().strip()}. Wait for it, or end it") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} in {ROOT}\n")
+        lock.flush()
+        end_leftovers()
+        yield
+
+
+def check_machine(steps: Sequence[Step], jobs: int) -> None:
+    """Exit with a message if this machine is too small for the steps that run at a time."""
+    sizes = sorted((step.hosts for step in steps), reverse=True)[:jobs]
+    if hosts := sum(sizes):
+        sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        checked = subprocess.run([*sudo, sys.executable, str(ROOT / "lab" / "machine.py"), str(hosts)], check=False)
+        if checked.returncode != 0:
+            raise SystemExit("test: nothing was started")
+
+
+def quick_steps() -> list[Step]:
+    """Lint, unit tests, and one fleet from site.yml to a release."""
+    (fleet,) = (step for step in scenario_steps() if step.name == QUICK_SCENARIO)
+    fleet.environment["PYTEST_ADDOPTS"] = f"-k {QUICK_TEST}"
+    # The fleet takes longest.
+    return [fleet, *lint_steps(), *unit_steps()]
+
+
 def chosen(only: str | None) -> list[Step]:
     """Pick steps by name or by group; refuse a name that there is not."""
     steps = [*lint_steps(), *unit_steps(), *scenario_steps()]
@@ -305,7 +430,9 @@ def chosen(only: str | None) -> list[Step]:
 def main() -> int:
     """Run what was asked for and count."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", metavar="NAME,...", help="lint, unit, scenario, or the names of single steps")
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--only", metavar="NAME,...", help="lint, unit, scenario, or the names of single steps")
+    some.add_argument("--quick", action="store_true", help="lint, unit tests, and one fleet from site.yml to a release")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -315,12 +442,20 @@ def main() -> int:
     )
     parser.add_argument("--list", action="store_true", help="list the steps and run nothing")
     arguments = parser.parse_args()
-    steps = chosen(arguments.only)
+    steps = quick_steps() if arguments.quick else chosen(arguments.only)
     if arguments.list:
         print("\n".join(f"{step.group:10} {step.name}" for step in steps))
         return 0
 
+    with alone():
+        check_machine(steps, arguments.jobs)
+        return run_all(steps, arguments.jobs)
+
+
+def run_all(steps: Sequence[Step], jobs: int) -> int:
+    """Run the steps, and tell what they cost and how many passed."""
     LOGS.mkdir(parents=True, exist_ok=True)
+    used, whole = machine_seconds()
     run = Run()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, run.interrupt)
@@ -328,10 +463,17 @@ def main() -> int:
     watcher = threading.Thread(target=run.watch, args=[stop])
     watcher.start()
     try:
-        run.run(steps, arguments.jobs)
+        run.run(steps, jobs)
     finally:
         stop.set()
         watcher.join()
+
+    used, whole = (now - then for now, then in zip(machine_seconds(), (used, whole), strict=True))
+    costs = [cost for step in steps for cost in step.meter.costs]
+    told = [*table(costs), "", *spent_table([step.spent for step in steps]), ""]
+    told.append(f"{clock(time.monotonic() - run.began)} by the clock; processors were in use {used / whole:.0%} of it.")
+    (LOGS / "costs.md").write_text("\n".join(told) + "\n", encoding="utf-8")
+    print("\n".join(["", *told, ""]), flush=True)
 
     bad = [step.name for step in steps if step.failed or not step.started]
     if bad:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.check_argument_specs import problems_of
 from scripts.role_readmes import BEGIN, END, rendered
-from scripts.test import Step
+from scripts.test import Step, alone, chosen, end_leftovers, quick_steps, started_at
 
 OPTION: dict[str, Any] = {"description": "Where it listens.", "type": "int", "default": 80}
 
@@ -102,3 +106,54 @@ def test_a_run_without_any_test_is_a_failure() -> None:
     step = Step("unit", "unit", [])
     step.close(0)
     assert step.failed == 1
+
+
+def test_a_name_that_is_no_step_is_refused_with_those_that_are() -> None:
+    with pytest.raises(SystemExit, match=r"no such step: rabitmq; there are: .*rabbitmq"):
+        chosen("unit,rabitmq")
+
+
+def test_the_quick_steps_are_lint_unit_tests_and_one_release() -> None:
+    steps = quick_steps()
+    assert {step.group for step in steps} == {"lint", "unit", "scenario"}
+    (fleet,) = (step for step in steps if step.group == "scenario")
+    (test,) = fleet.environment["PYTEST_ADDOPTS"].split()[1:]
+    sources = Path(__file__).parents[2].glob("molecule/shared/release/test_*.py")
+    assert any(f"def {test}(" in path.read_text(encoding="utf-8") for path in sources)
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("scripts.test.RUNNING", tmp_path)
+    return tmp_path
+
+
+def note(running: Path, pid: int, started: str) -> Path:
+    path = running / "web.json"
+    path.write_text(json.dumps({"pid": pid, "started": started, "network": ""}), encoding="utf-8")
+    return path
+
+
+def test_what_a_run_left_that_was_ended_hard_is_ended(running: Path) -> None:
+    with subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True) as process:
+        path = note(running, process.pid, started_at(process.pid))
+        end_leftovers()
+        assert process.wait(60) != 0
+    assert not path.exists()
+
+
+def test_another_process_of_the_same_number_is_left_alone(running: Path) -> None:
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        path = note(running, process.pid, "1")
+        end_leftovers()
+        assert process.poll() is None
+        process.communicate()
+    assert process.returncode == 0
+    assert not path.exists()
+
+
+def test_a_second_run_at_a_time_is_refused(running: Path) -> None:
+    with alone(), pytest.raises(SystemExit, match=r"another run is at work: process \d+ in /"), alone():
+        pass
+    with (running / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
