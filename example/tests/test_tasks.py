@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 
@@ -136,6 +137,14 @@ def test_build_takes_its_time_and_names_its_report():
     start = time.monotonic()
     assert reports.build.delay("2026-07", seconds=0.2).get() == "report-2026-07"
     assert time.monotonic() - start >= 0.2
+
+
+def test_build_is_done_once_its_figures_are_there(tmp_path):
+    figures = tmp_path / "2026-07"
+    start = time.monotonic()
+    threading.Timer(0.3, figures.touch).start()
+    assert reports.build.delay("2026-07", seconds=600, figures=str(figures)).get() == "report-2026-07"
+    assert 0.3 <= time.monotonic() - start < 600
 
 
 def _limit_once(monkeypatch):

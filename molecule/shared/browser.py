@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Error, sync_playwright
 
+# Until something is on a page.
+BROWSER_MILLISECONDS = 300_000
+
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
@@ -21,6 +24,7 @@ def assert_shut_out(browser: Browser, url: str, user: str, password: str, hidden
     """Fail if a page opens to somebody, or shows a text that is not for them."""
     with browser.new_context(http_credentials={"username": user, "password": password}) as context:
         page = context.new_page()
+        page.set_default_timeout(BROWSER_MILLISECONDS)
         try:
             response = page.goto(url)
         except Error as error:

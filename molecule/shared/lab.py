@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from typing import Any
 
-BOOT_SECONDS = 60
+from shared.deployed import wait_until
+
 PODMAN = ["podman"] if os.geteuid() == 0 else ["sudo", "podman"]
 
 
@@ -17,11 +17,7 @@ def container(name: str) -> str:
 
 
 def reboot(host: Any, name: str) -> None:
-    """Shut a host down in order, boot it, and return once all its services are up or have failed.
-
-    Raises:
-        TimeoutError: if it is not up after BOOT_SECONDS.
-    """
+    """Shut a host down in order, boot it, and return once all its services are up or have failed."""
     subprocess.run([*PODMAN, "stop", "--time", "600", container(name)], check=True, capture_output=True)
     start(host, name)
 
@@ -32,20 +28,14 @@ def cut_off(name: str) -> None:
 
 
 def start(host: Any, name: str) -> None:
-    """Boot a host and return once all its services are up or have failed.
-
-    Raises:
-        TimeoutError: if it is not up after BOOT_SECONDS.
-    """
+    """Boot a host and return once all its services are up or have failed."""
     subprocess.run([*PODMAN, "start", container(name)], check=True, capture_output=True)
-    deadline = time.monotonic() + BOOT_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            state = host.run("systemctl is-system-running --wait").stdout.strip()
-        except RuntimeError:  # SSH is not up yet
-            time.sleep(0.2)
-            continue
-        if state in ("running", "degraded"):
-            return
-        time.sleep(0.2)
-    raise TimeoutError(f"{name} did not boot within {BOOT_SECONDS} s")
+    wait_until(lambda: booted(host), f"{name} does not boot", interval=0.2)
+
+
+def booted(host: Any) -> bool:
+    """Return whether all services of a host are up or have failed."""
+    try:
+        return host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded")
+    except RuntimeError:  # SSH is not up yet
+        return False

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 SCENARIO = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", "."))
 SECRETS = SCENARIO.parents[1] / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
 PORTS = {"prometheus": 9090, "alertmanager": 9093}
-TIMEOUT_SECONDS = 30
+TIMEOUT_SECONDS = 120
 
 
 @dataclass(frozen=True)

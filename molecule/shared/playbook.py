@@ -11,7 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from shared.deployed import wait_until
+from shared.spent import spent
 
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 
@@ -24,38 +28,62 @@ def run_playbook(path: Path, *options: str, **variables: Any) -> subprocess.Comp
 
 @dataclass
 class Started:
-    """A run of a playbook that may be under way still."""
+    """A run of a playbook that may be under way still.
 
-    process: subprocess.Popen[str]
+    Attributes:
+        output: the file that it prints to.
+        error: the one that its warnings go to.
+    """
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    error: Path
 
     def end(self) -> subprocess.CompletedProcess[str]:
         """Wait until it has ended."""
-        output, error = self.process.communicate()
-        return subprocess.CompletedProcess(self.process.args, self.process.returncode, output, error)
+        # Ansible's own callback notes what its tasks take.
+        with spent(""):
+            code = self.process.wait()
+        return subprocess.CompletedProcess(self.process.args, code, self.output.read_text(), self.error.read_text())
+
+    def wait_for(self, pattern: str) -> None:
+        """Wait until it has printed something; it must not end before."""
+
+        def printed() -> bool:
+            text = " ".join(self.output.read_text().split())
+            assert self.process.poll() is None, text
+            return bool(re.search(pattern, text))
+
+        wait_until(printed, f"the playbook does not say {pattern}")
 
     def kill(self) -> None:
         """End it and all that it started at once, as a controller that loses its power."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        self.process.wait()
 
 
 @contextmanager
 def started_playbook(path: Path, *options: str, **variables: Any) -> Iterator[Started]:
     """Start a playbook with other values of variables; it does not outlive the block."""
-    with subprocess.Popen(
-        ["ansible-playbook", str(path), "-e", json.dumps(variables), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-    ) as process:
-        started = Started(process)
-        try:
-            yield started
-        finally:
-            if process.poll() is None:
-                started.kill()
+    with TemporaryDirectory() as directory:
+        output, error = Path(directory, "output"), Path(directory, "error")
+        with (
+            output.open("wb") as out,
+            error.open("wb") as err,
+            subprocess.Popen(
+                ["ansible-playbook", str(path), "-e", json.dumps(variables), *options],
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+            ) as process,
+        ):
+            started = Started(process, output, error)
+            try:
+                yield started
+            finally:
+                if process.poll() is None:
+                    started.kill()
 
 
 def converge(*options: str, **variables: Any) -> subprocess.CompletedProcess[str]:

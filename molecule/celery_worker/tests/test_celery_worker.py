@@ -106,7 +106,7 @@ def test_autoscale_grows_with_the_load_and_shrinks_after_it(shop: Shop, name: st
     ids = shop.send(*[call("reports.build", "2026-04", 4, queue=f"scale{number}")] * 8)
     wait_until(lambda: processes() == 4, "the pool does not grow to its maximum")
     assert len(shop.wait_for(ids)) == 8
-    wait_until(lambda: processes() == 1, "the pool does not shrink to its minimum", timeout=180)
+    wait_until(lambda: processes() == 1, "the pool does not shrink to its minimum")
 
 
 @EACH_HOST

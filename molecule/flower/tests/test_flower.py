@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser
-from shared.browser import assert_shut_out, chromium
+from shared.browser import BROWSER_MILLISECONDS, assert_shut_out, chromium
 from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
 from shared.playbook import converge_host
@@ -58,7 +58,7 @@ def get(host: Any, path: str, password: str | None = None) -> tuple[int, str]:
         token = base64.b64encode(f"flower:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -127,20 +127,21 @@ def test_a_worker_and_its_task_are_seen_and_survive_a_restart(
     task = wait_until(succeed, "Flower sees no task's success")
     with browser.new_context(http_credentials={"username": "flower", "password": password}) as context:
         page = context.new_page()
+        page.set_default_timeout(BROWSER_MILLISECONDS)
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"http://{address(host)}/workers")
         row = page.locator("tr", has_text=worker)
-        row.wait_for(timeout=60_000)
+        row.wait_for()
         assert "Online" in row.inner_text()
         page.goto(f"http://{address(host)}/tasks")
         row = page.locator("tr", has_text=task)
-        row.wait_for(timeout=60_000)
+        row.wait_for()
         assert "tasks.weigh" in row.inner_text()
         assert "SUCCESS" in row.inner_text()
         # Its lengths come from the management API, by the monitoring user.
         page.goto(f"http://{address(host)}/broker")
-        page.locator("tr", has_text="parcels").wait_for(timeout=60_000)
+        page.locator("tr", has_text="parcels").wait_for()
         assert not complaints, "the browser refused something"
 
         host.check_output("systemctl restart flower")

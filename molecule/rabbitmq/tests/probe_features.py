@@ -10,7 +10,7 @@ from celery import chain, group
 from rabbitmq.tests.probe_app import QUEUES, add, app, once_more
 from shared.features import events_arrive, try_out
 
-WAIT = 30
+WAIT = 120
 control = app.control
 
 

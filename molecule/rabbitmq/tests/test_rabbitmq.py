@@ -22,7 +22,7 @@ import pytest
 from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 from playwright.sync_api import Page
-from shared.browser import chromium
+from shared.browser import BROWSER_MILLISECONDS, chromium
 from shared.deployed import wait_until
 from shared.playbook import changed, converge_host
 from shared.service import main_pid
@@ -58,7 +58,7 @@ class Broker:
             AccessRefused: the broker does not take the password.
             NotAllowed: the user has no right to the vhost.
         """
-        connection = Connection(self.url(**values), connect_timeout=5)
+        connection = Connection(self.url(**values), connect_timeout=60)
         connection.connect()
         return connection
 
@@ -74,7 +74,7 @@ class Broker:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
                 return answer.status, json.loads(answer.read() or "null")
         except urllib.error.HTTPError as error:
             return error.code, None
@@ -128,7 +128,7 @@ def worker(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             yield log
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=600)
 
 
 def send(broker: Broker, task: str) -> None:
@@ -149,7 +149,7 @@ def test_it_listens_only_where_told(broker: Broker) -> None:
 
 
 def test_rabbitmqctl_listens_on_loopback_only(broker: Broker) -> None:
-    broker.host.check_output("systemd-run --unit=probe-ctl rabbitmqctl eval 'timer:sleep(60000).'")
+    broker.host.check_output("systemd-run --unit=probe-ctl rabbitmqctl eval 'timer:sleep(600000).'")
     line = wait_until(lambda: broker.host.run("ss -tlnH | grep :356").stdout, "rabbitmqctl does not listen at all")
     assert line.split()[3].startswith("127.0.0.1:")
     broker.host.check_output("systemctl stop probe-ctl")
@@ -160,7 +160,7 @@ def page(broker: Broker) -> Iterator[Page]:
     with chromium() as browser:
         # RabbitMQ 3.10 answers a wrong password with the browser's own dialog too: there guest tries again.
         page = browser.new_page(http_credentials={"username": "guest", "password": "guest"})
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(BROWSER_MILLISECONDS)
         page.goto(f"http://{broker.address}:15672/")
         yield page
 
@@ -205,7 +205,7 @@ def test_nobody_logs_in_without_a_password(broker: Broker) -> None:
 
 
 def test_prometheus_answers_on_the_host(broker: Broker) -> None:
-    read = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:15692/metrics', timeout=10).read().decode())"
+    read = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:15692/metrics', timeout=120).read().decode())"
     assert "rabbitmq_identity_info" in broker.host.check_output("python3 -c %s", read)
 
 
@@ -228,7 +228,7 @@ def test_all_that_celery_does_works(broker: Broker, worker: Path) -> None:
         text=True,
         check=False,
         env=probe_environment(broker),
-        timeout=300,
+        timeout=1800,
     )
     lines = [json.loads(line) for line in run.stdout.splitlines()]
     assert len(lines) > 10, run.stderr

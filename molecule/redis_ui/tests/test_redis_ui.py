@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
-from shared.browser import assert_shut_out, chromium
+from shared.browser import BROWSER_MILLISECONDS, assert_shut_out, chromium
 from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
 from shared.lab import reboot
@@ -70,7 +70,7 @@ def fetch(
         token = base64.b64encode(f"redis:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
     try:
-        with urllib.request.urlopen(request, timeout=20, context=ssl._create_unverified_context()) as response:  # noqa: S310, S323
+        with urllib.request.urlopen(request, timeout=120, context=ssl._create_unverified_context()) as response:  # noqa: S310, S323
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -104,25 +104,26 @@ def test_a_queue_and_its_length_are_seen(host: Any, browser: Browser) -> None:
     password = variable(host, "redis_ui_test_password")
     with browser.new_context(http_credentials={"username": "redis", "password": password}) as context:
         page = context.new_page()
+        page.set_default_timeout(BROWSER_MILLISECONDS)
         complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.goto(f"http://{site(host)}/")
         tree = page.locator("#keyTree")
-        tree.get_by_text("results (127.0.0.1:6379:1)").wait_for(timeout=60_000)
+        tree.get_by_text("results (127.0.0.1:6379:1)").wait_for()
         assert "broker (127.0.0.1:6379:0)" in tree.inner_text()
         # The first database is open already.
         queue = tree.get_by_text(f"parcels ({TASKS})")
-        queue.click(timeout=60_000)
-        page.locator("#itemData", has_text=f"List ({TASKS} Items)").wait_for(timeout=60_000)
+        queue.click()
+        page.locator("#itemData", has_text=f"List ({TASKS} Items)").wait_for()
         assert page.get_by_text("Add New Value").count() == 0
         assert page.get_by_text("Delete Key").count() == 0
         # The other one opens by its arrow.
         tree.locator("li", has_text="results").locator("i.jstree-ocl").first.click()
-        tree.get_by_text("celery-task-meta-1").wait_for(timeout=60_000)
+        tree.get_by_text("celery-task-meta-1").wait_for()
         # Its command line says so, too.
         page.locator("#commandLine").click()
         page.keyboard.type("lpush parcels x\n")
-        page.locator("#commandLineOutput", has_text="Command not read-only").wait_for(timeout=60_000)
+        page.locator("#commandLineOutput", has_text="Command not read-only").wait_for()
         assert not complaints, "the browser refused something"
     assert redis(host, "llen parcels") == str(TASKS)
 
@@ -178,7 +179,7 @@ def test_it_comes_back_after_a_reboot(host: Any) -> None:
 def test_nothing_listens_wider_than_told_and_other_sites_stay(host: Any) -> None:
     address = variable(host, "ansible_host")
     assert sockets(host) == {f"{address}:80", f"{address}:8081"}
-    with urllib.request.urlopen(f"http://{address}/", timeout=20) as response:
+    with urllib.request.urlopen(f"http://{address}/", timeout=120) as response:
         assert response.read() == b"Flower"
     # Past nginx there is no way for a user of the host.
     past = "curl -s --unix-socket /run/redis-ui.sock http://localhost/connections"

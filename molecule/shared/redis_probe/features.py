@@ -15,7 +15,7 @@ from kombu.entity import Exchange, Queue
 from shared.features import events_arrive, try_out
 from shared.redis_probe.app import QUEUES, UNUSED, add, app, fail, grow, noted, once_more, refused, total
 
-WAIT = 10
+WAIT = 120
 control = app.control
 
 

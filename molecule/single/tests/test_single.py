@@ -33,7 +33,7 @@ def shop() -> Shop:
 def test_a_load_on_every_queue_is_done(shop: Shop) -> None:
     sent = json.loads(shop.output(f"{RUN} django-admin send_load --count 60"))
     ids = {task for queue in sent["queues"].values() for task in queue}
-    shop.wait_for(ids, "done", "failed", timeout=180)
+    shop.wait_for(ids, "done", "failed")
 
 
 def test_beat_ticks(shop: Shop) -> None:
@@ -86,4 +86,4 @@ def test_nothing_listens_but_ssh(shop: Shop) -> None:
 
 def test_workers_are_up_again_after_a_restart_of_the_broker(shop: Shop) -> None:
     shop.output("systemctl restart rabbitmq-server")
-    shop.run(call("customers.noop"), timeout=90)
+    shop.run(call("customers.noop"))
