@@ -35,11 +35,11 @@ app.loader.import_default_modules()
 deadline = time.monotonic() + 3600
 
 def crowded(queue):
-    with app.connection_for_read() as connection:
-        try:
+    try:
+        with app.connection_for_read() as connection:
             return connection.default_channel.queue_declare(queue, passive=True).message_count > 60
-        except connection.connection_errors + connection.channel_errors:  # the broker is away
-            return False
+    except Exception:  # the broker is away, and says so in many ways
+        return False
 
 while not Path(sys.argv[1]).exists() and time.monotonic() < deadline:
     for call in json.loads(sys.argv[2]):
