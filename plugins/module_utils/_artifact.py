@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from ansible_collections.fleet.celery.plugins.module_utils._locked import locked
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
 
 _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
@@ -351,34 +352,65 @@ def build(
         keys = [digest_of([path], root, minor_version(python), machine) for path, root in files]
         keys += [hashlib.sha256(text.replace(temporary, "").encode()).hexdigest() for text in texts.values()]
         key = hashlib.sha256("\n".join([*keys, machine]).encode()).hexdigest()[:16]
-        present = sorted(directory.glob(f"*-{python_tag(python)}-{key}.tar"))
-        if present:
+        names = f"*-{python_tag(python)}-{key}.tar"
+        if present := sorted(directory.glob(names)):
             return present[0], False
-        wheels = Path(temporary) / "wheels"
-        wheels.mkdir()
-        main = build_wheel(source, wheels) if source is not None else None
-        if main is not None and not usable(wheels, python, any_glibc(machine)):
-            raise ReleaseError(
-                f"{main.name} does not fit the hosts' Python {python} on {machine}. It holds compiled code: build its "
-                "wheel on such a host (pip wheel) and name that as the source"
+        with locked(directory):
+            # Another run may have built it meanwhile.
+            if present := sorted(directory.glob(names)):
+                return present[0], False
+            wheels = Path(temporary) / "wheels"
+            wheels.mkdir()
+            name, version = _gather_wheels(
+                source, wheelhouse, requirements, texts, wheels=wheels, python=python, machine=machine
             )
-        if wheelhouse is not None:
-            others = usable(wheelhouse, python, any_glibc(machine))
-        else:
-            for path, text in texts.items():
-                path.write_text(text, encoding="utf-8")
-            what = ["-r", str(next(iter(texts)))] if texts else [str(main)]
-            others = download(what, Path(temporary) / "fetched", python, machine)
-        for path in others:
-            # What the source says comes before a wheel of an older state of it.
-            if main is None or wheel_version(path.name)[0] != wheel_version(main.name)[0]:
-                shutil.copy(path, wheels)
-        if not any(wheels.glob("*.whl")):
-            raise ReleaseError(f"{wheelhouse or requirements} holds no wheels for Python {python} on {machine}")
-        name, version = wheel_version(main.name) if main else ((wheelhouse or requirements or directory).name, key)
-        artifact = directory / f"{name}-{version}-{python_tag(python)}-{key}.tar"
-        pack(wheels, artifact, {"name": name, "version": version, "python": minor_version(python)})
+            artifact = directory / f"{name}-{version or key}-{python_tag(python)}-{key}.tar"
+            pack(wheels, artifact, {"name": name, "version": version or key, "python": minor_version(python)})
     return artifact, True
+
+
+def _gather_wheels(
+    source: Path | None,
+    wheelhouse: Path | None,
+    requirements: Path | None,
+    texts: Mapping[Path, str],
+    *,
+    wheels: Path,
+    python: str,
+    machine: str,
+) -> tuple[str, str]:
+    """Fill a directory with the wheels of an artifact; return its name, and its version if the source has one.
+
+    Args:
+        texts: what the files of requirements are to say, the one that includes the others first.
+        wheels: the directory, empty.
+
+    Raises:
+        ReleaseError: if that is not possible; the text says why.
+    """
+    main = build_wheel(source, wheels) if source is not None else None
+    if main is not None and not usable(wheels, python, any_glibc(machine)):
+        raise ReleaseError(
+            f"{main.name} does not fit the hosts' Python {python} on {machine}. It holds compiled code: build its "
+            "wheel on such a host (pip wheel) and name that as the source"
+        )
+    if wheelhouse is not None:
+        others = usable(wheelhouse, python, any_glibc(machine))
+    else:
+        for path, text in texts.items():
+            path.write_text(text, encoding="utf-8")
+        what = ["-r", str(next(iter(texts)))] if texts else [str(main)]
+        others = download(what, wheels.with_name("fetched"), python, machine)
+    for path in others:
+        # What the source says comes before a wheel of an older state of it.
+        if main is None or wheel_version(path.name)[0] != wheel_version(main.name)[0]:
+            shutil.copy(path, wheels)
+    if not any(wheels.glob("*.whl")):
+        raise ReleaseError(f"{wheelhouse or requirements} holds no wheels for Python {python} on {machine}")
+    if main is not None:
+        return wheel_version(main.name)
+    kept = wheelhouse or requirements
+    return (kept.name if kept else ""), ""
 
 
 def manifest_of(artifact: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from ansible_collections.fleet.celery.plugins.module_utils._locked import locked
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record, ReleaseError, file_sha256
 
 _FILES = ("package.json", "package-lock.json")
@@ -106,7 +107,10 @@ def build(source: Path, directory: Path) -> tuple[Path, str, bool]:
     artifact = directory / f"{name}-{version}-npm-{key}.tar"
     if artifact.exists():
         return artifact, version, False
-    with tempfile.TemporaryDirectory() as temporary:
+    with locked(directory), tempfile.TemporaryDirectory() as temporary:
+        # Another run may have built it meanwhile.
+        if artifact.exists():
+            return artifact, version, False
         for file in files:
             shutil.copy(file, temporary)
         npm_ci(Path(temporary))

@@ -12,6 +12,7 @@ import threading
 import zipfile
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -465,7 +466,7 @@ def test_a_compiled_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0", tag="cp399-cp399-linux_x86_64")
     with pytest.raises(ReleaseError, match=r"shop-1\.0-cp399.* does not fit the hosts' Python 3\.11\.2 on x86_64"):
         build(source, tmp_path, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def artifact_of(directory: Path, tag: str = "py3-none-any", python: str = "3.11") -> Path:
@@ -807,3 +808,27 @@ def test_a_password_is_in_no_output(tmp_path: Path, server: Server, capsys: pyte
     result = run(capsys, url=url, directory=str(tmp_path))
     assert result["version"] == "1.0"
     assert "s3cret" not in json.dumps(result)
+
+
+def test_runs_at_the_same_time_build_an_artifact_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, others = wheel(tmp_path / "source", "shop-1.0"), tmp_path / "others"
+    wheel(others, "celery-5.7")
+    under_way = threading.Barrier(2, timeout=60)
+
+    def slow(source: Path, directory: Path) -> Path:
+        under_way.wait()  # the other one comes while this one builds
+        return build_wheel(source, directory)
+
+    monkeypatch.setattr(_artifact, "build_wheel", slow)
+
+    def run() -> tuple[Path, bool]:
+        return build(source, others, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run) for _ in range(2)]
+        under_way.wait()
+        (first, built), (second, built_too) = (each.result(timeout=60) for each in runs)
+    assert first == second
+    assert {built, built_too} == {True, False}
+    assert sorted(manifest_of(first)["wheels"]) == ["celery-5.7-py3-none-any.whl", "shop-1.0-py3-none-any.whl"]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.name]
