@@ -10,11 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import testinfra
 from shared.spent import spent
 
+LEDGER = "/var/lib/shop/ledger/*.jsonl"
+# So many tasks are looked for on the hosts; lines of more are all brought here.
+AT_ONCE = 500
 RUN = "runuser -u shop -- /srv/shop/bin/celery_run"
 # What is awaited ends a wait, so how long one may take says nothing of the fleet: only what never comes lasts as long.
 PATIENCE_SECONDS = 900
@@ -34,19 +38,32 @@ from shop.celery import app
 app.loader.import_default_modules()
 deadline = time.monotonic() + 3600
 
-def crowded(queue):
+calls = [(app.amqp.router.route({}, call["task"])["queue"].name, call) for call in json.loads(sys.argv[2])]
+connection, looked, crowded = None, 0.0, set()
+
+def look():
+    global connection
     try:
-        with app.connection_for_read() as connection:
-            return connection.default_channel.queue_declare(queue, passive=True).message_count > 60
+        connection = connection or app.connection_for_read()
+        declare = connection.default_channel.queue_declare
+        return {name for name, _ in calls if declare(name, passive=True).message_count > 60}
     except Exception:  # the broker is away, and says so in many ways
-        return False
+        connection = None
+        return set()
 
 while not Path(sys.argv[1]).exists() and time.monotonic() < deadline:
-    for call in json.loads(sys.argv[2]):
-        if not crowded(app.amqp.router.route({}, call["task"])["queue"].name):
+    if time.monotonic() > looked + 1:
+        looked, crowded = time.monotonic(), look()
+    for queue, call in calls:
+        if queue not in crowded:
             print(app.signature(call["task"], args=call["args"], kwargs=call["kwargs"], app=app).apply_async().id)
     time.sleep(float(sys.argv[3]))
 """
+
+
+def now() -> str:
+    """Return the time as the ledger has it."""
+    return datetime.now(UTC).isoformat()
 
 
 def connect(name: str) -> Any:
@@ -157,17 +174,26 @@ class Shop:
         self.wait_for([task], "started")
         return Report(self, task, figures)
 
-    def ledger(self, ids: Iterable[str] | None = None) -> list[dict[str, Any]]:
-        """Return the lines of all hosts' ledgers, or those of some tasks."""
+    def ledger(self, ids: Iterable[str] | None = None, since: str = "") -> list[dict[str, Any]]:
+        """Return the lines of all hosts' ledgers, or those of some tasks.
+
+        Args:
+            since: of lines from this time on, as the ledger has it. All of it is much to read again and again.
+        """
         wanted = set(ids) if ids is not None else None
+        command = f"cat {LEDGER}"
+        if wanted is not None and len(wanted) <= AT_ONCE:
+            command = f"grep -hF {' '.join(f'-e {task}' for task in sorted(wanted)) or '-e none'} {LEDGER}"
+        # A line begins with the time, so that is its second word.
+        newer = shlex.quote(f'$2 >= "\\"{since}"')
         lines: list[dict[str, Any]] = []
         for name in self.hosts:
-            text = self.output("cat /var/lib/shop/ledger/*.jsonl 2>/dev/null || true", name)
+            text = self.output(f"{{ {command} 2>/dev/null || true; }} | awk {newer}", name)
             lines += [json.loads(line) for line in text.splitlines()]
         return [line for line in lines if wanted is None or line["id"] in wanted]
 
-    def events(self, ids: Iterable[str], event: str) -> list[dict[str, Any]]:
-        return [line for line in self.ledger(ids) if line["event"] == event]
+    def events(self, ids: Iterable[str], event: str, since: str = "") -> list[dict[str, Any]]:
+        return [line for line in self.ledger(ids, since) if line["event"] == event]
 
     def wait_for(self, ids: Iterable[str], *events: str) -> list[dict[str, Any]]:
         """Wait until each task has come to one of these events (by default, done) and return those lines."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from shared.deployed import RUN, Shop, call, wait_until
+from shared.deployed import RUN, Shop, call, now, wait_until
 from shared.lab import reboot
 from shared.playbook import PLAYBOOKS, run_playbook
 from shop.ledger import Tally, count
@@ -32,11 +32,6 @@ def shop() -> Shop:
     return Shop(sender="control1", hosts=("worker1", "worker2", "control1"))
 
 
-def now() -> str:
-    """Return the time as the ledger has it."""
-    return datetime.now(UTC).isoformat()
-
-
 def playbook(name: str, *options: str, **variables: Any) -> str:
     """Run one of the playbooks on the scenario's hosts and return what it prints."""
     run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
@@ -53,6 +48,7 @@ def broker_process(shop: Shop) -> str:
 
 
 def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None:
+    since = now()
     sent = json.loads(shop.output(f"{RUN} django-admin send_load --count 150"))
     ids = [task for queue in sent["queues"].values() for task in queue]
     shop.wait_for(ids, "done", "failed")
@@ -64,7 +60,7 @@ def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None
         assert {line["release"] for line in lines} == {"1.0.0"}
 
     def settled() -> Tally | None:
-        total = count(map(json.dumps, shop.ledger()), ids).total
+        total = count(map(json.dumps, shop.ledger(since=since)), ids).total
         return total if total.lost == 0 else None
 
     total: Tally = wait_until(settled, "tasks are lost")
@@ -116,9 +112,10 @@ def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restar
     calls += [call("video.transcode", 1, 0.1), call("reports.build", "2026-03", 0.1)]
 
     def takers(since: str) -> set[tuple[str, str]]:
-        started = [line for line in shop.ledger() if line["event"] == "started" and line["time"] > since]
+        started = [line for line in shop.ledger(since=since) if line["event"] == "started"]
         return {(line["queue"], line["host"]) for line in started}
 
+    since = now()
     with shop.flow(*calls) as ids:
         begun = now()
         wait_until(lambda: takers(begun) >= consumers, "not all workers took tasks before")
@@ -132,8 +129,8 @@ def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restar
     on_their_way = len(consumers) if BROKER == "redis" else 0
 
     def the_rest_is_done() -> bool:
-        sent = {line["id"]: line["time"] for line in shop.events(ids, "sent")}
-        lost = set(ids) - {line["id"] for line in shop.events(ids, "done")}
+        sent = {line["id"]: line["time"] for line in shop.events(ids, "sent", since)}
+        lost = set(ids) - {line["id"] for line in shop.events(ids, "done", since)}
         begun = shop.events(lost, "started")
         return len(lost) <= on_their_way and all(sent[task] < again for task in lost) and not begun
 

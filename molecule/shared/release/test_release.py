@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from shared.deployed import RUN, Shop, call, wait_until
+from shared.deployed import RUN, Shop, call, now, wait_until
 from shared.lab import cut_off, reboot, start
 from shared.playbook import PLAYBOOKS, run_playbook, started_playbook
 from shop.ledger import Tally, count
@@ -110,15 +110,16 @@ def runs(found: dict[str, Any]) -> set[str]:
     return {host["current"] for host in found.values()} | {item["release"] for item in programs}
 
 
-def tally(shop: Shop, ids: list[str], on_their_way: int = 0) -> Tally:
+def tally(shop: Shop, ids: list[str], since: str, on_their_way: int = 0) -> Tally:
     """Return what became of tasks and of what they sent, once none is open.
 
     Args:
+        since: when the first was sent, or before.
         on_their_way: so many may stay open that were sent, and that no worker began since.
     """
 
     def settled() -> Tally | None:
-        lines = sorted(shop.ledger(), key=lambda line: str(line["time"]))
+        lines = sorted(shop.ledger(since=since), key=lambda line: str(line["time"]))
         last = {line["id"]: line["event"] for line in lines}
         found = count(map(json.dumps, lines), ids)
         begun = [task_id for task_id in found.lost_ids if last[task_id] != "sent"]
@@ -131,9 +132,10 @@ def tally(shop: Shop, ids: list[str], on_their_way: int = 0) -> Tally:
 @contextmanager
 def load(shop: Shop) -> Iterator[None]:
     """Send tasks all the time; at the end each must have been done, once."""
+    since = now()
     with flow(shop) as ids:
         yield
-    total = tally(shop, ids)
+    total = tally(shop, ids, since)
     assert total.sent > len(ids) > len(LOAD), "no task was sent"
     assert (total.done, total.repeated) == (total.sent, 0)
 
@@ -141,9 +143,9 @@ def load(shop: Shop) -> Iterator[None]:
 @contextmanager
 def flow(shop: Shop) -> Iterator[list[str]]:
     """Send tasks all the time, from before to after the block; their ids are in the list then."""
-    before = len(shop.ledger())
+    since = now()
     with shop.flow(*LOAD, every=1.0) as ids:
-        wait_until(lambda: len(shop.ledger()) > before + len(LOAD), "no task runs")
+        wait_until(lambda: len(shop.ledger(since=since)) > len(LOAD), "no task runs")
         yield ids
 
 
@@ -229,6 +231,7 @@ def test_a_release_that_fails_its_tasks_is_taken_back(shop: Shop, status: Any, t
         "    if self.request.retries < ",
         "    raise KeyError\n    if self.request.retries < ",
     )
+    since = now()
     with flow(shop) as ids:
         said = refused("deploy", celery_app_version="2.1.0", celery_app_source=source)
     assert re.search(r"on worker1, \d+ of \d+ tasks failed \(\d+%; before: 0%\)", said), said[-SHOWN:]
@@ -236,13 +239,14 @@ def test_a_release_that_fails_its_tasks_is_taken_back(shop: Shop, status: Any, t
     found = status()
     assert runs(found) == {"1.1.0"}
     assert "2.1.0" not in {host["previous"] for host in found.values()}, "the next way back leads to the bad release"
-    total = tally(shop, ids)
+    total = tally(shop, ids, since)
     assert total.failed > 0, "the release failed no task"
     assert (total.done + total.failed, total.repeated) == (total.sent, 0)
     assert {line["host"] for line in shop.ledger() if line["release"] == "2.1.0"} == {"worker1"}
 
 
 def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop) -> None:
+    since = now()
     with flow(shop) as ids:
         with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.3.0") as run:
             wait_until(lambda: current(shop, "worker1") == "1.3.0", "the first host does not come to the release")
@@ -259,7 +263,7 @@ def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop) -> No
     assert releases_of(shop) == {"1.3.0"}
     # Redis has no record of what it was about to hand to a worker when the host lost its power: one message each.
     on_their_way = 4 if BROKER == "redis" else 0
-    total = tally(shop, ids, on_their_way)
+    total = tally(shop, ids, since, on_their_way)
     # What a host was at is run again, done or not.
     assert total.done + total.lost == total.sent > len(ids)
 
