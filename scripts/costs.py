@@ -97,7 +97,7 @@ class Meter:
             controller: processor seconds of the step's process until now.
         """
         then, before, hosts = self._since
-        self.costs.append(Cost(self.step, phase, now - then, controller - before, self.hosts() - hosts))
+        self.costs.append(Cost(self.step, phase, now - then, max(0.0, controller - before), self.hosts() - hosts))
 
 
 def table(costs: Iterable[Cost]) -> list[str]:

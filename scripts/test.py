@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -288,12 +288,15 @@ class Run:
                 self.say(f"{step.name}: {step.phase}")
             elif event == "end":
                 step.meter.end(step.phase, time.monotonic(), process_seconds(process.pid))
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        # It is looked at before it is gone. Where it was ended, whoever did that may have come first.
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        used = process_seconds(process.pid)
+        code = process.wait()
         limit.cancel()
         if step.group != "scenario":
-            step.meter.end("", time.monotonic(), used.ru_utime + used.ru_stime)
-        return process.returncode
+            step.meter.end("", time.monotonic(), used)
+        return code
 
     def tell_end(self, step: Step, code: int) -> None:
         """Say how a step ended; if badly, with the end of its log."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pytest
 
 from scripts.check_argument_specs import problems_of
 from scripts.role_readmes import BEGIN, END, rendered
-from scripts.test import Step, alone, chosen, end_leftovers, quick_steps, started_at
+from scripts.test import Run, Step, alone, chosen, end_leftovers, quick_steps, started_at
 
 OPTION: dict[str, Any] = {"description": "Where it listens.", "type": "int", "default": 80}
 
@@ -157,3 +160,33 @@ def test_a_second_run_at_a_time_is_refused(running: Path) -> None:
         pass
     with (running / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.fixture
+def run(running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr("scripts.test.LOGS", tmp_path)
+    monkeypatch.setattr("scripts.test.ROOT", tmp_path)
+    assert running == tmp_path
+    return Run()
+
+
+def test_a_step_is_run_and_what_it_cost_is_known(run: Run, tmp_path: Path) -> None:
+    work = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; echo 3 passed in 1.0s"
+    step = Step("unit", "unit", ["/bin/sh", "-c", work], cwd=tmp_path)
+    run.execute(step)
+    assert (step.passed, step.failed) == (3, 0)
+    (cost,) = step.meter.costs
+    assert 0 < cost.controller <= cost.wall * 1.1
+    assert not list(tmp_path.glob("*.json")), "a step that has ended is noted still"
+
+
+def test_a_step_that_is_interrupted_ends(run: Run, tmp_path: Path) -> None:
+    step = Step("unit", "unit", ["/bin/sleep", "1000"], cwd=tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run.execute, step)
+        deadline = time.monotonic() + 60
+        while "unit" not in run.running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        run.interrupt(signal.SIGTERM, None)
+        done.result(timeout=60)
+    assert (step.passed, step.failed) == (0, 1)
