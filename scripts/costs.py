@@ -32,14 +32,19 @@ class Cost:
     hosts: float
 
 
+def stat_of(pid: int) -> list[str]:
+    """Return what /proc tells of a process, from its state on: the third field in proc(5). Empty if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    # The second field, a name, may hold anything.
+    return text.rpartition(")")[2].split()
+
+
 def process_seconds(pid: int) -> float:
     """Return the processor seconds of a process and of those that it started and waited for; 0 if it is gone."""
-    try:
-        # proc(5): fields 14 to 17; the second, a name, may have spaces in it.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return sum(map(int, fields[11:15])) / TICKS
+    return sum(map(int, stat_of(pid)[11:15])) / TICKS
 
 
 def machine_seconds() -> tuple[float, float]:

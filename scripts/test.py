@@ -30,7 +30,7 @@ from typing import IO
 
 import yaml
 
-from scripts.costs import PODMAN, Meter, machine_seconds, process_seconds, spent_table, table
+from scripts.costs import PODMAN, Meter, machine_seconds, process_seconds, spent_table, stat_of, table
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "test-logs"
@@ -354,13 +354,8 @@ def noted(step: Step, pid: int) -> Iterator[None]:
 
 def started_at(pid: int) -> str:
     """Return when a process was started, in ticks since the boot; empty if none of this number runs."""
-    try:
-        # proc(5): the third field is the state, the 22nd the time; the second, a name, may have spaces in it.
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    fields = text.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]
+    fields = stat_of(pid)
+    return fields[19] if fields and fields[0] != "Z" else ""
 
 
 def end_leftovers() -> None:
