@@ -71,5 +71,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_stats(self, stats: Any) -> None:  # noqa: ANN401, ARG002
         self._next(OTHERS)
         lines = [json.dumps({"kind": kind, "seconds": round(seconds, 3)}) for kind, seconds in self._spent.items()]
-        with Path(os.environ["FLEET_SPENT"]).open("a", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+        if path := os.environ.get("FLEET_SPENT"):
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
