@@ -49,8 +49,8 @@ def test_a_host_that_is_up_gives_its_key(tmp_path: Path, state: str) -> None:
             {"CONSOLE": "Failed to create control group inotify object: Too many open files\nFreezing execution."},
             "systemd gave up",
         ),
-        ({}, "it is not up in time; systemd says: starting"),
-        ({"SYSTEMD": "hangs"}, "it is not up in time; systemd says: nothing"),
+        ({}, "for 2 s, nothing has changed; systemd says: starting"),
+        ({"SYSTEMD": "hangs"}, "for 2 s, nothing has changed; systemd says: nothing"),
     ],
     ids=["exited", "gave-up", "slow", "hangs"],
 )
