@@ -47,6 +47,9 @@ QUICK_TEST = "test_a_release_loses_and_repeats_nothing"
 # How long an interrupted step gets to end by itself.
 GRACE_SECONDS = 20
 
+# A variable in the environment of all that a step starts, also of what goes off to a session of its own.
+MARK = "FLEET_TEST_STEP"
+
 PHASE = re.compile(r"\[[^\]]+ > (?P<phase>\w+)\] (?P<event>Executing|Executed: (?P<result>\w+))\s*$")
 PYTEST_SUMMARY = re.compile(r"^(?:=+ )?(?P<counts>\d+ \w+(?:, \d+ \w+)*) in [\d.]+s")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?)")
@@ -252,7 +255,7 @@ class Run:
             process = subprocess.Popen(
                 step.command,
                 cwd=step.cwd,
-                env=self.environment | {"FLEET_SPENT": str(step.spent)} | step.environment,
+                env=self.environment | {"FLEET_SPENT": str(step.spent), MARK: step.name} | step.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -264,6 +267,7 @@ class Run:
             self.say(f"{step.name}: started")
             with noted(step, process.pid):
                 code = self.follow(step, process, log)
+                end_processes_of(step.name)
             if code != 0 and step.cleanup:
                 # molecule cleans up after a failure, not after being ended.
                 subprocess.run(step.cleanup, env=self.environment, cwd=ROOT, stdout=log, stderr=log, check=False)
@@ -358,6 +362,17 @@ def started_at(pid: int) -> str:
     return fields[19] if fields and fields[0] != "Z" else ""
 
 
+def end_processes_of(step: str) -> None:
+    """End at once what a step has started, and what still runs though its own process has ended."""
+    mark = f"{MARK}={step}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:  # another user's, or it has ended meanwhile
+            continue
+
+
 def end_leftovers() -> None:
     """End what a test run left that was ended hard: its steps' processes, and their hosts."""
     for note in sorted(RUNNING.glob("*.json")):
@@ -369,6 +384,7 @@ def end_leftovers() -> None:
                 gone = time.monotonic() + GRACE_SECONDS
                 while started_at(left["pid"]) == left["started"] and time.monotonic() < gone:
                     time.sleep(0.2)
+        end_processes_of(note.stem)
         if left["network"]:
             hosts = [*PODMAN, "ps", "--all", "--quiet", "--filter", f"name=^{left['network']}-"]
             found = subprocess.run(hosts, capture_output=True, text=True, check=False).stdout.split()

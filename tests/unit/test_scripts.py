@@ -15,7 +15,7 @@ import pytest
 
 from scripts.check_argument_specs import problems_of
 from scripts.role_readmes import BEGIN, END, rendered
-from scripts.test import Run, Step, alone, chosen, end_leftovers, quick_steps, started_at
+from scripts.test import MARK, Run, Step, alone, chosen, end_leftovers, quick_steps, started_at
 
 OPTION: dict[str, Any] = {"description": "Where it listens.", "type": "int", "default": 80}
 
@@ -190,3 +190,24 @@ def test_a_step_that_is_interrupted_ends(run: Run, tmp_path: Path) -> None:
         run.interrupt(signal.SIGTERM, None)
         done.result(timeout=60)
     assert (step.passed, step.failed) == (0, 1)
+
+
+def test_what_a_step_leaves_is_ended_with_it(run: Run, tmp_path: Path) -> None:
+    # In a session of its own, as a worker that a test runs.
+    leave = "setsid sleep 1000 >/dev/null 2>&1 & echo $! >left; echo 1 passed in 1.0s"
+    step = Step("unit", "unit", ["/bin/sh", "-c", leave], cwd=tmp_path)
+    run.execute(step)
+    assert step.failed == 0
+    left = int((tmp_path / "left").read_text(encoding="utf-8"))
+    deadline = time.monotonic() + 60
+    while started_at(left) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not started_at(left)
+
+
+def test_what_a_step_left_of_a_run_that_was_ended_hard_is_ended(running: Path) -> None:
+    with subprocess.Popen(["/bin/sleep", "1000"], env={MARK: "web"}, start_new_session=True) as process:
+        # The step itself has ended.
+        note(running, 1 << 30, "1")
+        end_leftovers()
+        assert process.wait(60) != 0
