@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -78,6 +79,8 @@ class Step:
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.name, self.network)
+        # Not the name alone: a test of this command runs steps inside of one, which may not end that.
+        self.mark = f"{self.name} {uuid.uuid4()}"
 
     @property
     def log(self) -> Path:
@@ -255,7 +258,7 @@ class Run:
             process = subprocess.Popen(
                 step.command,
                 cwd=step.cwd,
-                env=self.environment | {"FLEET_SPENT": str(step.spent), MARK: step.name} | step.environment,
+                env=self.environment | {"FLEET_SPENT": str(step.spent), MARK: step.mark} | step.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -267,7 +270,7 @@ class Run:
             self.say(f"{step.name}: started")
             with noted(step, process.pid):
                 code = self.follow(step, process, log)
-                end_processes_of(step.name)
+                end_processes_of(step.mark)
             if code != 0 and step.cleanup:
                 # molecule cleans up after a failure, not after being ended.
                 subprocess.run(step.cleanup, env=self.environment, cwd=ROOT, stdout=log, stderr=log, check=False)
@@ -349,7 +352,8 @@ class Run:
 def noted(step: Step, pid: int) -> Iterator[None]:
     """Note that a step runs, so that the next test run can end it if this one is ended hard."""
     note = RUNNING / f"{step.name}.json"
-    note.write_text(json.dumps({"pid": pid, "started": started_at(pid), "network": step.network}), encoding="utf-8")
+    left = {"pid": pid, "started": started_at(pid), "mark": step.mark, "network": step.network}
+    note.write_text(json.dumps(left), encoding="utf-8")
     try:
         yield
     finally:
@@ -362,12 +366,12 @@ def started_at(pid: int) -> str:
     return fields[19] if fields and fields[0] != "Z" else ""
 
 
-def end_processes_of(step: str) -> None:
+def end_processes_of(mark: str) -> None:
     """End at once what a step has started, and what still runs though its own process has ended."""
-    mark = f"{MARK}={step}".encode()
+    variable = f"{MARK}={mark}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if mark in (process / "environ").read_bytes().split(b"\0"):
+            if variable in (process / "environ").read_bytes().split(b"\0"):
                 os.kill(int(process.name), signal.SIGKILL)
         except OSError:  # another user's, or it has ended meanwhile
             continue
@@ -384,7 +388,7 @@ def end_leftovers() -> None:
                 gone = time.monotonic() + GRACE_SECONDS
                 while started_at(left["pid"]) == left["started"] and time.monotonic() < gone:
                     time.sleep(0.2)
-        end_processes_of(note.stem)
+        end_processes_of(left["mark"])
         if left["network"]:
             hosts = [*PODMAN, "ps", "--all", "--quiet", "--filter", f"name=^{left['network']}-"]
             found = subprocess.run(hosts, capture_output=True, text=True, check=False).stdout.split()

@@ -133,7 +133,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def note(running: Path, pid: int, started: str) -> Path:
     path = running / "web.json"
-    path.write_text(json.dumps({"pid": pid, "started": started, "network": ""}), encoding="utf-8")
+    path.write_text(json.dumps({"pid": pid, "started": started, "mark": "web 1", "network": ""}), encoding="utf-8")
     return path
 
 
@@ -205,8 +205,18 @@ def test_what_a_step_leaves_is_ended_with_it(run: Run, tmp_path: Path) -> None:
     assert not started_at(left)
 
 
+def test_a_step_does_not_end_another_of_its_name(run: Run, tmp_path: Path) -> None:
+    step = Step("unit", "unit", ["/bin/sh", "-c", "echo 1 passed in 1.0s"], cwd=tmp_path)
+    other = {MARK: Step("unit", "unit", []).mark}
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=other, start_new_session=True) as process:
+        run.execute(step)
+        assert process.poll() is None
+        process.communicate()
+    assert process.returncode == 0
+
+
 def test_what_a_step_left_of_a_run_that_was_ended_hard_is_ended(running: Path) -> None:
-    with subprocess.Popen(["/bin/sleep", "1000"], env={MARK: "web"}, start_new_session=True) as process:
+    with subprocess.Popen(["/bin/sleep", "1000"], env={MARK: "web 1"}, start_new_session=True) as process:
         # The step itself has ended.
         note(running, 1 << 30, "1")
         end_leftovers()
