@@ -2,6 +2,8 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Plain lines instead of boxes and colours that break lines at 80 columns.
 export MOLECULE_COMMAND_BORDERS := false
+# With it, Ansible compiles all that it imports at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-down test test-quick lint unit lock readmes dashboards
