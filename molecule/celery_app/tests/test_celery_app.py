@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,7 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wanted = {record(connect(name))["sha256"] for name in HOSTS}
     for artifact in ARTIFACTS.glob("shop-*.tar"):
         if hashlib.sha256(artifact.read_bytes()).hexdigest() in wanted:
-            with tarfile.open(artifact) as tar:
-                tar.extractall(directory, filter="data")
+            shutil.unpack_archive(artifact, directory)
     assert {"cp311", "cp313"} <= {part for path in directory.glob("*.whl") for part in path.name.split("-")}
     for path in directory.glob("shop-*.whl"):
         path.unlink()

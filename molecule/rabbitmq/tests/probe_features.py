@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic, sleep
 from typing import Any
 
 from celery import chain, group
@@ -20,7 +21,12 @@ def purge() -> int:
     for _ in range(3):
         add.apply_async((1, 2), queue="customers", ignore_result=True)
     with app.connection_for_write() as connection:
-        gone = connection.default_channel.queue_purge("customers")
+        channel = connection.default_channel
+        until = monotonic() + WAIT
+        # Nobody confirms to Celery that they have come.
+        while channel.queue_declare("customers", passive=True).message_count < 3 and monotonic() < until:
+            sleep(0.1)
+        gone = channel.queue_purge("customers")
     control.add_consumer("customers", reply=True, timeout=WAIT, limit=1)
     return int(gone)
 
