@@ -11,6 +11,7 @@ from types import CodeType
 
 import ansible
 from ansible._internal._templating import _jinja_bits as templating
+from ansible.plugins.loader import filter_loader, test_loader
 from ansible_mitogen import affinity, planner
 from ansible_mitogen.loaders import strategy_loader
 from ansible_mitogen.strategy import StrategyMixin
@@ -23,6 +24,9 @@ affinity.policy = affinity.Policy()
 # which Ansible has not loaded. We have none such.
 planner._load_collections = lambda _invocation: None
 
+# What each forked process would find and load anew.
+filter_loader.get("mandatory")
+test_loader.get("defined")
 # Ansible compiles each template and condition anew in the process that it forks for a task on a host.
 COMPILED = Path(__file__).resolve().parents[2] / ".cache" / "templates"
 COMPILED.mkdir(parents=True, exist_ok=True)
