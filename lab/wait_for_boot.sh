@@ -38,7 +38,10 @@ while :; do
   [ "$left" -gt 0 ] || fail "for $patience s, nothing has changed; systemd says: ${state:-nothing}"
   state=$(timeout $((left < 10 ? left : 10)) podman exec "$host" systemctl is-system-running --wait 2>&1)
   case $state in
-    running | degraded) exec podman exec "$host" cat /etc/ssh/ssh_host_ed25519_key.pub ;;
+    running | degraded)
+      podman exec "$host" cat /etc/ssh/ssh_host_ed25519_key.pub 2>/dev/null && exit
+      fail "it has no SSH host key, though it is $state"
+      ;;
   esac
   sleep 0.5
 done
