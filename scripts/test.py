@@ -210,8 +210,9 @@ class Run:
             "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "lab" / "callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "spent",
         }
-        # They speak for this process's own environment, and would set the steps' one on a wrong course.
-        for name in ("ANSIBLE_CONFIG", "ANSIBLE_INVENTORY", "VIRTUAL_ENV"):
+        # The first three speak for this process's own environment, and would set the steps' one on a wrong course. With
+        # the last, each of some thousand starts of Python would compile all that it imports.
+        for name in ("ANSIBLE_CONFIG", "ANSIBLE_INVENTORY", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):
             self.environment.pop(name, None)
 
     def say(self, text: str) -> None:

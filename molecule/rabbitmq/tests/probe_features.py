@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from time import monotonic, sleep
 from typing import Any
 
 from celery import chain, group
 from rabbitmq.tests.probe_app import QUEUES, add, app, once_more
+from shared.deployed import wait_until
 from shared.features import events_arrive, try_out
 
 WAIT = 120
@@ -22,10 +22,9 @@ def purge() -> int:
         add.apply_async((1, 2), queue="customers", ignore_result=True)
     with app.connection_for_write() as connection:
         channel = connection.default_channel
-        until = monotonic() + WAIT
         # Nobody confirms to Celery that they have come.
-        while channel.queue_declare("customers", passive=True).message_count < 3 and monotonic() < until:
-            sleep(0.1)
+        declared = partial(channel.queue_declare, "customers", passive=True)
+        wait_until(lambda: declared().message_count == 3, "they do not come", timeout=WAIT, interval=0.1)
         gone = channel.queue_purge("customers")
     control.add_consumer("customers", reply=True, timeout=WAIT, limit=1)
     return int(gone)
