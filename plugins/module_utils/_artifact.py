@@ -36,6 +36,7 @@ _LINUX = re.compile(r"(?:many|musl)?linux(?:\d+|_\d+_\d+)?_")
 _REFERENCE = re.compile(
     r"\s*(-r|--requirement|-c|--constraint|-f|--find-links)(?:\s*=\s*|\s+|(?<=-[rcf]))(\S+)(?:\s+#.*)?\s*"
 )
+_HASH = re.compile(r"^[^#]*\s--hash[=\s]", re.MULTILINE)
 _ITSELF = re.compile(r"\s*(?:(?:-e|--editable)(?:\s*=\s*|\s+))?(?:file:)?(\.[./]*)(?:\s+#.*)?\s*")
 
 
@@ -400,6 +401,9 @@ def _gather_wheels(
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
         what = ["-r", str(next(iter(texts)))] if texts else [str(main)]
+        if any(_HASH.search(text) for text in texts.values()):
+            # pip demands that such a lock is whole, and would look for what wheels need under its own Python.
+            what.append("--no-deps")
         others = download(what, wheels.with_name("fetched"), python, machine)
     for path in others:
         # What the source says comes before a wheel of an older state of it.

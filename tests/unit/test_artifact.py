@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -58,14 +59,19 @@ uvloop==1.0; platform_machine == 'x86_64' and platform_python_implementation == 
 """
 
 
-def wheel(directory: Path, name: str, text: str = "VALUE = 1\n", tag: str = "py3-none-any") -> Path:
-    """Write the smallest wheel that pip takes."""
+def wheel(
+    directory: Path, name: str, text: str = "VALUE = 1\n", tag: str = "py3-none-any", *, needs: str | None = None
+) -> Path:
+    """Write the smallest wheel that pip takes, and what it needs as its metadata say it."""
     directory.mkdir(parents=True, exist_ok=True)
     project, version = name.split("-")
     path = directory / f"{name}-{tag}.whl"
+    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
+    if needs:
+        metadata += f"Requires-Dist: {needs}\n"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{project}.py", text)
-        file.writestr(f"{name}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n")
+        file.writestr(f"{name}.dist-info/METADATA", metadata)
         file.writestr(f"{name}.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
         file.writestr(f"{name}.dist-info/RECORD", "")
     return path
@@ -336,6 +342,15 @@ def test_requirements_are_fetched_for_the_hosts_python(tmp_path: Path) -> None:
     requirements.write_text(f"--find-links {tmp_path / 'links'}\namqp==5.4\n")
     with pytest.raises(ReleaseError, match=r"needs a wheel for Python 3\.11\.2 on x86_64.*wheelhouse"):
         build(None, None, requirements, directory=tmp_path, python="3.11.2", machine="x86_64")
+
+
+def test_a_lock_with_hashes_holds_for_the_hosts_python_whatever_this_one_needs(tmp_path: Path) -> None:
+    needs = f"async-timeout>=4 ; python_full_version == '{HERE[0]}'"
+    digest = hashlib.sha256(wheel(tmp_path / "links", "redis-8.1", needs=needs).read_bytes()).hexdigest()
+    requirements = tmp_path / "requirements.lock"
+    requirements.write_text(f"--find-links {tmp_path / 'links'}\nredis==8.1 \\\n    --hash=sha256:{digest}\n")
+    artifact, _ = build(None, None, requirements, directory=tmp_path, python=OTHER, machine="x86_64")
+    assert wheels_of(artifact) == {"redis-8.1-py3-none-any.whl"}
 
 
 @pytest.mark.parametrize(
