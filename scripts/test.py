@@ -455,9 +455,9 @@ def main() -> int:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=int(os.environ.get("TEST_JOBS", "5")),
+        default=int(os.environ.get("TEST_JOBS", "4")),
         metavar="N",
-        help="steps at a time (default 5, or $TEST_JOBS)",
+        help="steps at a time (default 4, or $TEST_JOBS)",
     )
     parser.add_argument("--list", action="store_true", help="list the steps and run nothing")
     arguments = parser.parse_args()
