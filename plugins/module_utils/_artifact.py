@@ -10,72 +10,50 @@ import hashlib
 import io
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from ansible_collections.fleet.celery.plugins.module_utils._locked import locked
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import (
+    GLIBC,
+    Package,
+    locked_hashes,
+    normalized,
+    redacted,
+    resolve,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._tree import (
+    copy_for_build,
+    described,
+    digest_of,
+    is_buildable,
+    pack_tree,
+    source_files,
+)
 
-_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
-# At the top alone: further down, these may be the names of packages.
-_LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
-# Oldest first: Debian 12 has glibc 2.36, so wheels for all of these run on it and on what follows.
-_GLIBC = ("2014", "_2_17", "_2_24", "_2_26", "_2_27", "_2_28", "_2_31", "_2_34", "_2_35")
+if TYPE_CHECKING:
+    from packaging.tags import Tag
+
 # So that one source gives one and the same wheel: the earliest time that a zip can hold.
 _EPOCH = "315532800"
 # What a wheel's platform says before the machine.
 _LINUX = re.compile(r"(?:many|musl)?linux(?:\d+|_\d+_\d+)?_")
-# Lines of a requirements file that name another file, or the project itself. pip reads them relative to their file.
-_REFERENCE = re.compile(
-    r"\s*(-r|--requirement|-c|--constraint|-f|--find-links)(?:\s*=\s*|\s+|(?<=-[rcf]))(\S+)(?:\s+#.*)?\s*"
+# Lines of a requirements file that name another file, and those that name a directory or a file to install.
+_REFERENCE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:\s*=\s*|\s+|(?<=-[rc]))(\S+)(?:\s+#.*)?\s*")
+_INSTALLED = re.compile(
+    r"\s*(?:(?:-e|--editable)(?:\s*=\s*|\s+))?(?:[\w.-]+(?:\[[^]]*\])?\s*@\s*)?(?:file:(?://)?)?([^-\s\[;#:][^\s\[;#:]*)(?!\S*:)"
 )
-_HASH = re.compile(r"^[^#]*\s--hash[=\s]", re.MULTILINE)
-_ITSELF = re.compile(r"\s*(?:(?:-e|--editable)(?:\s*=\s*|\s+))?(?:file:)?(\.[./]*)(?:\s+#.*)?\s*")
-
-
-def _leads_nowhere(path: Path) -> bool:
-    """Return whether a path is a link to nothing, or to a directory that it lies in."""
-    return path.is_symlink() and (not path.exists() or path.absolute().is_relative_to(path.resolve()))
-
-
-def _ignore(source: Path) -> Callable[[str, list[str]], set[str]]:
-    """Return what shutil.copytree asks for the names to leave out of a directory."""
-
-    def ignored(directory: str, names: list[str]) -> set[str]:
-        here = Path(directory)
-        top = _LEFTOVERS_AT_TOP & set(names) if here == source else set()
-        return _LEFTOVERS(directory, names) | top | {name for name in names if _leads_nowhere(here / name)}
-
-    return ignored
-
-
-def source_files(source: Path) -> Iterator[Path]:
-    """Return the files that a build reads, in a fixed order: a file, or a directory's without what builds leave."""
-    if source.is_file():
-        yield source
-        return
-    leave_out = _ignore(source)
-    # A build copies what links lead to, so that counts too.
-    for directory, folders, files in os.walk(source, followlinks=True):
-        ignored = leave_out(directory, [*folders, *files])
-        folders[:] = sorted(set(folders) - ignored)
-        yield from (Path(directory) / name for name in sorted(set(files) - ignored))
-
-
-def digest_of(files: Iterable[Path], root: Path, *more: str) -> str:
-    """Return a digest over the names and contents of files, and over some texts."""
-    total = hashlib.sha256("\0".join(more).encode())
-    for path in files:
-        name = path.relative_to(root) if path.is_relative_to(root) else path.name
-        total.update(f"\0{name}\0{file_sha256(path)}".encode())
-    return total.hexdigest()
 
 
 def find_requirements(source: Path | None) -> Path | None:
@@ -97,101 +75,45 @@ def python_tag(python: str) -> str:
     return f"py{minor_version(python).replace('.', '')}"
 
 
-def requirements_for(text: str, python: str, machine: str) -> str:
-    """Return the lines of a requirements file that hold for a Python and a machine, without their conditions.
-
-    pip evaluates conditions for the Python that runs it, also where it downloads for another one.
-
-    Args:
-        python: such as 3.11.2: conditions may name the last digit.
-        machine: such as x86_64.
+def _text(path: Path) -> str:
+    """Return the text of a requirements file, which may be in UTF-8 or, as Windows writes it, in UTF-16.
 
     Raises:
-        ReleaseError: for a condition that can't be read.
+        ReleaseError: if it is in another encoding.
     """
-    from packaging.markers import InvalidMarker, Marker  # noqa: PLC0415 - on the controller only
-
-    environment = {
-        "python_version": minor_version(python),
-        "python_full_version": python,
-        "platform_machine": machine,
-        "sys_platform": "linux",
-        "platform_system": "Linux",
-        "os_name": "posix",
-        "platform_python_implementation": "CPython",
-        "implementation_name": "cpython",
-    }
-    kept = []
-    for line in re.sub(r"\\\n", " ", text).splitlines():
-        requirement, semicolon, rest = re.sub(r"(^|\s)#.*", "", line).partition(";")
-        if not semicolon or line.lstrip().startswith("-"):
-            kept.append(line)
-            continue
-        condition, hashes = re.match(r"(.*?)((?:\s--hash.*)?)$", rest).groups()  # type: ignore[union-attr]
-        try:
-            holds = Marker(condition.strip()).evaluate(environment)
-        except InvalidMarker as error:
-            raise ReleaseError(f"{line.strip()}: the condition can't be read: {error}") from error
-        if holds:
-            kept.append(requirement.rstrip() + hashes)
-    return "\n".join(kept) + "\n"
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReleaseError(f"{path} is not UTF-8: {error}. Save it as UTF-8") from error
 
 
-def _reference(line: str, path: Path) -> tuple[str, Path] | None:
-    """Return the option and the file or directory that a line of a requirements file leads to, if it is one."""
-    found = _REFERENCE.fullmatch(line)
-    if not found or "://" in found[2]:
-        return None
-    return f"-{found[1].lstrip('-')[0]}", path.parent / found[2]
-
-
-def requirement_files(path: Path, known: tuple[Path, ...] = ()) -> tuple[Path, ...]:
-    """Return a requirements file and all those that it includes, each once.
+def requirement_texts(path: Path, known: dict[Path, str] | None = None) -> dict[Path, str]:
+    """Return the texts of a requirements file and of all those that it includes.
 
     Raises:
         ReleaseError: if one is not there.
     """
-    if path.resolve() in known:
-        return known
-    if not path.is_file():
-        raise ReleaseError(f"{path} is not there")
-    known = (*known, path.resolve())
-    for line in path.read_text(encoding="utf-8").splitlines():
-        option, other = _reference(line, path) or ("", path)
-        if option in ("-r", "-c"):
-            known = requirement_files(other, known)
+    known = {} if known is None else known
+    if path.resolve() not in known:
+        if not path.is_file():
+            raise ReleaseError(f"{path} is not there")
+        known[path.resolve()] = _text(path)
+        for line in known[path.resolve()].splitlines():
+            if (included := _REFERENCE.fullmatch(line)) and "://" not in included[1]:
+                requirement_texts(path.parent / included[1], known)
     return known
 
 
-def gather_requirements(
-    requirements: Path, source: Path | None, directory: Path, *, python: str, machine: str
-) -> dict[Path, str]:
-    """Return the texts of a requirements file and those that it includes, for a Python and a machine.
-
-    Each is to be written to the path that is its key, where the others name it. The project itself is left out, which
-    many locks name: its wheel is built already.
+def local_requirements(texts: Iterable[str], directory: Path) -> set[Path]:
+    """Return the directories and files on the controller that requirements are installed from.
 
     Args:
-        requirements: a file that pip reads.
-        source: the project's directory.
-        directory: where the texts are to be written.
-
-    Raises:
-        ReleaseError: if a file is not there or a condition can't be read.
+        directory: that relative paths start from.
     """
-    files = requirement_files(requirements)
-    names = {path: directory / f"requirements-{number}.txt" for number, path in enumerate(files)}
-    texts = {}
-    for path, name in names.items():
-        lines = []
-        for line in requirements_for(path.read_text(encoding="utf-8"), python, machine).splitlines():
-            itself = _ITSELF.fullmatch(line)
-            if itself and source is not None and (path.parent / itself[1]).resolve() == source.resolve():
-                continue
-            option, other = _reference(line, path) or ("", path)
-            lines.append(f"{option} {names.get(other.resolve(), other.absolute())}" if option else line)
-        texts[name] = "\n".join(lines) + "\n"
-    return texts
+    found = (_INSTALLED.match(line) for text in texts for line in text.splitlines())
+    paths = {path[1] for path in found if path and ("/" in path[1] or path[1].startswith("."))}
+    return {(directory / path).resolve() for path in paths if (directory / path).exists()}
 
 
 def pip(arguments: Iterable[str], **environment: str) -> str:
@@ -208,11 +130,11 @@ def pip(arguments: Iterable[str], **environment: str) -> str:
         env=os.environ | environment,
     )
     if run.returncode:
-        raise ReleaseError(f"pip {next(iter(arguments))} failed:\n{(run.stdout + run.stderr)[-3000:]}")
+        raise ReleaseError(f"pip {next(iter(arguments))} failed:\n{redacted(run.stdout + run.stderr)[-3000:]}")
     return run.stdout
 
 
-def build_wheel(source: Path, directory: Path) -> Path:
+def build_wheel(source: Path, directory: Path, environment: Mapping[str, str] | None = None) -> Path:
     """Build the wheel of a source directory or an sdist, or take a wheel as it is.
 
     Raises:
@@ -221,52 +143,12 @@ def build_wheel(source: Path, directory: Path) -> Path:
     if source.suffix == ".whl":
         return Path(shutil.copy(source, directory))
     with tempfile.TemporaryDirectory() as temporary:
-        copy = source
-        if source.is_dir():
-            # A build writes beside what it reads; the user's directory stays as it is.
-            try:
-                copy = Path(shutil.copytree(source, Path(temporary) / "source", ignore=_ignore(source)))
-            except OSError as error:
-                raise ReleaseError(f"{source} can't be copied: {error}") from error
+        copy = copy_for_build(source, Path(temporary)) if source.is_dir() else source
         wheels = Path(temporary) / "wheel"
-        pip(["wheel", "--no-deps", "--wheel-dir", str(wheels), str(copy)], SOURCE_DATE_EPOCH=_EPOCH)
+        argv = ["wheel", "--no-deps", "--wheel-dir", str(wheels), str(copy)]
+        pip(argv, **(environment or {}), SOURCE_DATE_EPOCH=_EPOCH)
         (built,) = wheels.glob("*.whl")
         return Path(shutil.copy(built, directory))
-
-
-def download(what: list[str], directory: Path, python: str, machine: str) -> list[Path]:
-    """Fetch wheels for the hosts' Python into a new directory, and return them.
-
-    A dependency that has none is built here, if this Python is the hosts' and the result runs on any machine.
-
-    Raises:
-        ReleaseError: where a dependency has no wheel for it.
-    """
-    platforms = [f"manylinux{glibc}_{machine}" for glibc in _GLIBC] + [f"linux_{machine}"]
-    options = ["--only-binary=:all:", "--implementation=cp", f"--python-version={python}"]
-    options += [f"--abi={abi}" for abi in (python_tag(python).replace("py", "cp"), "abi3", "none")]
-    options += [f"--platform={name}" for name in platforms]
-    way_out = (
-        f"Each dependency needs a wheel for Python {python} on {machine}. Where one has none, build a "
-        "directory of wheels on such a host (pip wheel) and name it as the wheelhouse"
-    )
-    try:
-        pip(["download", "--dest", str(directory), *options, *what])
-    except ReleaseError as error:
-        if (python_tag(python), machine) != (python_tag(platform.python_version()), platform.machine()):
-            raise ReleaseError(f"{error}\n{way_out}") from error
-    else:
-        return sorted(directory.glob("*.whl"))
-    try:
-        pip(["wheel", "--wheel-dir", str(directory), *what], SOURCE_DATE_EPOCH=_EPOCH)
-    except ReleaseError as error:
-        raise ReleaseError(f"{error}\n{way_out}") from error
-    # What was built for this machine runs on others by luck alone: its libraries may be newer than theirs.
-    fit = set(usable(directory, python, platforms[:-1]))
-    unfit = [path.name for path in sorted(directory.glob("*.whl")) if path not in fit]
-    if unfit:
-        raise ReleaseError(f"{', '.join(unfit)} may run on this machine only. {way_out}")
-    return sorted(fit)
 
 
 def wheel_version(wheel: str) -> tuple[str, str]:
@@ -282,19 +164,16 @@ def any_glibc(machine: str) -> list[str]:
 
 
 def usable(wheelhouse: Path, python: str, platforms: list[str]) -> list[Path]:
-    """Return the wheels of a directory that a Python on these platforms can install; it may hold those of several."""
-    from packaging.tags import compatible_tags, cpython_tags  # noqa: PLC0415 - on the controller only
-    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415
+    """Return the wheels of a directory that a Python on these platforms can install; it may hold those of several.
 
-    major, minor = (int(number) for number in python.split(".")[:2])
-    tags = {
-        *cpython_tags((major, minor), platforms=platforms),
-        *compatible_tags((major, minor), f"cp{major}{minor}", platforms),
-    }
-    try:
-        return [path for path in sorted(wheelhouse.glob("*.whl")) if parse_wheel_filename(path.name)[3] & tags]
-    except InvalidWheelFilename as error:
-        raise ReleaseError(f"{wheelhouse}: {error}") from error
+    Raises:
+        ReleaseError: if a wheel's name is none.
+    """
+    tags = set(host_tags(python, "", platforms))
+    wheels = sorted(wheelhouse.glob("*.whl"))
+    if wrong := [path.name for path in wheels if not wheel_tags(path.name)]:
+        raise ReleaseError(f"Invalid wheel filename in {wheelhouse}: {', '.join(wrong)}")
+    return [path for path in wheels if wheel_tags(path.name) & tags]
 
 
 def pack(wheels: Path, artifact: Path, manifest: Mapping[str, object]) -> None:
@@ -312,21 +191,64 @@ def pack(wheels: Path, artifact: Path, manifest: Mapping[str, object]) -> None:
     temporary.replace(artifact)
 
 
-def build(
-    source: Path | None,
-    wheelhouse: Path | None,
-    requirements: Path | None,
-    *,
-    directory: Path,
-    python: str,
-    machine: str,
-) -> tuple[Path, bool]:
-    """Return the artifact of a source or a wheelhouse, built unless it is there already, and whether it was built.
+@dataclass(frozen=True)
+class Inputs:
+    """What an artifact is made from.
+
+    Attributes:
+        source: a directory, an sdist or a wheel; None where all comes from an index or a wheelhouse.
+        package: of an index, in place of a source, such as ``pretix==2026.7.2``.
+        wheelhouse: a directory of wheels that is used in place of an index.
+        requirements: a requirements file. If it has hashes, it must be complete.
+        environment: variables for pip and uv, such as those that name a private index. Secret.
+    """
+
+    source: Path | None = None
+    package: str = ""
+    wheelhouse: Path | None = None
+    requirements: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def check(self) -> None:
+        """Raise ReleaseError for what is not there, and for a directory that can be neither built nor copied."""
+        for path in (self.source, self.wheelhouse, self.requirements):
+            if path is not None and not path.exists():
+                raise ReleaseError(f"{path} is not there")
+        if self.source and self.source.is_dir() and not is_buildable(self.source) and not self.requirements:
+            raise ReleaseError(
+                f"{self.source} has neither a pyproject.toml of a package nor a setup.py to be built from, and no "
+                "requirements.txt that says what it needs to be deployed as it is. Add one of these"
+            )
+
+    @property
+    def directory(self) -> Path:
+        """The directory that relative paths in requirements start from."""
+        if self.source and self.source.is_dir():
+            return self.source
+        return self.requirements.parent if self.requirements else Path("/")
+
+    def key(self, python: str, machine: str) -> str:
+        """Return a digest of all that the artifact depends on, in 16 hexadecimal digits.
+
+        Raises:
+            ReleaseError: if a requirements file can't be read.
+        """
+        texts = requirement_texts(self.requirements) if self.requirements else {}
+        # The last digit of a Python's version counts only if a condition names it, so that an update of a host's
+        # Python makes no other content of the same release.
+        exact = any("python_full_version" in text for text in texts.values())
+        parts = [python if exact else minor_version(python), machine, self.package, *texts.values()]
+        roots = [root for root in (self.source, self.wheelhouse) if root is not None]
+        roots += sorted(local_requirements(texts.values(), self.directory) - {root.resolve() for root in roots})
+        for root in roots:
+            parts += [digest_of(source_files(root), root), described(root)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def build(inputs: Inputs, *, directory: Path, python: str, machine: str) -> tuple[Path, bool]:
+    """Return the artifact of these inputs, built unless it is there already, and whether it was built.
 
     Args:
-        source: a directory with a pyproject.toml, an sdist or a wheel; None where all is in the wheelhouse.
-        wheelhouse: a directory of wheels; nothing is fetched then.
-        requirements: what else to install, with hashes if it has them.
         directory: where artifacts are kept.
         python: of the hosts, such as 3.11.2.
         machine: of the hosts, such as x86_64.
@@ -334,87 +256,231 @@ def build(
     Raises:
         ReleaseError: if it can't be built; the text says why.
     """
-    for path in (source, wheelhouse, requirements):
-        if path is not None and not path.exists():
-            raise ReleaseError(f"{path} is not there")
-    if (
-        source is not None
-        and source.is_dir()
-        and not any((source / name).is_file() for name in ("pyproject.toml", "setup.py"))
-    ):
-        raise ReleaseError(f"{source} has no pyproject.toml, so nothing can be built from it")
-    with tempfile.TemporaryDirectory() as temporary:
-        # Conditions may name the last digit of a Python's version. Otherwise it does not count, so that an update of a
-        # host's Python makes no other content of the same release.
-        texts = {}
-        if requirements is not None and wheelhouse is None:
-            texts = gather_requirements(requirements, source, Path(temporary), python=python, machine=machine)
-        files = [(path, root) for root in (source, wheelhouse) if root is not None for path in source_files(root)]
-        keys = [digest_of([path], root, minor_version(python), machine) for path, root in files]
-        keys += [hashlib.sha256(text.replace(temporary, "").encode()).hexdigest() for text in texts.values()]
-        key = hashlib.sha256("\n".join([*keys, machine]).encode()).hexdigest()[:16]
-        names = f"*-{python_tag(python)}-{key}.tar"
+    inputs.check()
+    key = inputs.key(python, machine)
+    names = f"*-{python_tag(python)}-{key}.tar"
+    if present := sorted(directory.glob(names)):
+        return present[0], False
+    with locked(directory):
+        # Another run may have built it meanwhile.
         if present := sorted(directory.glob(names)):
             return present[0], False
-        with locked(directory):
-            # Another run may have built it meanwhile.
-            if present := sorted(directory.glob(names)):
-                return present[0], False
-            wheels = Path(temporary) / "wheels"
-            wheels.mkdir()
-            name, version = _gather_wheels(
-                source, wheelhouse, requirements, texts, wheels=wheels, python=python, machine=machine
-            )
+        with tempfile.TemporaryDirectory() as temporary:
+            wheels = Path(temporary)
+            name, version = gather_wheels(inputs, wheels, kept=directory / "wheels", python=python, machine=machine)
             artifact = directory / f"{name}-{version or key}-{python_tag(python)}-{key}.tar"
             pack(wheels, artifact, {"name": name, "version": version or key, "python": minor_version(python)})
     return artifact, True
 
 
-def _gather_wheels(
-    source: Path | None,
-    wheelhouse: Path | None,
-    requirements: Path | None,
-    texts: Mapping[Path, str],
-    *,
-    wheels: Path,
-    python: str,
-    machine: str,
-) -> tuple[str, str]:
-    """Fill a directory with the wheels of an artifact; return its name, and its version if the source has one.
+def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, machine: str) -> tuple[str, str]:
+    """Fill an empty directory with the wheels of an artifact; return its name, and its version if it has one.
 
     Args:
-        texts: what the files of requirements are to say, the one that includes the others first.
-        wheels: the directory, empty.
+        kept: where wheels are kept that were fetched for an artifact before.
 
     Raises:
         ReleaseError: if that is not possible; the text says why.
     """
-    main = build_wheel(source, wheels) if source is not None else None
-    if main is not None and not usable(wheels, python, any_glibc(machine)):
-        raise ReleaseError(
-            f"{main.name} does not fit the hosts' Python {python} on {machine}. It holds compiled code: build its "
-            "wheel on such a host (pip wheel) and name that as the source"
-        )
-    if wheelhouse is not None:
-        others = usable(wheelhouse, python, any_glibc(machine))
-    else:
-        for path, text in texts.items():
-            path.write_text(text, encoding="utf-8")
-        what = ["-r", str(next(iter(texts)))] if texts else [str(main)]
-        if any(_HASH.search(text) for text in texts.values()):
-            # pip demands that such a lock is whole, and would look for what wheels need under its own Python.
-            what.append("--no-deps")
-        others = download(what, wheels.with_name("fetched"), python, machine)
-    for path in others:
-        # What the source says comes before a wheel of an older state of it.
-        if main is None or wheel_version(path.name)[0] != wheel_version(main.name)[0]:
-            shutil.copy(path, wheels)
-    if not any(wheels.glob("*.whl")):
-        raise ReleaseError(f"{wheelhouse or requirements} holds no wheels for Python {python} on {machine}")
-    if main is not None:
+    main: Path | None = None
+    lines = [inputs.package] if inputs.package else []
+    texts = requirement_texts(inputs.requirements) if inputs.requirements else {}
+    if inputs.source and inputs.source.is_dir() and not is_buildable(inputs.source):
+        main = pack_tree(inputs.source, normalized(inputs.source.resolve().name), wheels)
+    elif inputs.source:
+        main = build_wheel(inputs.source, wheels, inputs.environment)
+        if not usable(wheels, python, any_glibc(machine)):
+            raise ReleaseError(
+                f"{main.name} does not fit the hosts' Python {python} on {machine}. It holds compiled code: build its "
+                "wheel on such a host (pip wheel) and name that as the source"
+            )
+        if inputs.source.resolve() not in local_requirements(texts.values(), inputs.directory):
+            lines.append(f"{wheel_version(main.name)[0]} @ {main.absolute().as_uri()}")
+    own = wheel_version(main.name)[0] if main else ""
+    if inputs.wheelhouse and not texts and not inputs.package:
+        there = {wheel_version(path.name)[0] for path in usable(inputs.wheelhouse, python, any_glibc(machine))}
+        lines += sorted(there - {own})
+        if not lines:
+            raise ReleaseError(f"{inputs.wheelhouse} holds no wheels for Python {python} on {machine}")
+    found = resolve(
+        lines,
+        [inputs.requirements] if inputs.requirements else [],
+        python=python,
+        machine=machine,
+        directory=inputs.directory,
+        wheelhouse=inputs.wheelhouse,
+        environment=inputs.environment,
+    )
+    others = [package for package in found if normalized(package.name) != own]
+    hashes = {} if inputs.wheelhouse else locked_hashes(texts.values())
+    fetch(others, hashes, wheels, kept=kept, python=python, machine=machine, environment=inputs.environment)
+    if main:
         return wheel_version(main.name)
-    kept = wheelhouse or requirements
-    return (kept.name if kept else ""), ""
+    if inputs.package:
+        name = normalized(re.split(r"[\[=<>~! ;@]", inputs.package, maxsplit=1)[0])
+        return name, next(package.version for package in found if normalized(package.name) == name)
+    origin = inputs.wheelhouse or inputs.requirements
+    return (origin.name if origin else ""), ""
+
+
+def fetch(
+    packages: Sequence[Package],
+    hashes: Mapping[str, set[str]],
+    directory: Path,
+    *,
+    kept: Path,
+    python: str,
+    machine: str,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Put a wheel of each package into a directory, built here if there is none.
+
+    Args:
+        kept: directory of the wheels that were fetched before, each in one named after its SHA-256.
+        hashes: SHA-256 sums that are allowed for each package; if empty, those that the index gives.
+
+    Raises:
+        ReleaseError: names all packages that have no wheel for the hosts, with what to do about it.
+    """
+    if unlocked := [package.title for package in packages if hashes and normalized(package.name) not in hashes]:
+        raise ReleaseError(
+            f"The requirements file has hashes, but none for {', '.join(unlocked)}. Lock all that is needed, such as "
+            "by uv pip compile --generate-hashes, or leave out all hashes"
+        )
+    tags = host_tags(python, machine)
+    links, builds = [], []
+    for package in packages:
+        url = _best_wheel(package, hashes.get(normalized(package.name)), tags)
+        if url is None:
+            builds.append(package)
+            continue
+        sha256 = package.wheels[url]
+        known = _path(url) or kept / sha256 / unquote(urlsplit(url).path).rpartition("/")[2]
+        if known.is_file() and sha256 in ("", file_sha256(known)):
+            shutil.copy(known, directory)
+        else:
+            links.append(_pinned(f"{package.name} @ {url}", sha256))
+    environment = environment or {}
+    with tempfile.TemporaryDirectory() as temporary:
+        fetched = Path(temporary)
+        for wheel in _download(links, fetched, python=python, machine=machine, environment=environment):
+            known = kept / file_sha256(wheel) / wheel.name
+            known.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(wheel, known)
+            shutil.move(wheel, directory)
+    for package in builds:
+        allowed = hashes.get(normalized(package.name))
+        if allowed is not None and package.source_sha256 and package.source_sha256 not in allowed:
+            raise ReleaseError(f"The requirements file allows none of the files that the index has of {package.title}")
+        _build_missing(package, directory, python=python, machine=machine, environment=environment)
+
+
+def _best_wheel(package: Package, allowed: set[str] | None, tags: Sequence[Tag]) -> str | None:
+    """Return the URL of the package's wheel that fits best, if one fits.
+
+    Args:
+        allowed: SHA-256 sums of its files; None allows any.
+        tags: of the hosts, the best first.
+    """
+    wheels = [url for url, sha256 in package.wheels.items() if allowed is None or sha256 in allowed]
+    ranks = {url: min((tags.index(tag) for tag in wheel_tags(url) if tag in tags), default=None) for url in wheels}
+    fit = {url: rank for url, rank in ranks.items() if rank is not None}
+    return min(fit, key=lambda url: fit[url], default=None)
+
+
+def _download(
+    requirements: Sequence[str], directory: Path, *, python: str, machine: str, environment: Mapping[str, str]
+) -> list[Path]:
+    """Fetch the wheels of requirements that name a URL into an empty directory, and return them.
+
+    Raises:
+        ReleaseError: if one can't be fetched, or has another checksum.
+    """
+    if not requirements:
+        return []
+    # In a file, because a URL may hold a password, and all users can read arguments.
+    file = directory / "requirements.txt"
+    file.write_text("\n".join(requirements), encoding="utf-8")
+    major, minor = python.split(".")[:2]
+    options = ["--no-deps", "--implementation=cp", f"--python-version={python}"]
+    options += [f"--abi={abi}" for abi in (f"cp{major}{minor}", "abi3", "none")]
+    options += [f"--platform={platform}" for platform in _platforms(machine)]
+    pip(["download", *options, f"--dest={directory}", f"--requirement={file}"], **environment)
+    return sorted(directory.glob("*.whl"))
+
+
+def _build_missing(
+    package: Package, directory: Path, *, python: str, machine: str, environment: Mapping[str, str]
+) -> None:
+    """Build the wheel of a package that has none, if what comes of it runs on the hosts.
+
+    Raises:
+        ReleaseError: if it can't be built, or may run on this machine only.
+    """
+    failure = f"{package.title} has no wheel for Python {python} on {machine}"
+    way_out = (
+        "Build its wheel on such a host (pip wheel), and name the directory of it by --find-links in the requirements "
+        "file, or a directory of all wheels as the wheelhouse"
+    )
+    if not package.source:
+        raise ReleaseError(f"{failure}, and no source to build one from. {way_out}")
+    with tempfile.TemporaryDirectory() as temporary:
+        source = package.source
+        if (tree := _path(source.partition(" @ ")[2])) and tree.is_dir():
+            source = str(copy_for_build(tree, Path(temporary)))
+        wheels = Path(temporary) / "wheels"
+        try:
+            requirement = _pinned(source, package.source_sha256)
+            pip(["wheel", "--no-deps", f"--wheel-dir={wheels}", requirement], **environment, SOURCE_DATE_EPOCH=_EPOCH)
+        except ReleaseError as error:
+            raise ReleaseError(f"{failure}, and none can be built here: {error}\n{way_out}") from error
+        (built,) = wheels.glob("*.whl")
+        # What was built for this machine runs on others only by chance: its libraries may be newer than theirs.
+        if not usable(wheels, python, [name for name in _platforms(machine) if not name.startswith("linux_")]):
+            raise ReleaseError(f"{failure}, and {built.name}, built here, may not run there. {way_out}")
+        shutil.copy(built, directory)
+
+
+def _path(url: str) -> Path | None:
+    """Return the path that a file URL names; None for another URL."""
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _pinned(requirement: str, sha256: str) -> str:
+    """Add the sum that its file must have to a requirement with a URL."""
+    if not sha256:
+        return requirement
+    return f"{requirement}{'&' if '#' in requirement else '#'}sha256={sha256}"
+
+
+def _platforms(machine: str) -> list[str]:
+    """Return the platforms of wheels that run on the oldest hosts and so on all, the best first."""
+    newest = int(GLIBC.rpartition("_")[2])
+    old = [f"manylinux{policy}_{machine}" for policy in ("2014", "2010", "1")]
+    return [*(f"manylinux_2_{glibc}_{machine}" for glibc in range(newest, 4, -1)), *old, f"linux_{machine}"]
+
+
+def host_tags(python: str, machine: str, platforms: Sequence[str] = ()) -> list[Tag]:
+    """Return the tags of wheels that a Python on a machine can install, the best first (PEP 425)."""
+    from packaging.tags import compatible_tags, cpython_tags  # noqa: PLC0415 - on the controller only
+
+    major, minor = (int(number) for number in python.split(".")[:2])
+    platforms = platforms or _platforms(machine)
+    return [
+        *cpython_tags((major, minor), platforms=platforms),
+        *compatible_tags((major, minor), f"cp{major}{minor}", platforms),
+    ]
+
+
+def wheel_tags(url: str) -> frozenset[Tag]:
+    """Return the tags of a wheel from its path or URL; none if its name is not that of a wheel."""
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415 - on the controller only
+
+    try:
+        return parse_wheel_filename(unquote(urlsplit(url).path).rpartition("/")[2])[3]
+    except InvalidWheelFilename:
+        return frozenset()
 
 
 def manifest_of(artifact: Path) -> dict[str, str]:
@@ -433,9 +499,7 @@ def machines_of(wheels: Iterable[Path]) -> str:
     return ", ".join(sorted({_LINUX.sub("", platform) for platform in platforms - {"any"}}))
 
 
-def ready_artifact(
-    source: Path | None, wheelhouse: Path | None, requirements: Path | None, *, python: str, machine: str
-) -> Path | None:
+def ready_artifact(inputs: Inputs, *, python: str, machine: str) -> Path | None:
     """Return a source that is an artifact already, to be used as it is; None for one to build from.
 
     Args:
@@ -445,9 +509,11 @@ def ready_artifact(
     Raises:
         ReleaseError: if it is damaged or not for these hosts, or if something else was to be put into it.
     """
+    source = inputs.source
     if source is None or source.suffix != ".tar" or not source.is_file():
         return None
-    for name, path in (("celery_app_wheelhouse", wheelhouse), ("celery_app_requirements", requirements)):
+    others = {"celery_app_wheelhouse": inputs.wheelhouse, "celery_app_requirements": inputs.requirements}
+    for name, path in others.items():
         if path is not None:
             raise ReleaseError(
                 f"{source} (celery_app_source) is an artifact, which holds all that it needs. Leave out {name}"

@@ -1,9 +1,13 @@
-"""What a release is made from: fetched to the controller if a URL names it, and checked against its sum."""
+"""What a release is made from: fetched to the controller if a URL names it, and checked against its checksum."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import os
 import re
 import shutil
+import subprocess
 import tarfile
 import tempfile
 import zipfile
@@ -11,16 +15,21 @@ from http.client import HTTPException
 from netrc import NetrcParseError
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ansible.module_utils.urls import ConnectionError as UnsafeConnectionError
 from ansible.module_utils.urls import open_url
+from ansible_collections.fleet.celery.plugins.module_utils._locked import locked
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import redacted
 
 _SCHEMES = ("http", "https", "file")
 # A name of a file, so nothing that leads out of a directory.
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*(\.whl|\.tar\.gz|\.zip|\.tar)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# A distribution of an index, with extras if need be, at a version.
+_PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._, -]+\])?==[A-Za-z0-9.!+_-]+")
+_GIT_SCHEMES = ("https", "http", "ssh", "file")
 # Of each wait for the server, in seconds.
 _TIMEOUT = 30
 # What a server answers to those that it does not know; some hide with 404 that there is a file.
@@ -147,12 +156,115 @@ def fetch(url: str, sha256: str, directory: Path) -> tuple[Path, bool]:
     return kept, new
 
 
+def is_package(source: str) -> bool:
+    """Return whether a source is the name and version of a distribution, such as ``pretix==2026.7.2``."""
+    return bool(_PACKAGE.fullmatch(source))
+
+
+class _Repository:
+    """A git repository of a URL as pip writes it: ``git+https://host/shop.git@v1.4#subdirectory=web``."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        parts = urlsplit(url.removeprefix("git+"))
+        path, at, ref = parts.path.rpartition("@")
+        self.path, self.ref = (path, ref) if at else (parts.path, "HEAD")
+        self.scheme, self.host = parts.scheme, parts.hostname or "this machine"
+        netloc = parts.netloc if parts.scheme == "ssh" else parts.netloc.rpartition("@")[2]
+        self.url = f"{parts.scheme}://{netloc}{self.path}"
+        self.subdirectory = parse_qs(parts.fragment).get("subdirectory", [""])[0]
+        self.name = self.path.rstrip("/").rpartition("/")[2].removesuffix(".git")
+        self.what = f"{self.name} from {self.host}"
+        self.environment = {"GIT_TERMINAL_PROMPT": "0"}
+        if parts.password is not None and parts.scheme in ("http", "https"):
+            # In git's environment, because it passes URLs to its helpers as arguments, which all users can read.
+            login = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+            self.environment |= {
+                "GIT_CONFIG_COUNT": "1",
+                "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{netloc}/.extraHeader",
+                "GIT_CONFIG_VALUE_0": f"Authorization: Basic {base64.b64encode(login.encode()).decode()}",
+            }
+        self.home = directory / "git" / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+
+    def git(self, *arguments: str, cwd: Path | None = None) -> str:
+        """Run git and return its output.
+
+        Raises:
+            ReleaseError: with the end of its error messages.
+        """
+        try:
+            run = subprocess.run(
+                ["git", *arguments],  # noqa: S607 - the user's git, wherever it is
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd=cwd or self.home,
+                env=os.environ | self.environment,
+            )
+        except FileNotFoundError as error:
+            raise ReleaseError("git is not installed on the controller. Install it: apt install git") from error
+        if run.returncode:
+            said = redacted(run.stderr)[-2000:].strip()
+            raise ReleaseError(f"{self.what} (celery_app_source) can't be fetched by git:\n{said}")
+        return run.stdout.strip()
+
+    def commit(self) -> str:
+        """Fetch the repository and return the commit that the URL names.
+
+        Raises:
+            ReleaseError: if there is no such branch, tag or commit.
+        """
+        if not (self.home / "HEAD").exists():
+            self.git("init", "--quiet", "--bare")
+        refs = ("+HEAD:refs/fleet/HEAD", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        self.git("fetch", "--quiet", "--prune", "--force", self.url, *refs)
+        for name in (f"refs/tags/{self.ref}", f"refs/heads/{self.ref}", f"refs/fleet/{self.ref}", self.ref):
+            try:
+                return self.git("rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}")
+            except ReleaseError:
+                continue
+        raise ReleaseError(
+            f"{self.what} (celery_app_source) has no branch, tag or commit {self.ref}. Name one after the @"
+        )
+
+
+def clone(url: str, directory: Path) -> tuple[Path, bool]:
+    """Return the checkout of a git URL's commit, and whether it is new.
+
+    Args:
+        directory: where repositories and checkouts are kept.
+
+    Raises:
+        ReleaseError: if the repository, the commit or the subdirectory is not there.
+    """
+    repository = _Repository(url, directory)
+    if repository.scheme not in _GIT_SCHEMES:
+        raise ReleaseError(
+            f"celery_app_source is a git URL that begins with git+{repository.scheme}://. Give one of "
+            f"{', '.join(f'git+{scheme}' for scheme in _GIT_SCHEMES)}"
+        )
+    with locked(repository.home):
+        checkout = repository.home / "checkouts" / repository.commit() / repository.name
+        if new := not checkout.is_dir():
+            checkout.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=repository.home) as temporary:
+                copy = Path(temporary) / repository.name
+                repository.git("clone", "--quiet", "--shared", "--no-checkout", str(repository.home), str(copy))
+                repository.git("checkout", "--quiet", "--detach", checkout.parent.name, cwd=copy)
+                if (copy / ".gitmodules").exists():
+                    repository.git("submodule", "--quiet", "update", "--init", "--recursive", cwd=copy)
+                copy.rename(checkout)
+    path = checkout / repository.subdirectory
+    if not path.is_dir() or not path.resolve().is_relative_to(checkout.resolve()):
+        raise ReleaseError(f"{repository.what} (celery_app_source) has no directory {repository.subdirectory}")
+    return path, new
+
+
 def obtain(source: Path | None, url: str | None, sha256: str, directory: Path) -> tuple[Path | None, bool]:
     """Return the path of a source, fetched if a URL names it, and whether it was new.
 
     Args:
         source: a path on the controller; None where there is none, or a URL.
-        url: of a wheel, an sdist or an artifact.
+        url: of a wheel, an sdist, an artifact or a git repository.
         sha256: what the file must have, if not empty.
         directory: where fetched files are kept.
 
@@ -164,6 +276,13 @@ def obtain(source: Path | None, url: str | None, sha256: str, directory: Path) -
         raise ReleaseError(
             f"celery_app_source_sha256 {sha256!r} is no SHA-256. Give 64 hexadecimal digits, as sha256sum prints them"
         )
+    if url and url.startswith("git+"):
+        if sha256:
+            raise ReleaseError(
+                "celery_app_source is a git URL, which has no checksum. Leave out celery_app_source_sha256, and name a "
+                "commit after the @"
+            )
+        return clone(url, directory)
     if url:
         return fetch(url, sha256, directory)
     if sha256 and source is None:

@@ -9,10 +9,13 @@ DOCUMENTATION = r"""
 module: celery_artifact
 short_description: Build an application and its dependencies into one file, once, on the controller
 description:
-  - Builds the wheel of a source, fetches the wheels of its dependencies for the Python of the hosts, and packs them
-    into one file. Hosts that install it need no index and no compiler.
-  - A dependency that has no wheel is built if the controller's Python and machine are the hosts', and what comes of it
-    runs on any machine. Otherwise it is refused; a wheelhouse is the way out.
+  - Builds the wheel of a source, resolves its dependencies for the Python and machine of the hosts by uv, fetches
+    their wheels, and packs all of them into one file. Hosts that install it need no index and no compiler.
+  - A directory without a build (neither C(setup.py) nor a C(pyproject.toml) of a package) is packed as it is, without
+    what git ignores. Its C(requirements.txt) says what it needs.
+  - A dependency that has no wheel is built if what comes of it runs on any machine. Otherwise it is refused; a
+    directory of wheels that were built on such a host is the way out.
+  - pip's own configuration says where packages come from, unless O(index_url) does.
   - An artifact whose source, requirements and Python are the same is not built again. Files that a requirements file
     includes count too, and so does what links in the source lead to.
   - An artifact that was built before, here or elsewhere, is checked and returned as it is. It is for one Python and, if
@@ -25,12 +28,16 @@ attributes:
   diff_mode: {support: none, description: An artifact is not a text.}
 options:
   source:
-    description: A directory with a C(pyproject.toml), an sdist, a wheel, or an artifact (C(.tar)).
+    description:
+      - A directory with a C(pyproject.toml), a C(setup.py) or only a C(requirements.txt); an sdist, a wheel, or an
+        artifact (C(.tar)).
+      - Or the name and version of a distribution of the index, such as C(pretix==2026.7.2).
     type: path
   url:
     description:
-      - An http, https or file URL of an sdist, a wheel or an artifact, in the place of O(source). Its path has to end
-        in the file's name.
+      - An http, https or file URL of an sdist, a wheel or an artifact, in place of O(source). Its path has to end in
+        the file's name.
+      - Or a git URL as pip takes it, such as C(git+https://git.example.com/shop.git@v1.4#subdirectory=web).
       - It is fetched with the environment's proxies and certificates, and with user and password from the URL or from
         C(~/.netrc). It is kept in O(directory).
       - It may hold a password, so it is never shown.
@@ -42,13 +49,20 @@ options:
     type: str
     default: ""
   wheelhouse:
-    description: A directory of ready wheels. Nothing is fetched then.
+    description:
+      - A directory of wheels that is used in place of an index. Without O(requirements), all that is in it is taken, of
+        each distribution the newest version.
     type: path
   requirements:
     description:
-      - A requirements file, with hashes if it has them.
+      - A requirements file. If it has hashes, it must be complete, and only files with these hashes are taken.
       - C(requirements.lock) or C(requirements.txt) in a source directory if not given.
     type: path
+  index_url:
+    description:
+      - Of a package index in place of pip's own. It may hold user and password, so it is never shown.
+    type: str
+    default: ""
   directory:
     description: Where artifacts are kept on the controller.
     type: path
@@ -93,13 +107,14 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
+    Inputs,
     build,
     find_requirements,
     manifest_of,
     ready_artifact,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
-from ansible_collections.fleet.celery.plugins.module_utils._source import obtain
+from ansible_collections.fleet.celery.plugins.module_utils._source import is_package, obtain
 
 
 def main() -> None:
@@ -110,6 +125,7 @@ def main() -> None:
             "sha256": {"type": "str", "default": ""},
             "wheelhouse": {"type": "path"},
             "requirements": {"type": "path"},
+            "index_url": {"type": "str", "no_log": True, "default": ""},
             "directory": {"type": "path", "required": True},
             "python": {"type": "str", "required": True},
             "machine": {"type": "str", "default": "x86_64"},
@@ -123,12 +139,22 @@ def main() -> None:
         for name in ("source", "wheelhouse", "requirements")
     }
     directory = Path(module.params["directory"])
+    package = ""
+    if given["source"] and is_package(str(given["source"])) and not given["source"].exists():
+        package, given["source"] = str(given["source"]), None
+    index = module.params["index_url"]
     try:
         source, new = obtain(given["source"], module.params["url"], module.params["sha256"], directory / "fetched")
-        what = (source, given["wheelhouse"], given["requirements"] or find_requirements(source))
+        inputs = Inputs(
+            source,
+            package,
+            given["wheelhouse"],
+            given["requirements"] or find_requirements(source),
+            {"UV_DEFAULT_INDEX": index, "PIP_INDEX_URL": index} if index else {},
+        )
         hosts = {"python": module.params["python"], "machine": module.params["machine"]}
-        ready = ready_artifact(*what, **hosts)
-        artifact, built = (ready, False) if ready else build(*what, directory=directory, **hosts)
+        ready = ready_artifact(inputs, **hosts)
+        artifact, built = (ready, False) if ready else build(inputs, directory=directory, **hosts)
         manifest = manifest_of(artifact)
     except ReleaseError as error:
         module.fail_json(msg=str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -10,7 +9,6 @@ import platform
 import shutil
 import tarfile
 import threading
-import zipfile
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,57 +22,26 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.fleet.celery.plugins.module_utils import _artifact
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
+    Inputs,
     any_glibc,
     build,
     build_wheel,
-    digest_of,
-    download,
+    fetch,
     find_requirements,
-    gather_requirements,
+    local_requirements,
     manifest_of,
     pack,
     ready_artifact,
-    requirements_for,
-    source_files,
+    requirement_texts,
     usable,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
-from ansible_collections.fleet.celery.plugins.module_utils._source import fetch, obtain, read_url
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import Package
+from ansible_collections.fleet.celery.plugins.module_utils._source import fetch as fetch_url
+from ansible_collections.fleet.celery.plugins.module_utils._source import obtain, read_url
+from ansible_collections.fleet.celery.plugins.module_utils._tree import digest_of, source_files
 from ansible_collections.fleet.celery.plugins.modules import celery_artifact
-
-EXAMPLE = Path(__file__).parents[2] / "example"
-LOCK = """\
-# made by hand
---index-url https://index.example/simple;x
-amqp==5.4.2 \\
-    --hash=sha256:aa \\
-    --hash=sha256:bb
-async-timeout==5.0.1 ; python_full_version < '3.11.3' \\
-    --hash=sha256:cc \\
-    --hash=sha256:dd
-colorama==0.4.6 ; sys_platform == 'win32' --hash=sha256:ee
-tzdata==2026.1 ; python_version >= "3.12" # a comment
-vine==5.1.0  # via amqp; and others
-uvloop==1.0; platform_machine == 'x86_64' and platform_python_implementation == 'CPython'
-"""
-
-
-def wheel(
-    directory: Path, name: str, text: str = "VALUE = 1\n", tag: str = "py3-none-any", *, needs: str | None = None
-) -> Path:
-    """Write the smallest wheel that pip takes, and what it needs as its metadata say it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    project, version = name.split("-")
-    path = directory / f"{name}-{tag}.whl"
-    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: {version}\n"
-    if needs:
-        metadata += f"Requires-Dist: {needs}\n"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(f"{project}.py", text)
-        file.writestr(f"{name}.dist-info/METADATA", metadata)
-        file.writestr(f"{name}.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
-        file.writestr(f"{name}.dist-info/RECORD", "")
-    return path
+from wheels import wheel
 
 
 @pytest.fixture(autouse=True)
@@ -101,40 +68,9 @@ def project(directory: Path) -> Path:
     ):
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+        path.write_text("[project]\nname = 'shop'\n" if name == "pyproject.toml" else name)
+    shutil.rmtree(directory / ".git")
     return directory
-
-
-@pytest.mark.parametrize(
-    ("python", "kept"),
-    [("3.11.2", {"amqp", "vine", "async-timeout", "uvloop"}), ("3.13.5", {"amqp", "vine", "tzdata", "uvloop"})],
-)
-def test_conditions_are_those_of_the_hosts_python(python: str, kept: set[str]) -> None:
-    lines = requirements_for(LOCK, python, "x86_64").splitlines()
-    assert {line.split("==")[0] for line in lines if "==" in line} == kept
-    assert not any("python_" in line or "platform_" in line for line in lines)
-
-
-def test_the_machine_counts() -> None:
-    assert "uvloop" not in requirements_for(LOCK, "3.13.5", "aarch64")
-
-
-def test_hashes_comments_and_options_stay() -> None:
-    text = requirements_for(LOCK, "3.11.2", "x86_64")
-    (amqp,) = (line for line in text.splitlines() if line.startswith("amqp"))
-    assert amqp.split() == ["amqp==5.4.2", "--hash=sha256:aa", "--hash=sha256:bb"]
-    (timeout,) = (line for line in text.splitlines() if line.startswith("async-timeout"))
-    assert timeout.split() == ["async-timeout==5.0.1", "--hash=sha256:cc", "--hash=sha256:dd"]
-    assert "# made by hand" in text.splitlines()
-    assert "--index-url https://index.example/simple;x" in text.splitlines()
-
-
-def test_the_examples_lock_differs_between_debian_12_and_13() -> None:
-    text = (EXAMPLE / "requirements.lock").read_text()
-    assert "\nasync-timeout==" in requirements_for(text, "3.11.2", "x86_64")
-    assert "\nasync-timeout==" not in requirements_for(text, "3.13.5", "x86_64")
-    assert "win32" in text
-    assert "win32" not in requirements_for(text, "3.11.2", "x86_64")
 
 
 def test_a_lock_beside_the_source_is_found(tmp_path: Path) -> None:
@@ -277,7 +213,9 @@ def test_an_artifact_is_built_once_and_again_when_something_changes(tmp_path: Pa
     wheel(wheelhouse, "amqp-5.4")
 
     def make(python: str = "3.11.2") -> tuple[Path, bool]:
-        return build(source, wheelhouse, None, directory=tmp_path / "cache", python=python, machine="x86_64")
+        return build(
+            Inputs(source, wheelhouse=wheelhouse), directory=tmp_path / "cache", python=python, machine="x86_64"
+        )
 
     first, built = make()
     assert built
@@ -324,7 +262,10 @@ def test_the_source_comes_before_an_older_wheel_of_itself(tmp_path: Path) -> Non
     for name in ("shop-1.0", "shop-0.9", "amqp-5.4"):
         wheel(tmp_path / "wheelhouse", name, "VALUE = 'old'\n")
     artifact, _ = build(
-        source, tmp_path / "wheelhouse", None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64"
+        Inputs(source, wheelhouse=tmp_path / "wheelhouse"),
+        directory=tmp_path / "cache",
+        python="3.11.2",
+        machine="x86_64",
     )
     assert wheels_of(artifact) == {"shop-1.0-py3-none-any.whl", "amqp-5.4-py3-none-any.whl"}
     with tarfile.open(artifact) as tar:
@@ -337,47 +278,33 @@ def test_requirements_are_fetched_for_the_hosts_python(tmp_path: Path) -> None:
     wheel(tmp_path / "links", "amqp-5.4", tag="cp313-cp313-manylinux_2_28_x86_64")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"--find-links {tmp_path / 'links'}\namqp==5.4 ; python_version >= '3.12'\n")
-    artifact, _ = build(None, None, requirements, directory=tmp_path, python="3.13.5", machine="x86_64")
+    artifact, _ = build(Inputs(requirements=requirements), directory=tmp_path, python="3.13.5", machine="x86_64")
     assert wheels_of(artifact) == {"amqp-5.4-cp313-cp313-manylinux_2_28_x86_64.whl"}
     requirements.write_text(f"--find-links {tmp_path / 'links'}\namqp==5.4\n")
-    with pytest.raises(ReleaseError, match=r"needs a wheel for Python 3\.11\.2 on x86_64.*wheelhouse"):
-        build(None, None, requirements, directory=tmp_path, python="3.11.2", machine="x86_64")
-
-
-def test_a_lock_with_hashes_holds_for_the_hosts_python_whatever_this_one_needs(tmp_path: Path) -> None:
-    needs = f"async-timeout>=4 ; python_full_version == '{HERE[0]}'"
-    digest = hashlib.sha256(wheel(tmp_path / "links", "redis-8.1", needs=needs).read_bytes()).hexdigest()
-    requirements = tmp_path / "requirements.lock"
-    requirements.write_text(f"--find-links {tmp_path / 'links'}\nredis==8.1 \\\n    --hash=sha256:{digest}\n")
-    artifact, _ = build(None, None, requirements, directory=tmp_path, python=OTHER, machine="x86_64")
-    assert wheels_of(artifact) == {"redis-8.1-py3-none-any.whl"}
+    with pytest.raises(ReleaseError, match=r"can't be resolved for Python 3\.11\.2 on x86_64"):
+        build(Inputs(requirements=requirements), directory=tmp_path, python="3.11.2", machine="x86_64")
 
 
 @pytest.mark.parametrize(
-    ("there", "message"), [(False, "is not there"), (True, "has no pyproject.toml, so nothing can be built from it")]
+    ("there", "message"), [(False, "is not there"), (True, "has neither a pyproject.toml of a package nor a setup.py")]
 )
 def test_a_source_that_is_none_is_refused(tmp_path: Path, there: bool, message: str) -> None:
     source = tmp_path / "source"
     if there:
         source.mkdir()
     with pytest.raises(ReleaseError, match=f"{source} {message}"):
-        build(source, None, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+        build(Inputs(source), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
 
 
 def test_a_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:
     wheelhouse = tmp_path / "wheelhouse"
     wheel(wheelhouse, "a-1.0", tag="cp313-cp313-linux_x86_64")
     with pytest.raises(ReleaseError, match=r"holds no wheels for Python 3\.11\.2"):
-        build(None, wheelhouse, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+        build(Inputs(wheelhouse=wheelhouse), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     shutil.copy(wheelhouse / "a-1.0-cp313-cp313-linux_x86_64.whl", wheelhouse / "nonsense.whl")
     with pytest.raises(ReleaseError, match="nonsense"):
-        build(None, wheelhouse, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+        build(Inputs(wheelhouse=wheelhouse), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     assert not list((tmp_path / "cache").glob("*"))
-
-
-def test_a_condition_that_can_not_be_read_is_shown() -> None:
-    with pytest.raises(ReleaseError, match=r"amqp==5 ; python = 3: the condition can't be read"):
-        requirements_for("vine==5\namqp==5 ; python = 3\n", "3.11.2", "x86_64")
 
 
 def test_what_a_link_leads_to_is_source_too(tmp_path: Path) -> None:
@@ -395,24 +322,37 @@ def test_what_a_link_leads_to_is_source_too(tmp_path: Path) -> None:
 
 
 def test_requirements_that_include_others_are_read_whole(tmp_path: Path) -> None:
-    source = tmp_path / "shop"
-    (source / "requirements").mkdir(parents=True)
-    (source / "requirements.txt").write_text("-e .\n-r requirements/base.txt  # shared\n--find-links=wheels\n")
-    (source / "requirements" / "base.txt").write_text(
-        "-c limits.txt\n-r ../requirements.txt\n..\n./sub\nvine==5.1 ; python_version < '3.12'\n"
-        "uvloop==1 ; python_version > '3.12'\n"
+    (tmp_path / "requirements").mkdir()
+    top, base, limits = (
+        tmp_path / name for name in ("requirements.txt", "requirements/base.txt", "requirements/limits.txt")
     )
-    (source / "requirements" / "limits.txt").write_text("amqp<6\n")
-    out = tmp_path / "out"
-    texts = gather_requirements(source / "requirements.txt", source, out, python="3.11.2", machine="x86_64")
-    assert texts == {
-        out / "requirements-0.txt": f"-r {out}/requirements-1.txt\n-f {source}/wheels\n",
-        out / "requirements-1.txt": f"-c {out}/requirements-2.txt\n-r {out}/requirements-0.txt\n./sub\nvine==5.1\n",
-        out / "requirements-2.txt": "amqp<6\n",
-    }
-    (source / "requirements" / "limits.txt").unlink()
+    top.write_text("\ufeff-r requirements/base.txt  # shared\n-r https://example.com/more.txt\n")
+    base.write_text("-c limits.txt\n-r ../requirements.txt\nvine==5.1\n", encoding="utf-16")
+    limits.write_text("amqp<6\n")
+    texts = requirement_texts(top)
+    assert list(texts) == [top, base, limits]
+    assert "vine==5.1" in texts[base]
+    limits.write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ReleaseError, match=r"limits\.txt is not UTF-8"):
+        requirement_texts(top)
+    limits.unlink()
     with pytest.raises(ReleaseError, match=r"limits\.txt is not there"):
-        gather_requirements(source / "requirements.txt", source, out, python="3.11.2", machine="x86_64")
+        requirement_texts(top)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["./lib", "-e ./lib", "--editable=lib/../lib/", "lib/", "lib @ file:./lib", "file:lib/ ; python_version > '3'"],
+)
+def test_a_directory_that_is_required_counts(tmp_path: Path, line: str) -> None:
+    (tmp_path / "lib").mkdir()
+    assert local_requirements([f"vine==5.1\n{line}\n"], tmp_path) == {tmp_path / "lib"}
+
+
+def test_other_lines_name_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "vine").mkdir()
+    lines = ["vine", "vine @ https://example.com/vine/", "# ./vine", "-r ./vine", "git+https://example.com/vine/"]
+    assert local_requirements(lines, tmp_path) == set()
 
 
 def test_an_included_file_is_part_of_the_artifact(tmp_path: Path) -> None:
@@ -424,7 +364,7 @@ def test_an_included_file_is_part_of_the_artifact(tmp_path: Path) -> None:
     def make(text: str, python: str = "3.11.2") -> tuple[set[str], bool]:
         base.write_text(f"--find-links links\n{text}")
         requirements = tmp_path / "requirements.txt"
-        artifact, built = build(None, None, requirements, directory=tmp_path, python=python, machine="x86_64")
+        artifact, built = build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine="x86_64")
         return wheels_of(artifact), built
 
     assert make("amqp==5.4\n") == ({"amqp-5.4-py3-none-any.whl"}, True)
@@ -440,47 +380,115 @@ HERE = (platform.python_version(), platform.machine())
 OTHER = "3.99.1"
 
 
-def sdist_only(directory: Path, tag: str) -> list[str]:
-    """Write a project whose build gives a wheel with a tag, and return what pip is asked for."""
-    directory.mkdir()
-    (directory / "pyproject.toml").write_text(
+def sdist_only(directory: Path, tag: str) -> Path:
+    """Write an sdist whose build gives a wheel with a tag, and return a requirements file that names it."""
+    project = directory / "docopt"
+    project.mkdir()
+    (project / "pyproject.toml").write_text(
         "[build-system]\nrequires = []\nbuild-backend = 'b'\nbackend-path = ['.']\n"
     )
-    (directory / "b.py").write_text(
+    (project / "b.py").write_text(
         "import shutil\ndef build_wheel(directory, *rest):\n"
         f"    return shutil.copy('docopt-0.6-{tag}.whl', directory).split('/')[-1]\n"
     )
-    wheel(directory, "docopt-0.6", tag=tag)
-    metadata = "Metadata-Version: 2.1\nName: docopt\nVersion: 0.6\n"
-    (directory / "PKG-INFO").write_text(metadata)
-    links = directory.parent / "links"
+    wheel(project, "docopt-0.6", tag=tag)
+    (project / "PKG-INFO").write_text("Metadata-Version: 2.2\nName: docopt\nVersion: 0.6\n")
+    links = directory / "links"
     links.mkdir()
     with tarfile.open(links / "docopt-0.6.tar.gz", "w:gz") as tar:
-        tar.add(directory, "docopt-0.6")
-    return ["--find-links", str(links), "docopt==0.6"]
+        tar.add(project, "docopt-0.6")
+    requirements = directory / "requirements.txt"
+    requirements.write_text("--find-links links\ndocopt==0.6\n")
+    return requirements
 
 
-def test_a_dependency_without_a_wheel_is_built_where_the_python_is_the_hosts(tmp_path: Path) -> None:
-    what = sdist_only(tmp_path / "docopt", "py3-none-any")
-    assert [path.name for path in download(what, tmp_path / "a", *HERE)] == ["docopt-0.6-py3-none-any.whl"]
-    with pytest.raises(
-        ReleaseError, match=rf"docopt==0\.6(?s:.*)needs a wheel for Python {OTHER}.* name it as the wheelhouse"
-    ):
-        download(what, tmp_path / "b", OTHER, HERE[1])
+@pytest.mark.parametrize("python", [HERE[0], OTHER])
+def test_a_dependency_without_a_wheel_is_built_if_the_result_runs_anywhere(tmp_path: Path, python: str) -> None:
+    requirements = sdist_only(tmp_path, "py3-none-any")
+    artifact, _ = build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine="x86_64")
+    assert wheels_of(artifact) == {"docopt-0.6-py3-none-any.whl"}
 
 
 def test_what_runs_on_this_machine_only_is_refused(tmp_path: Path) -> None:
     python, machine = HERE
     tag = f"cp{python.split('.')[0]}{python.split('.')[1]}"
-    what = sdist_only(tmp_path / "docopt", f"{tag}-{tag}-linux_{machine}")
-    with pytest.raises(ReleaseError, match=rf"docopt-0\.6-{tag}.* may run on this machine only.*wheelhouse"):
-        download(what, tmp_path / "a", python, machine)
+    requirements = sdist_only(tmp_path, f"{tag}-{tag}-linux_{machine}")
+    with pytest.raises(
+        ReleaseError,
+        match=rf"docopt 0\.6 has no wheel for Python {python} .*docopt-0\.6-{tag}.* may not run there.*wheelhouse",
+    ):
+        build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine=machine)
+
+
+def test_the_newest_glibc_comes_first_and_other_machines_not_at_all(tmp_path: Path) -> None:
+    names = {
+        tag: wheel(tmp_path / "links", "libsass-0.23", tag=f"cp38-abi3-{tag}_x86_64").as_uri()
+        for tag in ("manylinux1", "manylinux_2_28", "manylinux_2_40", "linux")
+    }
+
+    def get(directory: Path) -> None:
+        package = Package("libsass", "0.23", dict.fromkeys(names.values(), ""), "")
+        fetch([package], {}, directory, kept=tmp_path / "kept", python="3.11.2", machine="x86_64")
+
+    for expected in ("manylinux_2_28", "manylinux1", "linux"):
+        directory = tmp_path / expected
+        directory.mkdir()
+        get(directory)
+        assert [path.name for path in directory.iterdir()] == [names.pop(expected).rpartition("/")[2]]
+    with pytest.raises(ReleaseError, match=r"libsass 0\.23 has no wheel .*, and no source to build one from"):
+        get(tmp_path)
+
+
+def locked(directory: Path, *more: str) -> Path:
+    """Write a lock with the hash of a wheel, and return it."""
+    digest = sha256(wheel(directory / "links", "vine-5.1").read_bytes()).hexdigest()
+    path = directory / "requirements.lock"
+    path.write_text("\n".join(["--find-links links", f"vine==5.1 --hash=sha256:{digest}", *more]) + "\n")
+    return path
+
+
+def test_only_files_with_the_locks_hashes_are_taken(tmp_path: Path) -> None:
+    lock = locked(tmp_path)
+    artifact, _ = build(Inputs(requirements=lock), directory=tmp_path / "a", python="3.11.2", machine="x86_64")
+    assert wheels_of(artifact) == {"vine-5.1-py3-none-any.whl"}
+    wheel(tmp_path / "links", "vine-5.1", "VALUE = 'another'\n")
+    with pytest.raises(ReleaseError, match=r"vine 5\.1"):
+        build(Inputs(requirements=lock), directory=tmp_path / "b", python="3.11.2", machine="x86_64")
+
+
+def test_a_lock_that_is_not_complete_is_refused(tmp_path: Path) -> None:
+    source = wheel(tmp_path / "source", "shop-1.0", needs="amqp")
+    wheel(tmp_path / "links", "amqp-5.4")
+    with pytest.raises(ReleaseError, match=r"has hashes, but none for amqp 5\.4\. Lock all that is needed"):
+        build(Inputs(source, requirements=locked(tmp_path)), directory=tmp_path, python="3.11.2", machine="x86_64")
+
+
+def test_requirements_and_the_sources_own_dependencies_are_both_met(tmp_path: Path) -> None:
+    source = wheel(tmp_path / "source", "shop-1.0", needs="amqp")
+    for name in ("amqp-5.3", "amqp-5.4", "gunicorn-23.0"):
+        wheel(tmp_path / "links", name)
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("--find-links links\ngunicorn\namqp<5.4\n")
+    artifact, _ = build(
+        Inputs(source, requirements=requirements), directory=tmp_path, python="3.11.2", machine="x86_64"
+    )
+    names = {"amqp-5.3", "gunicorn-23.0", "shop-1.0"}
+    assert wheels_of(artifact) == {f"{name}-py3-none-any.whl" for name in names}
+
+
+def test_a_distribution_of_the_index_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel(tmp_path / "house", "Pretix-2026.7", needs="vine")
+    wheel(tmp_path / "house", "Pretix-2026.8")
+    wheel(tmp_path / "house", "vine-5.1")
+    result = run(capsys, source="pretix==2026.7", directory=str(tmp_path / "cache"), wheelhouse=str(tmp_path / "house"))
+    assert (result["name"], result["version"]) == ("pretix", "2026.7")
+    assert wheels_of(Path(result["path"])) == {"Pretix-2026.7-py3-none-any.whl", "vine-5.1-py3-none-any.whl"}
 
 
 def test_a_compiled_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0", tag="cp399-cp399-linux_x86_64")
     with pytest.raises(ReleaseError, match=r"shop-1\.0-cp399.* does not fit the hosts' Python 3\.11\.2 on x86_64"):
-        build(source, tmp_path, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+        build(Inputs(source, wheelhouse=tmp_path), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -497,13 +505,13 @@ def artifact_of(directory: Path, tag: str = "py3-none-any", python: str = "3.11"
 def test_an_artifact_that_fits_is_used_as_it_is(tmp_path: Path, tag: str) -> None:
     artifact = artifact_of(tmp_path, tag)
     before = file_sha256(artifact)
-    assert ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64") == artifact
+    assert ready_artifact(Inputs(artifact), python="3.11.2", machine="x86_64") == artifact
     assert file_sha256(artifact) == before
 
 
 def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
     for source in (None, tmp_path, tmp_path / "gone.tar", wheel(tmp_path, "shop-1.0")):
-        assert ready_artifact(source, None, None, python="3.11.2", machine="x86_64") is None
+        assert ready_artifact(Inputs(source), python="3.11.2", machine="x86_64") is None
 
 
 @pytest.mark.parametrize(
@@ -531,7 +539,7 @@ def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
 )
 def test_an_artifact_for_other_hosts_is_refused(tmp_path: Path, tag: str, python: str, message: str) -> None:
     with pytest.raises(ReleaseError, match=message):
-        ready_artifact(artifact_of(tmp_path, tag, python), None, None, python="3.11.2", machine="x86_64")
+        ready_artifact(Inputs(artifact_of(tmp_path, tag, python)), python="3.11.2", machine="x86_64")
 
 
 WHOLE = {"name": "shop", "version": "1.0", "python": "3.11"}
@@ -558,7 +566,7 @@ def test_an_artifact_that_is_damaged_is_no_source(
     with pytest.raises(
         ReleaseError, match=rf"^{artifact} \(celery_app_source\) is no artifact as .*{message}.*Build it anew"
     ):
-        ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64")
+        ready_artifact(Inputs(artifact), python="3.11.2", machine="x86_64")
 
 
 @pytest.mark.parametrize("length", [0, 100, 1500])
@@ -566,15 +574,15 @@ def test_a_part_of_an_artifact_is_no_source(tmp_path: Path, length: int) -> None
     artifact = artifact_of(tmp_path)
     artifact.write_bytes(artifact.read_bytes()[:length])
     with pytest.raises(ReleaseError, match="is no artifact as"):
-        ready_artifact(artifact, None, None, python="3.11.2", machine="x86_64")
+        ready_artifact(Inputs(artifact), python="3.11.2", machine="x86_64")
 
 
 def test_nothing_is_added_to_an_artifact(tmp_path: Path) -> None:
     artifact = artifact_of(tmp_path)
     with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_wheelhouse"):
-        ready_artifact(artifact, tmp_path, None, python="3.11.2", machine="x86_64")
+        ready_artifact(Inputs(artifact, wheelhouse=tmp_path), python="3.11.2", machine="x86_64")
     with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_requirements"):
-        ready_artifact(artifact, None, tmp_path, python="3.11.2", machine="x86_64")
+        ready_artifact(Inputs(artifact, requirements=tmp_path), python="3.11.2", machine="x86_64")
 
 
 @dataclass
@@ -639,25 +647,25 @@ def test_what_has_the_right_sum_is_fetched_once(tmp_path: Path, server: Server) 
     content = wheel(tmp_path / "source", "shop-1.0").read_bytes()
     server.files[WHEEL] = content
     digest = sha256(content).hexdigest()
-    path, new = fetch(server.url + WHEEL, digest, tmp_path / "kept")
+    path, new = fetch_url(server.url + WHEEL, digest, tmp_path / "kept")
     assert (path, new) == (tmp_path / "kept" / digest / WHEEL[1:], True)
     assert path.read_bytes() == content
-    assert fetch(server.url + WHEEL, digest, tmp_path / "kept") == (path, False)
+    assert fetch_url(server.url + WHEEL, digest, tmp_path / "kept") == (path, False)
     assert len(server.asked) == 1
     # What someone changed on the controller is not taken for it.
     path.write_bytes(b"other")
-    assert fetch(server.url + WHEEL, digest, tmp_path / "kept")[0].read_bytes() == content
+    assert fetch_url(server.url + WHEEL, digest, tmp_path / "kept")[0].read_bytes() == content
     assert len(server.asked) == 2
     assert obtain(None, server.url + WHEEL, digest.upper(), tmp_path / "kept") == (path, False)
 
 
 def test_without_a_sum_it_is_fetched_each_time(tmp_path: Path, server: Server) -> None:
     server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0").read_bytes()
-    first, new = fetch(server.url + WHEEL, "", tmp_path / "kept")
+    first, new = fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     assert new
-    assert fetch(server.url + WHEEL, "", tmp_path / "kept") == (first, False)
+    assert fetch_url(server.url + WHEEL, "", tmp_path / "kept") == (first, False)
     server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0", "VALUE = 2\n").read_bytes()
-    second, new = fetch(server.url + WHEEL, "", tmp_path / "kept")
+    second, new = fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     assert new
     assert second != first
     assert len(server.asked) == 3
@@ -668,7 +676,7 @@ def test_something_else_is_refused_with_both_sums_and_not_kept(tmp_path: Path, s
     server.files[WHEEL] = content
     both = rf"shop-1\.0-.* from 127\.0\.0\.1 .* SHA-256 {sha256(content).hexdigest()}, but .*_sha256 says {SHA_A}"
     with pytest.raises(ReleaseError, match=both):
-        fetch(server.url + WHEEL, SHA_A, tmp_path / "kept")
+        fetch_url(server.url + WHEEL, SHA_A, tmp_path / "kept")
     assert not list((tmp_path / "kept").iterdir())
 
 
@@ -688,13 +696,13 @@ def test_the_sum_of_a_path_counts_too(tmp_path: Path) -> None:
 def test_a_file_url_names_a_file_of_the_controller(tmp_path: Path) -> None:
     source = wheel(tmp_path / "my source", "shop-1.0+local")
     url = f"file://{tmp_path}/my%20source/shop-1.0%2Blocal-py3-none-any.whl"
-    path, _ = fetch(url, "", tmp_path / "kept")
+    path, _ = fetch_url(url, "", tmp_path / "kept")
     assert (path.name, path.read_bytes()) == (source.name, source.read_bytes())
     source.unlink()
     with pytest.raises(
         ReleaseError, match=r"shop-1\.0\+local-.* from this machine .* can't be fetched: .*No such file"
     ):
-        fetch(url, "", tmp_path / "kept")
+        fetch_url(url, "", tmp_path / "kept")
 
 
 def test_a_redirect_is_followed_without_the_password(tmp_path: Path, server: Server) -> None:
@@ -702,7 +710,7 @@ def test_a_redirect_is_followed_without_the_password(tmp_path: Path, server: Ser
     server.files = {"/latest/shop.tar": b"", "/blob/4711": content}
     server.headers["/latest/shop.tar"] = {"Location": f"{server.url}/blob/4711?signature=x"}
     url = server.url.replace("//", "//ci:s3cret%2F@") + "/latest/shop.tar"
-    path, _ = fetch(url, "", tmp_path / "kept")
+    path, _ = fetch_url(url, "", tmp_path / "kept")
     assert (path.name, path.read_bytes()) == ("shop.tar", content)
     assert server.asked == [
         ("/latest/shop.tar", "Basic " + b64encode(b"ci:s3cret/").decode()),
@@ -714,21 +722,21 @@ def test_user_and_password_are_those_of_netrc(tmp_path: Path, server: Server) ->
     server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0").read_bytes()
     server.user = "ci:s3cret"
     with pytest.raises(ReleaseError, match=r"can't be fetched: HTTP Error 404.* better, into ~/\.netrc"):
-        fetch(server.url + WHEEL, "", tmp_path / "kept")
+        fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ci password s3cret\n")
-    assert fetch(server.url + WHEEL, "", tmp_path / "kept")[1]
+    assert fetch_url(server.url + WHEEL, "", tmp_path / "kept")[1]
     (tmp_path / "netrc").write_text("machine 127.0.0.1\nlogin ci password has blank s3cret\n")
     with pytest.raises(ReleaseError, match=r"line 2 of .*/netrc can't be read\. Mend it") as refused:
-        fetch(server.url + WHEEL, "", tmp_path / "kept")
+        fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     assert "blank" not in str(refused.value)
 
 
 def test_a_packed_file_stays_packed(tmp_path: Path, server: Server) -> None:
-    sdist_only(tmp_path / "docopt", "py3-none-any")
+    sdist_only(tmp_path, "py3-none-any")
     content = (tmp_path / "links" / "docopt-0.6.tar.gz").read_bytes()
     server.files["/docopt-0.6.tar.gz"] = content
     server.headers["/docopt-0.6.tar.gz"] = {"Content-Encoding": "gzip"}
-    path, _ = fetch(server.url + "/docopt-0.6.tar.gz", "", tmp_path / "kept")
+    path, _ = fetch_url(server.url + "/docopt-0.6.tar.gz", "", tmp_path / "kept")
     assert path.read_bytes() == content
 
 
@@ -748,7 +756,7 @@ def test_what_is_not_the_file_is_not_kept(
     server.files[WHEEL] = content
     server.headers[WHEEL] = headers
     with pytest.raises(ReleaseError, match=rf"shop-1\.0-.* from 127\.0\.0\.1 \(celery_app_source\) .*({message})"):
-        fetch(server.url + WHEEL, "", tmp_path / "kept")
+        fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     assert not list((tmp_path / "kept").iterdir())
 
 
@@ -830,14 +838,14 @@ def test_runs_at_the_same_time_build_an_artifact_once(tmp_path: Path, monkeypatc
     wheel(others, "celery-5.7")
     under_way = threading.Barrier(2, timeout=60)
 
-    def slow(source: Path, directory: Path) -> Path:
+    def slow(*arguments: Any) -> Path:
         under_way.wait()  # the other one comes while this one builds
-        return build_wheel(source, directory)
+        return build_wheel(*arguments)
 
     monkeypatch.setattr(_artifact, "build_wheel", slow)
 
     def run() -> tuple[Path, bool]:
-        return build(source, others, None, directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+        return build(Inputs(source, wheelhouse=others), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
 
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(run) for _ in range(2)]

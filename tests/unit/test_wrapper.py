@@ -118,7 +118,7 @@ def test_the_environment_is_the_applications(host: Host) -> None:
     assert (variables["config"], variables["release"], variables["own"]) == ("a", "b", "c")
     assert variables["HOME"] == str(host.state_dir)
     assert variables["USER"] == "shop"
-    assert variables["PYTHONPATH"] == str(host.config_dir)
+    assert variables["PYTHONPATH"] == f"{host.config_dir}:{host.root / 'releases/1.0.0/venv/src'}"
     assert variables["CELERY_CONFIG_MODULE"] == "celery_fleet_settings"
     assert variables["CELERY_APP_RELEASE"] == "1.0.0"
     assert variables["VIRTUAL_ENV"] == str(host.root / "releases/1.0.0/venv")
@@ -174,7 +174,8 @@ def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host
     )
     variables = told["environment"]
     assert told["argv"] == [str(release / "venv/bin/tell")]
-    assert (variables["A"], variables["CELERY_APP_RELEASE"], variables["PYTHONPATH"]) == ("new", "2.0.0", str(config))
+    assert (variables["A"], variables["CELERY_APP_RELEASE"]) == ("new", "2.0.0")
+    assert variables["PYTHONPATH"] == f"{config}:{release}/venv/src"
     contents = [
         path.read_bytes()
         for path in (

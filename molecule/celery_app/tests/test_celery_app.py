@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._artifact import manifest_of, requirements_for
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import manifest_of
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import resolve
 from shared.deployed import RUN, connect
 from shared.playbook import converge
 
@@ -186,9 +187,9 @@ def test_the_record_names_the_tasks(host: Any) -> None:
 
 def test_what_is_installed_is_what_the_lock_names(host: Any) -> None:
     python = host.check_output("/usr/bin/python3 -c 'import platform; print(platform.python_version())'")
-    lock = requirements_for((EXAMPLE / "requirements.lock").read_text(), python, "x86_64")
+    lock = resolve([], [EXAMPLE / "requirements.lock"], python=python, machine="x86_64", directory=EXAMPLE)
     # These come with a virtual environment, the second on Python 3.11 alone.
-    expected = dict(re.findall(r"(?m)^([a-z0-9._-]+)==(\S+)", lock)) | {"shop": "1.0.0"}
+    expected = {package.name: package.version for package in lock} | {"shop": "1.0.0"}
     pip = f"{RUN} python -m pip --disable-pip-version-check list --format json"
     found = {re.sub(r"[._]", "-", item["name"].lower()): item["version"] for item in json.loads(host.check_output(pip))}
     for tool in ("pip", "setuptools"):

@@ -1,0 +1,201 @@
+"""Which distributions an application needs on its hosts: resolved by uv for their Python and machine.
+
+pip evaluates the conditions of dependencies for the Python that runs it, also where it downloads for another one.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
+
+#: The glibc of Debian 12, the oldest release that hosts may have: a wheel for it or an older one runs on all of them.
+GLIBC = "2_36"
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+# One requirement of a lock: the lines of its hashes are joined to it.
+_LOCKED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)[^#]*?\s--hash[=\s]")
+_HASH = re.compile(r"--hash[=\s]\s*sha256:([0-9a-f]{64})")
+# pip's settings that say where packages come from, and what uv calls them in its environment.
+_PIP_SETTINGS = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "trusted-host": "UV_INSECURE_HOST",
+    "cert": "SSL_CERT_FILE",
+    "proxy": "ALL_PROXY",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that hosts are to have.
+
+    Attributes:
+        name: normalized (PEP 503).
+        version: empty for a directory or a repository, whose build decides it.
+        wheels: URLs of the wheels that fit the hosts, with the SHA-256 of each, or an empty string.
+        source: requirement that pip builds a wheel from, such as ``shop @ file:///srv/shop``; empty if there is none.
+        source_sha256: of the source's file; empty for a directory or a repository.
+    """
+
+    name: str
+    version: str
+    wheels: Mapping[str, str]
+    source: str
+    source_sha256: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name and version, for messages."""
+        return f"{self.name} {self.version}".rstrip()
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name in its normal form (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def redacted(text: str) -> str:
+    """Return a text without the user names and passwords of its URLs."""
+    return _CREDENTIALS.sub("", text)
+
+
+def locked_hashes(texts: Iterable[str]) -> dict[str, set[str]]:
+    """Return the SHA-256 sums that requirements files allow for each distribution; empty if they lock none."""
+    found: dict[str, set[str]] = {}
+    for text in texts:
+        for line in re.sub(r"\\\r?\n", " ", text).splitlines():
+            if locked := _LOCKED.match(line):
+                found.setdefault(normalized(locked[1]), set()).update(_HASH.findall(line))
+    return found
+
+
+def index_environment(configured: str, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables and options that make uv look for packages where pip does.
+
+    Args:
+        configured: output of ``pip config list``. What comes later overrides what comes before.
+        environment: of the caller; what it says to uv itself stays.
+    """
+    variables, options = {}, []
+    for line in configured.splitlines():
+        name, _, value = line.partition("=")
+        section, _, setting = name.rpartition(".")
+        if section not in ("global", "download", ":env:"):
+            continue
+        text = str(ast.literal_eval(value))
+        if setting in _PIP_SETTINGS:
+            separator = "," if setting == "find-links" else " "
+            variables[_PIP_SETTINGS[setting]] = separator.join(text.split())
+        elif setting == "no-index" and text.lower() in ("1", "true", "yes", "on"):
+            options = ["--no-index"]
+        elif setting == "pre" and text.lower() in ("1", "true", "yes", "on"):
+            variables["UV_PRERELEASE"] = "allow"
+    return {name: value for name, value in variables.items() if name not in environment}, options
+
+
+def resolve(
+    requirements: Iterable[str],
+    files: Iterable[Path],
+    *,
+    python: str,
+    machine: str,
+    directory: Path,
+    wheelhouse: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[Package]:
+    """Return what hosts need for requirements and requirements files, each distribution once.
+
+    Args:
+        requirements: lines of a requirements file.
+        python: of the hosts, such as 3.11.2.
+        machine: of the hosts, such as x86_64.
+        directory: that relative paths in the files start from.
+        wheelhouse: directory of wheels that is used in place of an index.
+        environment: additional variables, such as that of a private index. Secret.
+
+    Raises:
+        ReleaseError: if there is no solution; the text says why.
+    """
+    own = {**os.environ, **(environment or {})}
+    configured = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, env=own
+    ).stdout
+    variables, options = index_environment(configured, own)
+    if wheelhouse:
+        options = ["--no-index", f"--find-links={wheelhouse.absolute()}"]
+    argv = [uv_program(), "pip", "compile", "--quiet", "--format=pylock.toml", "--no-header", "--no-python-downloads"]
+    argv += [f"--python={sys.executable}", f"--python-version={python}"]
+    argv += [f"--python-platform={machine}-manylinux_{GLIBC}", "--index-strategy=unsafe-best-match", *options]
+    run = subprocess.run(
+        [*argv, "-", *(str(path.absolute()) for path in files)],
+        input="".join(f"{line}\n" for line in requirements),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+        env=own | variables,
+    )
+    if run.returncode:
+        raise ReleaseError(
+            f"The dependencies can't be resolved for Python {python} on {machine}:\n{redacted(run.stderr)[-3000:]}"
+        )
+    return [_package(entry, directory) for entry in tomllib.loads(run.stdout).get("packages", [])]
+
+
+def uv_program() -> str:
+    """Return the path of uv.
+
+    Raises:
+        ReleaseError: if it is not installed.
+    """
+    try:
+        from uv import find_uv_bin  # noqa: PLC0415 - on the controller only
+
+        return str(find_uv_bin())
+    except (ImportError, FileNotFoundError) as error:
+        raise ReleaseError(
+            f"uv, which resolves dependencies, is not installed for {sys.executable}. Install it: pip install uv"
+        ) from error
+
+
+def _package(entry: Mapping[str, Any], directory: Path) -> Package:
+    """Read a package of a pylock.toml (PEP 751)."""
+    name = entry["name"]
+    wheels = {_url(each, directory): _sha256(each) for each in entry.get("wheels", [])}
+    source, sha256 = "", ""
+    if sdist := entry.get("sdist"):
+        source, sha256 = f"{name} @ {_url(sdist, directory)}", _sha256(sdist)
+    elif archive := entry.get("archive"):
+        url = _url(archive, directory)
+        if unquote(urlsplit(url).path).endswith(".whl"):
+            wheels[url] = _sha256(archive)
+        else:
+            source, sha256 = f"{name} @ {url}{_subdirectory(archive)}", _sha256(archive)
+    elif vcs := entry.get("vcs"):
+        source = f"{name} @ {vcs['type']}+{vcs['url']}@{vcs['commit-id']}{_subdirectory(vcs)}"
+    elif tree := entry.get("directory"):
+        source = f"{name} @ {(directory / tree['path']).resolve().as_uri()}{_subdirectory(tree)}"
+    return Package(name, entry.get("version", ""), wheels, source, sha256)
+
+
+def _url(file: Mapping[str, Any], directory: Path) -> str:
+    return str(file.get("url") or (directory / file["path"]).resolve().as_uri())
+
+
+def _sha256(file: Mapping[str, Any]) -> str:
+    return str(file.get("hashes", {}).get("sha256", ""))
+
+
+def _subdirectory(entry: Mapping[str, Any]) -> str:
+    return f"#subdirectory={entry['subdirectory']}" if entry.get("subdirectory") else ""

@@ -1,0 +1,179 @@
+"""Source directories: which files belong to them, how they are copied for a build, and those that have no build."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
+
+_LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
+# At the top only: further down, these may be the names of packages.
+_LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
+# The earliest time that a zip archive can hold.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+#: Where the tree of an application without a build lies in its virtual environment, on PYTHONPATH.
+TREE = "src"
+
+
+def is_buildable(source: Path) -> bool:
+    """Return whether pip can build a wheel from a directory: it has a setup.py, or a pyproject.toml of a package.
+
+    A pyproject.toml may also hold nothing but the settings of tools.
+
+    Raises:
+        ReleaseError: if the pyproject.toml can't be read.
+    """
+    if (source / "setup.py").is_file():
+        return True
+    try:
+        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (ValueError, OSError) as error:
+        raise ReleaseError(f"{source / 'pyproject.toml'} can't be read: {error}") from error
+    return bool({"project", "build-system"} & project.keys())
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Return whether a path is a link to nothing, or to a directory that it lies in."""
+    return path.is_symlink() and (not path.exists() or path.absolute().is_relative_to(path.resolve()))
+
+
+def _ignore(source: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return what shutil.copytree asks for the names to leave out of a directory."""
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        here = Path(directory)
+        top = _LEFTOVERS_AT_TOP & set(names) if here == source else set()
+        left_out = _LEFTOVERS(directory, names) | top | {name for name in names if _leads_nowhere(here / name)}
+        # Build tools leave out what it names.
+        return left_out - {".gitignore"}
+
+    return ignored
+
+
+def source_files(source: Path) -> Iterator[Path]:
+    """Return the files that a build reads, in a fixed order: a file, or a directory's without what builds leave."""
+    if source.is_file():
+        yield source
+        return
+    leave_out = _ignore(source)
+    # A build copies what links lead to, so that counts too.
+    for directory, folders, files in os.walk(source, followlinks=True):
+        ignored = leave_out(directory, [*folders, *files])
+        folders[:] = sorted(set(folders) - ignored)
+        yield from (Path(directory) / name for name in sorted(set(files) - ignored))
+
+
+def digest_of(files: Iterable[Path], root: Path, *more: str) -> str:
+    """Return a digest over the names and contents of files, and over some texts."""
+    total = hashlib.sha256("\0".join(more).encode())
+    for path in files:
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        total.update(f"\0{name}\0{file_sha256(path)}".encode())
+    return total.hexdigest()
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    """Return what git says in a directory; None if it fails or there is no repository."""
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(directory), *arguments],  # noqa: S607 - the user's git, wherever it is
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except FileNotFoundError:
+        return None
+    return run.stdout if run.returncode == 0 else None
+
+
+def described(source: Path) -> str:
+    """Return what git says of the state of a directory, from which build tools derive versions; empty without git."""
+    return (_git(source, "describe", "--tags", "--always", "--dirty") or "").strip() if source.is_dir() else ""
+
+
+def copy_for_build(source: Path, temporary: Path) -> Path:
+    """Return a copy of a source directory, because a build writes next to what it reads.
+
+    Of a git repository, the copy is a clone with the uncommitted changes: build tools ask git for the version.
+
+    Raises:
+        ReleaseError: if it can't be copied.
+    """
+    top = _git(source, "rev-parse", "--show-toplevel")
+    clone = temporary / "repository"
+    try:
+        if top and _git(source, "clone", "--quiet", "--shared", top.rstrip("\n"), str(clone)) is not None:
+            copy = clone / source.resolve().relative_to(Path(top.rstrip("\n")).resolve())
+            _remove_deleted(source, copy)
+        else:
+            copy = temporary / "source"
+        shutil.copytree(source, copy, ignore=_ignore(source), dirs_exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{source} can't be copied: {error}") from error
+    return copy
+
+
+def _remove_deleted(source: Path, copy: Path) -> None:
+    """Remove from a clone what is no longer in the directory that it was cloned from."""
+    for name in (_git(source, "ls-files", "-z", "--deleted") or "").split("\0"):
+        if name:
+            (copy / name).unlink(missing_ok=True)
+
+
+def tree_files(source: Path) -> list[Path]:
+    """Return the files of a directory that is deployed as it is: what git does not ignore, in a fixed order."""
+    listed = _git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    files = source_files(source)
+    if listed is not None:
+        names = set(listed.split("\0"))
+        files = (path for path in files if str(path.relative_to(source)) in names)
+    return sorted(path for path in files if path.name != ".gitignore")
+
+
+def pack_tree(source: Path, name: str, directory: Path) -> Path:
+    """Write a wheel that brings a directory as it is to src in the virtual environment, and return it.
+
+    Its version follows from its content, so the same content gives the same release.
+
+    Args:
+        name: of the distribution.
+    """
+    files = tree_files(source)
+    contents = {str(path.relative_to(source)): path for path in files}
+    version = f"0+{digest_of(files, source)[:12]}"
+    project = name.replace("-", "_")
+    info = f"{project}-{version}.dist-info"
+    wheel = directory / f"{project}-{version}-py3-none-any.whl"
+    texts = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: celery-fleet\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = []
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(member: str, content: bytes, mode: int) -> None:
+            entry = zipfile.ZipInfo(member, _EPOCH)
+            entry.external_attr = (0o100000 | mode) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            record.append(f'"{member}",sha256={digest},{len(content)}\n')
+
+        for member, path in sorted(contents.items()):
+            mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+            add(f"{project}-{version}.data/data/{TREE}/{member}", path.read_bytes(), mode)
+        for member, text in texts.items():
+            add(member, text.encode(), 0o644)
+        archive.writestr(zipfile.ZipInfo(f"{info}/RECORD", _EPOCH), "".join([*record, f"{info}/RECORD,,\n"]))
+    return wheel

@@ -1,0 +1,135 @@
+"""What hosts need is resolved for their Python and machine, whatever the controller has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import (
+    Package,
+    index_environment,
+    locked_hashes,
+    redacted,
+    resolve,
+)
+from wheels import wheel
+
+EXAMPLE = Path(__file__).parents[2] / "example"
+A, B, C = (letter * 64 for letter in "abc")
+LOCK = f"""\
+# made by hand
+--index-url https://index.example/simple;x
+amqp==5.4.2 \\
+    --hash=sha256:{A} \\
+    --hash=sha256:{B}
+Async_Timeout[x]==5.0.1 ; python_full_version < '3.11.3' --hash sha256:{C}
+tzdata==2026.1 ; python_version >= "3.12" # a comment --hash=sha256:{A}
+vine==5.1.0  # via amqp; and others
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+def names(found: list[Package]) -> set[str]:
+    return {package.name for package in found}
+
+
+def found(tmp_path: Path, *lines: str, python: str = "3.11.2", machine: str = "x86_64") -> list[Package]:
+    (tmp_path / "requirements.txt").write_text("\n".join(["--find-links links", *lines]) + "\n")
+    return resolve([], [tmp_path / "requirements.txt"], python=python, machine=machine, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("python", "expected"), [("3.11.2", {"redis", "async-timeout"}), ("3.13.5", {"redis", "tzdata"})]
+)
+def test_conditions_of_dependencies_are_those_of_the_hosts_python(
+    tmp_path: Path, python: str, expected: set[str]
+) -> None:
+    wheel(tmp_path / "links", "redis-8.1", needs="async-timeout ; python_full_version < '3.11.3'")
+    wheel(tmp_path / "links", "async_timeout-5.0")
+    wheel(tmp_path / "links", "tzdata-2026.1")
+    assert names(found(tmp_path, "redis", "tzdata ; python_version >= '3.12'", python=python)) == expected
+
+
+def test_a_version_that_the_hosts_python_is_too_old_for_is_not_taken(tmp_path: Path) -> None:
+    wheel(tmp_path / "links", "soupsieve-4.0")
+    wheel(tmp_path / "links", "soupsieve-4.1", python=">=3.11.5")
+    (old,) = found(tmp_path, "soupsieve", python="3.11.2")
+    (new,) = found(tmp_path, "soupsieve", python="3.13.5")
+    assert (old.version, new.version) == ("4.0", "4.1")
+
+
+def test_wheels_are_those_of_the_hosts_python_and_machine(tmp_path: Path) -> None:
+    for tag in (
+        "cp311-cp311-manylinux_2_28_x86_64",
+        "cp313-cp313-manylinux1_x86_64",
+        "cp313-cp313-manylinux_2_17_aarch64",
+        "cp313-cp313-musllinux_1_2_x86_64",
+    ):
+        wheel(tmp_path / "links", "libsass-1.0", tag=tag)
+
+    def tags(python: str, machine: str = "x86_64") -> list[str]:
+        (package,) = found(tmp_path, "libsass", python=python, machine=machine)
+        return [url.rpartition("/")[2] for url in package.wheels]
+
+    assert tags("3.11.2") == ["libsass-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"]
+    assert tags("3.13.5") == ["libsass-1.0-cp313-cp313-manylinux1_x86_64.whl"]
+    assert tags("3.13.5", "aarch64") == ["libsass-1.0-cp313-cp313-manylinux_2_17_aarch64.whl"]
+
+
+def test_paths_are_relative_to_the_directory(tmp_path: Path) -> None:
+    lib = tmp_path / "project" / "lib"
+    lib.mkdir(parents=True)
+    (lib / "pyproject.toml").write_text('[project]\nname = "lib"\nversion = "1.0"\ndependencies = ["vine"]\n')
+    wheel(tmp_path / "links", "vine-5.1")
+    file = tmp_path / "project" / "requirements.txt"
+    file.write_text("--find-links ../links\n-e ./lib\n")
+    packages = resolve([], [file], python="3.13.5", machine="x86_64", directory=file.parent)
+    assert {package.name: package.source for package in packages} == {"lib": f"lib @ {lib.as_uri()}", "vine": ""}
+
+
+def test_what_can_not_be_resolved_says_why(tmp_path: Path) -> None:
+    wheel(tmp_path / "links", "shop-1.0", needs="celery<5")
+    wheel(tmp_path / "links", "celery-5.7")
+    with pytest.raises(ReleaseError, match=r"can't be resolved for Python 3\.11\.2 on x86_64:\n(?s:.*)celery<5"):
+        found(tmp_path, "shop", "celery>=5")
+
+
+def test_hashes_are_those_of_the_lock() -> None:
+    assert locked_hashes([LOCK]) == {"amqp": {A, B}, "async-timeout": {C}}
+    assert locked_hashes(["vine\namqp==5.4\n"]) == {}
+
+
+def test_the_examples_lock_differs_between_debian_12_and_13() -> None:
+    text = (EXAMPLE / "requirements.lock").read_text(encoding="utf-8")
+    assert "async-timeout" in locked_hashes([text])
+
+
+def test_uv_looks_where_pip_does() -> None:
+    configured = "\n".join(
+        [
+            "global.index-url='https://old.example/simple'",
+            "global.extra-index-url='https://a.example/simple\\nhttps://b.example/simple'",
+            "global.find-links='/opt/wheels /opt/more'",
+            "install.no-index='true'",
+            "global.timeout='60'",
+            ":env:.index-url='https://u:pw@new.example/simple'",
+            ":env:.cert='/etc/ca.pem'",
+        ]
+    )
+    variables, options = index_environment(configured, {"SSL_CERT_FILE": "/etc/own.pem"})
+    assert variables == {
+        "UV_DEFAULT_INDEX": "https://u:pw@new.example/simple",
+        "UV_INDEX": "https://a.example/simple https://b.example/simple",
+        "UV_FIND_LINKS": "/opt/wheels,/opt/more",
+    }
+    assert options == []
+    assert index_environment(":env:.no-index='1'", {}) == ({}, ["--no-index"])
+
+
+def test_no_password_is_shown() -> None:
+    assert redacted("GET https://u:s3cret@index.example/simple failed") == "GET https://index.example/simple failed"

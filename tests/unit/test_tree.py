@@ -1,0 +1,178 @@
+"""A directory without a build is deployed as it is; one with a build is built from a copy that git describes alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import Inputs, build
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
+from ansible_collections.fleet.celery.plugins.module_utils._source import clone
+from ansible_collections.fleet.celery.plugins.module_utils._tree import (
+    copy_for_build,
+    described,
+    is_buildable,
+    pack_tree,
+    tree_files,
+)
+
+AUTHOR = {f"GIT_{who}_{what}": "x@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+def git(directory: Path, *arguments: str) -> str:
+    run = subprocess.run(
+        ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True, env=os.environ | AUTHOR
+    )
+    return run.stdout.rstrip()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """The tutorial's project in a repository, with an ignored file and one that is not committed."""
+    texts = {
+        "manage.py": "import mysite\n",
+        "mysite/__init__.py": "",
+        "polls/templates/mail.txt": "Hello\n",
+        "requirements.txt": "",
+        ".gitignore": "secret.py\n*.sqlite3\n",
+        ".github/workflow.yml": "",
+        "secret.py": "PASSWORD = 's3cret'\n",
+        "db.sqlite3": "",
+    }
+    source = tmp_path / "my-site"
+    for name, text in texts.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    (source / "manage.py").chmod(0o755)
+    git(tmp_path, "init", "--quiet", str(source))
+    git(source, "add", ".")
+    git(source, "commit", "--quiet", "--message", "x")
+    git(source, "tag", "v1.4")
+    return source
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "buildable"),
+    [
+        ("setup.py", "", True),
+        ("pyproject.toml", "[project]\nname = 'a'\n", True),
+        ("pyproject.toml", "[build-system]\nrequires = []\n", True),
+        ("pyproject.toml", "[tool.ruff]\nline-length = 100\n", False),
+        ("requirements.txt", "", False),
+    ],
+)
+def test_what_can_be_built(tmp_path: Path, file: str, text: str, buildable: bool) -> None:
+    (tmp_path / file).write_text(text)
+    assert is_buildable(tmp_path) == buildable
+
+
+def test_a_pyproject_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project\n")
+    with pytest.raises(ReleaseError, match=r"pyproject\.toml can't be read: "):
+        is_buildable(tmp_path)
+
+
+def test_a_tree_is_what_git_does_not_ignore(site: Path) -> None:
+    (site / "new.py").touch()
+    found = {str(path.relative_to(site)) for path in tree_files(site)}
+    assert found == {"manage.py", "mysite/__init__.py", "polls/templates/mail.txt", "requirements.txt", "new.py"}
+
+
+def test_a_tree_comes_as_it_is_with_its_data(site: Path, tmp_path: Path) -> None:
+    wheel = pack_tree(site, "my-site", tmp_path)
+    target = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
+    subprocess.run([str(target / "bin" / "pip"), "-q", "install", "--no-index", "--no-deps", str(wheel)], check=True)
+    tree = target / "src"
+    assert (tree / "polls" / "templates" / "mail.txt").read_text() == "Hello\n"
+    assert os.access(tree / "manage.py", os.X_OK)
+    assert not (tree / "secret.py").exists()
+    subprocess.run([str(target / "bin" / "python"), str(tree / "manage.py")], check=True)
+    with zipfile.ZipFile(wheel) as archive:
+        (record,) = (name for name in archive.namelist() if name.endswith("RECORD"))
+        assert archive.read(record).count(b"sha256=") == len(archive.namelist()) - 1
+
+
+def test_the_version_of_a_tree_follows_from_its_content(site: Path, tmp_path: Path) -> None:
+    first = pack_tree(site, "my-site", tmp_path)
+    content = first.read_bytes()
+    os.utime(site / "manage.py", (1, 1))
+    (site / "secret.py").write_text("changed")
+    assert pack_tree(site, "my-site", tmp_path) == first
+    assert first.read_bytes() == content
+    (site / "manage.py").write_text("changed\n")
+    assert pack_tree(site, "my-site", tmp_path) != first
+
+
+def test_an_artifact_of_a_tree_has_its_requirements(site: Path, tmp_path: Path) -> None:
+    artifact, built = build(
+        Inputs(site, requirements=site / "requirements.txt"),
+        directory=tmp_path / "a",
+        python="3.11.2",
+        machine="x86_64",
+    )
+    assert built
+    assert artifact.name.startswith("my-site-0+")
+
+
+def test_a_build_sees_the_repository_and_the_uncommitted_changes(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "clean").mkdir()
+    copy = copy_for_build(site, tmp_path / "clean")
+    assert described(copy) == "v1.4"
+    assert (copy / ".gitignore").exists()
+    (site / "manage.py").write_text("changed\n")
+    (site / "mysite" / "__init__.py").unlink()
+    (site / "new.py").touch()
+    (tmp_path / "changed").mkdir()
+    copy = copy_for_build(site, tmp_path / "changed")
+    assert described(copy) == described(site) == "v1.4-dirty"
+    assert (copy / "manage.py").read_text() == "changed\n"
+    assert (copy / "new.py").exists()
+    assert not (copy / "mysite" / "__init__.py").exists()
+    assert git(site, "status", "--short").splitlines() == [" M manage.py", " D mysite/__init__.py", "?? new.py"]
+
+
+def test_a_part_of_a_repository_is_built_with_the_whole_at_hand(site: Path, tmp_path: Path) -> None:
+    copy = copy_for_build(site / "polls", tmp_path)
+    assert (copy / "templates" / "mail.txt").exists()
+    assert (copy.parent / "manage.py").exists()
+
+
+def test_a_git_url_gives_the_commit_that_it_names(site: Path, tmp_path: Path) -> None:
+    url = f"git+{site.as_uri()}"
+    (site / "manage.py").write_text("second\n")
+    git(site, "commit", "--quiet", "--all", "--message", "y")
+    commit = git(site, "rev-parse", "HEAD")
+
+    def text(suffix: str) -> str:
+        return (clone(url + suffix, tmp_path / "kept")[0] / "manage.py").read_text()
+
+    assert text("") == text(f"@{commit}") == "second\n"
+    assert text("@v1.4") == "import mysite\n"
+    path, new = clone(f"{url}@v1.4", tmp_path / "kept")
+    assert (path.name, new) == ("my-site", False)
+    assert described(path) == "v1.4"
+    assert clone(f"{url}@v1.4#subdirectory=polls", tmp_path / "kept")[0] == path / "polls"
+    git(site, "tag", "--force", "v1.4")
+    assert text("@v1.4") == "second\n"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "message"),
+    [
+        ("@v9", "has no branch, tag or commit v9"),
+        ("@--output=x", "has no branch, tag or commit --output=x"),
+        ("#subdirectory=web", "has no directory web"),
+        ("#subdirectory=../..", r"has no directory \.\./\.\."),
+        ("/nowhere", "can't be fetched by git"),
+    ],
+)
+def test_a_git_url_that_leads_nowhere_is_refused(site: Path, tmp_path: Path, suffix: str, message: str) -> None:
+    with pytest.raises(ReleaseError, match=message):
+        clone(f"git+{site.as_uri()}{suffix}", tmp_path / "kept")
+    with pytest.raises(ReleaseError, match=r"begins with git\+ext://"):
+        clone("git+ext://sh -c touch% /tmp/x", tmp_path / "kept")
