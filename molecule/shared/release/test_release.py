@@ -392,9 +392,16 @@ def test_bad_input_is_refused_before_anything_is_touched(
 
 
 def test_remote_control_reaches_each_worker_after_all_that(shop: Shop, status: Any) -> None:
-    answer = json.loads(shop.output(f"{RUN} celery -A shop.celery:app inspect ping --timeout 10 --json"))
-    programs = [item["name"] for host in WORKERS for item in status()[host]["programs"]]
-    assert sorted(node.partition("@")[0] for node in answer) == sorted(name.removeprefix("shop-") for name in programs)
+    def reached() -> bool:
+        answer = json.loads(shop.output(f"{RUN} celery -A shop.celery:app inspect ping --timeout 10 --json"))
+        found = status()
+        programs = [item["name"] for host in WORKERS for item in found[host]["programs"]]
+        return sorted(node.partition("@")[0] for node in answer) == sorted(
+            name.removeprefix("shop-") for name in programs
+        )
+
+    # A worker that handed over to another, and ends, answers until it has ended.
+    wait_until(reached, "others answer than there are")
 
 
 def test_beat_was_never_doubled_by_all_that(shop: Shop) -> None:
