@@ -181,16 +181,25 @@ class Shop:
             since: of lines from this time on, as the ledger has it. All of it is much to read again and again.
         """
         wanted = set(ids) if ids is not None else None
-        command = f"cat {LEDGER}"
+        command = f"grep -h '' {LEDGER}"
         if wanted is not None and len(wanted) <= AT_ONCE:
             command = f"grep -hF {' '.join(f'-e {task}' for task in sorted(wanted)) or '-e none'} {LEDGER}"
         # A line begins with the time, so that is its second word.
         newer = shlex.quote(f'$2 >= "\\"{since}"')
         lines: list[dict[str, Any]] = []
         for name in self.hosts:
-            text = self.output(f"{{ {command} 2>/dev/null || true; }} | awk {newer}", name)
-            lines += [json.loads(line) for line in text.splitlines()]
+            lines += self._json_lines(f"{{ {command} 2>/dev/null || true; }} | awk {newer}", name)
         return [line for line in lines if wanted is None or line["id"] in wanted]
+
+    def _json_lines(self, command: str, host: str, attempts: int = 5) -> list[dict[str, Any]]:
+        """Return what a command prints, a value a line. A line that is just being written is read again."""
+        text = self.output(command, host)
+        try:
+            return [json.loads(line) for line in text.splitlines()]
+        except ValueError:
+            if attempts == 1:
+                raise
+            return self._json_lines(command, host, attempts - 1)
 
     def events(self, ids: Iterable[str], event: str, since: str = "") -> list[dict[str, Any]]:
         return [line for line in self.ledger(ids, since) if line["event"] == event]
@@ -233,5 +242,12 @@ class Shop:
 
     def pids(self, host: str) -> dict[str, int]:
         """Return the process id of each program that runs on a host."""
-        rows = (line.split() for line in self.output("supervisorctl status || true", host).splitlines())
+        rows: list[list[str]] = []
+
+        def settled() -> bool:
+            rows[:] = (line.split() for line in self.output("supervisorctl status || true", host).splitlines())
+            return not any(row[1] == "STARTING" for row in rows)
+
+        # A worker may be at work before Supervisor says that it stays up.
+        wait_until(settled, f"programs of {host} do not stay up")
         return {row[0]: int(row[3].rstrip(",")) for row in rows if row[1] == "RUNNING"}

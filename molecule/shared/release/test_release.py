@@ -330,6 +330,7 @@ def test_a_restart_takes_what_it_was_told_and_nothing_else(shop: Shop, by: str) 
         )
     for host, pids in before.items():
         after = shop.pids(host)
+        assert len(after) == len(pids), (host, pids, after)
         restarted = {name for name in pids if after.get(name) != pids[name]}
         expected = {name for name in pids if name.startswith(("shop-email-", "shop-video"))}
         assert restarted == expected, (host, pids, after)
