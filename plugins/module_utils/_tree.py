@@ -98,8 +98,19 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 
 def described(source: Path) -> str:
-    """Return what git says of the state of a directory, from which build tools derive versions; empty without git."""
-    return (_git(source, "describe", "--tags", "--always", "--dirty") or "").strip() if source.is_dir() else ""
+    """Return what git says of the state of a directory whose build asks it for the version; empty for others."""
+    if not source.is_dir() or not is_buildable(source) or _has_version(source):
+        return ""
+    return (_git(source, "describe", "--tags", "--always", "--dirty") or "").strip()
+
+
+def _has_version(source: Path) -> bool:
+    """Return whether a pyproject.toml names the version."""
+    try:
+        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    return "version" in project.get("project", {})
 
 
 def copy_for_build(source: Path, temporary: Path) -> Path:
