@@ -370,8 +370,12 @@ def fetch(
             shutil.move(wheel, directory)
     for package in builds:
         allowed = hashes.get(normalized(package.name))
-        if allowed is not None and package.source_sha256 and package.source_sha256 not in allowed:
-            raise ReleaseError(f"The requirements file allows none of the files that the index has of {package.title}")
+        of_index = package.wheels or package.source_sha256
+        if allowed is not None and of_index and package.source_sha256 not in allowed:
+            raise ReleaseError(
+                f"The requirements file has a hash of none of the files of {package.title} that fit Python {python} on "
+                f"{machine}. Lock it anew, or find out who changed the files"
+            )
         _build_missing(package, directory, python=python, machine=machine, environment=environment)
 
 
