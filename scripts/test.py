@@ -46,7 +46,7 @@ STEP_LIMIT_SECONDS = 75 * 60
 QUICK_SCENARIO = "release_rabbitmq"
 QUICK_TEST = "test_a_release_loses_and_repeats_nothing"
 # They fill the end of a run, so that no long one is alone there.
-QUICK_ONES = ("celery_task_log", "flower", "supervisor")
+SHORT_SCENARIOS = ("celery_task_log", "flower", "supervisor")
 # How long an interrupted step gets to end by itself.
 GRACE_SECONDS = 20
 
@@ -169,9 +169,9 @@ def hosts_in(inventory: Path) -> int:
 
 
 def scenario_steps() -> list[Step]:
-    """One step a molecule scenario, those with the most hosts first, as they take longest, and the quick ones last."""
+    """One step a molecule scenario, those with the most hosts first, as they take longest, and the short ones last."""
     paths = [path.parent for path in ROOT.glob("molecule/*/molecule.yml")]
-    paths.sort(key=lambda path: (path.name in QUICK_ONES, -hosts_in(path / "inventory"), path.name))
+    paths.sort(key=lambda path: (path.name in SHORT_SCENARIOS, -hosts_in(path / "inventory"), path.name))
     inventories = [ROOT / "molecule" / "shared" / "inventory"]
     return [
         Step(

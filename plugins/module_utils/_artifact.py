@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -214,11 +215,25 @@ class Inputs:
         for path in (self.source, self.wheelhouse, self.requirements):
             if path is not None and not path.exists():
                 raise ReleaseError(f"{path} is not there")
-        if self.source and self.source.is_dir() and not is_buildable(self.source) and not self.requirements:
+        if self.is_tree and not self.requirements:
             raise ReleaseError(
                 f"{self.source} has neither a pyproject.toml of a package nor a setup.py to be built from, and no "
                 "requirements.txt that says what it needs to be deployed as it is. Add one of these"
             )
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether the source is a directory without a build, which is deployed as it is."""
+        return self.source is not None and self.source.is_dir() and not is_buildable(self.source)
+
+    @cached_property
+    def texts(self) -> dict[Path, str]:
+        """The texts of the requirements file and of all those that it includes.
+
+        Raises:
+            ReleaseError: if one can't be read.
+        """
+        return requirement_texts(self.requirements) if self.requirements else {}
 
     @property
     def directory(self) -> Path:
@@ -233,7 +248,7 @@ class Inputs:
         Raises:
             ReleaseError: if a requirements file can't be read.
         """
-        texts = requirement_texts(self.requirements) if self.requirements else {}
+        texts = self.texts
         # The last digit of a Python's version counts only if a condition names it, so that an update of a host's
         # Python makes no other content of the same release.
         exact = any("python_full_version" in text for text in texts.values())
@@ -284,8 +299,8 @@ def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, mach
     """
     main: Path | None = None
     lines = [inputs.package] if inputs.package else []
-    texts = requirement_texts(inputs.requirements) if inputs.requirements else {}
-    if inputs.source and inputs.source.is_dir() and not is_buildable(inputs.source):
+    texts = inputs.texts
+    if inputs.source and inputs.is_tree:
         main = pack_tree(inputs.source, normalized(inputs.source.resolve().name), wheels)
     elif inputs.source:
         main = build_wheel(inputs.source, wheels, inputs.environment)
@@ -317,7 +332,7 @@ def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, mach
     if main:
         return wheel_version(main.name)
     if inputs.package:
-        name = normalized(re.split(r"[\[=<>~! ;@]", inputs.package, maxsplit=1)[0])
+        name = normalized(inputs.package.partition("==")[0].partition("[")[0])
         return name, next(package.version for package in found if normalized(package.name) == name)
     origin = inputs.wheelhouse or inputs.requirements
     return (origin.name if origin else ""), ""
@@ -340,7 +355,7 @@ def fetch(
         hashes: SHA-256 sums that are allowed for each package; if empty, those that the index gives.
 
     Raises:
-        ReleaseError: names all packages that have no wheel for the hosts, with what to do about it.
+        ReleaseError: if a package has no wheel for the hosts; the text says what to do about it.
     """
     if unlocked := [package.title for package in packages if hashes and normalized(package.name) not in hashes]:
         raise ReleaseError(
