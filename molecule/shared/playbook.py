@@ -91,12 +91,30 @@ def converge(*options: str, **variables: Any) -> subprocess.CompletedProcess[str
     return run_playbook(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml", *options, **variables)
 
 
-def changed(run: subprocess.CompletedProcess[str]) -> int:
-    """Return how many tasks changed something on the first host; the run must have succeeded."""
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
-    return int(re.findall(r"\bchanged=(\d+)", run.stdout)[0])
-
-
 def converge_host(host: Any, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
     """Run the scenario's own playbook on one of its hosts, with other values of variables."""
     return converge("--limit", host.backend.host, *options, **variables)
+
+
+def changed(run: subprocess.CompletedProcess[str]) -> int:
+    """Return how many tasks changed something on the first host; the run must have succeeded."""
+    return _changed(run)[0]
+
+
+def changes(run: subprocess.CompletedProcess[str]) -> set[int]:
+    """Return how many tasks changed something, by host each number once; the run must have succeeded."""
+    return set(_changed(run))
+
+
+def _changed(run: subprocess.CompletedProcess[str]) -> list[int]:
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr
+    return [int(number) for number in re.findall(r"\bchanged=(\d+)", run.stdout)]
+
+
+def failures(run: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """Return what is said of each host whose task failed, on one line; the run must have failed."""
+    assert run.returncode != 0, run.stdout[-3000:]
+    # YAML doubles the quotes in a quoted text.
+    told = " ".join(run.stdout.partition("PLAY RECAP")[0].replace("''", "'").split())
+    _, *parts = re.split(r"\bfatal: \[", told)
+    return dict(part.split("]: ", 1) for part in parts)

@@ -11,20 +11,21 @@ import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import testinfra
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ResponseError
 from redis.retry import Retry
 from shared.deployed import wait_until
 from shared.lab import reboot
-from shared.playbook import changed, converge_host
+from shared.playbook import changes, converge, failures
 from shared.service import kill, main_pid
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
@@ -80,19 +81,21 @@ class Server:
     def pid(self) -> str:
         return main_pid(self.host, f"{self.flavor}-server")
 
+    def runs(self) -> bool:
+        return bool(self.host.service(f"{self.flavor}-server").is_running)
+
     def sums(self) -> str:
         """Return a checksum of each file of the configuration."""
         return str(
             self.host.check_output(f"sha256sum /etc/{self.flavor}/{self.flavor}.conf /etc/{self.flavor}/users.acl")
         )
 
-    def converge(self, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-        """Run the scenario's playbook on this host, with other values of variables."""
-        return converge_host(self.host, "--diff", *options, **variables)
+    def files(self) -> str:
+        """Return the names of its data's files."""
+        return str(self.host.check_output(f"find /var/lib/{self.flavor}"))
 
 
-@pytest.fixture(scope="module")
-def server(host: Any) -> Server:
+def server_on(host: Any) -> Server:
     variables = host.ansible.get_variables()
     secrets = PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
     passwords = {user: (secrets / f"redis_{file}").read_text().strip() for user, file in USERS.items()}
@@ -105,9 +108,20 @@ def server(host: Any) -> Server:
     )
 
 
-@pytest.fixture
-def messages(server: Server) -> Iterator[list[Any]]:
-    """Return what is in a queue that no worker consumes."""
+@pytest.fixture(scope="module")
+def server(host: Any) -> Server:
+    return server_on(host)
+
+
+@pytest.fixture(scope="module")
+def servers() -> list[Server]:
+    """Return all of them: the playbook takes hardly longer for all than for one."""
+    return [server_on(host) for host in testinfra.get_hosts(["ansible://all"], sudo=True)]
+
+
+@contextmanager
+def filled(server: Server) -> Iterator[list[Any]]:
+    """Put messages into a queue that no worker consumes, until the end of the block."""
     server.admin().delete(server.prefix + UNUSED)
     server.fill("one", "two")
     # As kombu gives a message back.
@@ -116,6 +130,20 @@ def messages(server: Server) -> Iterator[list[Any]]:
         pipeline.execute()
     yield server.queue(server.admin())
     server.admin().delete(server.prefix + UNUSED)
+
+
+@pytest.fixture
+def messages(server: Server) -> Iterator[list[Any]]:
+    """Return what is in a queue that no worker consumes."""
+    with filled(server) as found:
+        yield found
+
+
+@pytest.fixture
+def all_messages(servers: list[Server]) -> Iterator[list[tuple[Server, list[Any]]]]:
+    """Return what is in the queue of each server that no worker consumes."""
+    with ExitStack() as stack:
+        yield [(server, stack.enter_context(filled(server))) for server in servers]
 
 
 def probe_environment(server: Server) -> dict[str, str]:
@@ -294,56 +322,65 @@ def test_nobody_gets_in_without_a_password(server: Server) -> None:
         Redis(server.address, **CLIENT).ping()
 
 
-@pytest.fixture
-def commands(server: Server) -> Iterator[str]:
-    """Note the arguments of each command that the server is given on its host, in a file, as ps would show them."""
+@contextmanager
+def watched(server: Server) -> Iterator[str]:
+    """Note in files the command lines on a host, and what the server is told there; yield what shows the files."""
     path, log = f"/usr/local/bin/{server.flavor}-cli", "/root/commands"
     program = f'#!/bin/sh\necho "$0 $*" >> {log}\nexec /usr/bin/{server.flavor}-cli "$@"\n'
     server.host.check_output("printf %s %s > %s && chmod 755 %s", "%s", program, path, path)
-    yield log
-    server.host.check_output("rm %s %s", path, log)
+    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done > /root/cmdlines"
+    server.host.check_output("systemd-run --unit=probe-watch sh -c %s", watch)
+    yield f"cat /root/cmdlines {log}"
+    server.host.check_output("systemctl stop probe-watch; rm %s %s", path, log)
 
 
 def test_changed_passwords_are_the_only_ones_and_show_nowhere(
-    server: Server, messages: list[Any], commands: str
+    servers: list[Server], all_messages: list[tuple[Server, list[Any]]]
 ) -> None:
-    watch = "while :; do cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '; sleep 0.05; done > /root/cmdlines"
-    server.host.check_output("systemd-run --unit=probe-watch sh -c %s", watch)
-    pid = server.pid()
+    pids = [server.pid() for server in servers]
     new = {f"redis_{kind}_password": f"{kind} {ODD_PASSWORD}" for kind in ("application", "administrator")}
-    run = server.converge("-vvv", **new)
     try:
-        server.host.check_output("systemctl stop probe-watch")
-        assert changed(run) == 2  # the file, and the server's users
-        assert server.login("shop", new["redis_application_password"]).ping()
-        assert server.login("shop-admin", new["redis_administrator_password"]).ping()
-        for user in ("shop", "shop-admin"):
-            with pytest.raises(AuthenticationError):
-                server.login(user).ping()
-        assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
-        assert changed(server.converge(**new)) == 0
+        with ExitStack() as stack:
+            commands = [stack.enter_context(watched(server)) for server in servers]
+            run = converge("--diff", "-vvv", **new)
+            assert changes(run) == {2}  # the file, and the server's users
+            for server, messages in all_messages:
+                assert server.login("shop", new["redis_application_password"]).ping()
+                assert server.login("shop-admin", new["redis_administrator_password"]).ping()
+                for user in ("shop", "shop-admin"):
+                    with pytest.raises(AuthenticationError):
+                        server.login(user).ping()
+                assert server.queue(server.login("shop-admin", new["redis_administrator_password"])) == messages
+            assert changes(converge("--diff", **new)) == {0}
 
-        hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
-        assert len(hashes) >= len(USERS)
-        assert "ACL LOAD" in server.host.check_output(f"cat {commands}"), "no command was noted"
-        secrets = [ODD_PASSWORD, json.dumps(ODD_PASSWORD)[1:-1], repr(ODD_PASSWORD)[1:-1], *server.passwords.values()]
-        # Read here, not searched for there, where sudo would log what is searched for.
-        logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
-        places = "/etc /var/lib /usr/local /run"
-        readable = f"find {places} -type f -perm -004 ! -path '*/journal/*' -exec cat {{}} + 2>/dev/null"
-        shown = server.host.check_output(f"(cat /root/cmdlines {commands}; {logs}; {readable}) | base64 -w0")
-        text = b64decode(shown).decode(errors="replace")
-        assert len(text) > 10_000
-        for secret in [*secrets, *hashes]:
-            assert secret not in run.stdout
-            assert secret not in text
+            for server, shows in zip(servers, commands, strict=True):
+                hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
+                assert len(hashes) >= len(USERS)
+                assert "ACL LOAD" in server.host.check_output(shows), "no command was noted"
+                secrets = [
+                    ODD_PASSWORD,
+                    json.dumps(ODD_PASSWORD)[1:-1],
+                    repr(ODD_PASSWORD)[1:-1],
+                    *server.passwords.values(),
+                ]
+                # Read here, not searched for there, where sudo would log what is searched for.
+                logs = "find /var/log /run/systemd -type f ! -path '*/journal/*' -exec cat {} +; journalctl --no-pager"
+                places = "/etc /var/lib /usr/local /run"
+                readable = f"find {places} -type f -perm -004 ! -path '*/journal/*' -exec cat {{}} + 2>/dev/null"
+                shown = server.host.check_output(f"({shows}; {logs}; {readable}) | base64 -w0")
+                text = b64decode(shown).decode(errors="replace")
+                assert len(text) > 10_000
+                for secret in [*secrets, *hashes]:
+                    assert secret not in run.stdout
+                    assert secret not in text
     finally:
-        back = server.converge()
+        back = converge("--diff")
 
-    assert changed(back) == 2
-    assert server.login().ping()
-    assert server.pid() == pid, "the server was restarted"
-    assert server.queue(server.admin()) == messages
+    assert changes(back) == {2}
+    for (server, messages), pid in zip(all_messages, pids, strict=True):
+        assert server.login().ping()
+        assert server.pid() == pid, "the server was restarted"
+        assert server.queue(server.admin()) == messages
 
 
 def test_secrets_are_for_their_owner_only(server: Server) -> None:
@@ -368,18 +405,20 @@ def test_root_of_the_host_logs_in_without_knowing_the_password(server: Server) -
     assert server.host.check_output(command).strip() == "shop-admin"
 
 
-def test_what_was_changed_by_hand_is_put_right(server: Server) -> None:
-    server.admin().execute_command("ACL", "SETUSER", "shop", "+@all", "~*")
-    server.admin().execute_command("ACL", "SETUSER", "intruder", "on", "nopass", "+@all", "~*")
-    assert server.login().keys() is not None
-    assert changed(server.converge("--check")) == 1
-    assert server.login().keys() is not None, "a check changed something"
-    assert changed(server.converge()) == 1
-    with pytest.raises(NoPermissionError):
-        server.login().keys()
-    with pytest.raises(AuthenticationError):
-        server.login("intruder", "x").ping()
-    assert changed(server.converge()) == 0
+def test_what_was_changed_by_hand_is_put_right(servers: list[Server]) -> None:
+    for server in servers:
+        server.admin().execute_command("ACL", "SETUSER", "shop", "+@all", "~*")
+        server.admin().execute_command("ACL", "SETUSER", "intruder", "on", "nopass", "+@all", "~*")
+    assert changes(converge("--diff", "--check")) == {1}
+    for server in servers:
+        assert server.login().keys() is not None, "a check changed something"
+    assert changes(converge("--diff")) == {1}
+    for server in servers:
+        with pytest.raises(NoPermissionError):
+            server.login().keys()
+        with pytest.raises(AuthenticationError):
+            server.login("intruder", "x").ping()
+    assert changes(converge("--diff")) == {0}
 
 
 def test_a_full_server_refuses_new_tasks_and_keeps_the_others(server: Server, messages: list[Any]) -> None:
@@ -397,12 +436,13 @@ def test_a_full_server_refuses_new_tasks_and_keeps_the_others(server: Server, me
     assert server.login().rpop(server.prefix + UNUSED) == messages[-1]
 
 
-def test_tasks_outlive_a_restart_of_the_host(server: Server, messages: list[Any]) -> None:
-    reboot(server.host, server.host.backend.host)
-    wait_until(lambda: server.host.service(f"{server.flavor}-server").is_running, "the server is not back")
-    log = f"tail -60 /var/log/{server.flavor}/{server.flavor}-server.log; ls -l /var/lib/{server.flavor}/*"
-    assert server.queue(server.admin()) == messages, server.host.check_output(log)
-    assert changed(server.converge()) == 0
+def test_tasks_outlive_a_restart_of_the_host(all_messages: list[tuple[Server, list[Any]]]) -> None:
+    for server, messages in all_messages:
+        reboot(server.host, server.host.backend.host)
+        wait_until(server.runs, "the server is not back")
+        log = f"tail -60 /var/log/{server.flavor}/{server.flavor}-server.log; ls -l /var/lib/{server.flavor}/*"
+        assert server.queue(server.admin()) == messages, server.host.check_output(log)
+    assert changes(converge("--diff")) == {0}
 
 
 def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
@@ -432,17 +472,15 @@ def test_tasks_outlive_a_kill(server: Server, messages: list[Any]) -> None:
     ],
 )
 def test_a_bad_configuration_is_refused(
-    server: Server, messages: list[Any], variables: dict[str, Any], reason: str
+    servers: list[Server], all_messages: list[tuple[Server, list[Any]]], variables: dict[str, Any], reason: str
 ) -> None:
-    before, pid, data = server.sums(), server.pid(), server.host.check_output(f"find /var/lib/{server.flavor}")
-    run = server.converge(**variables)
-    assert run.returncode != 0
-    assert re.search(reason, " ".join(run.stdout.split())), run.stdout[-2000:]
-    assert server.sums() == before
-    assert server.pid() == pid
-    assert server.host.check_output(f"pgrep -c {server.flavor}-server") == "1", "the check is still running"
-    assert server.host.check_output(f"find /var/lib/{server.flavor}") == data
-    assert server.queue(server.admin()) == messages
+    before = [(server.sums(), server.pid(), server.files()) for server in servers]
+    refused = failures(converge("--diff", **variables))
+    assert [(server.sums(), server.pid(), server.files()) for server in servers] == before
+    for server, messages in all_messages:
+        assert re.search(reason, refused[server.host.backend.host])
+        assert server.host.check_output(f"pgrep -c {server.flavor}-server") == "1", "the check is still running"
+        assert server.queue(server.admin()) == messages
 
 
 @pytest.mark.parametrize(
@@ -465,12 +503,14 @@ def test_what_the_servers_own_parser_refuses_is_seen_before(server: Server, dire
     assert server.host.run(f"redis-check-config {server.flavor} config {config}").rc == 0
 
 
-def test_a_setting_of_ones_own_is_in_force(server: Server, messages: list[Any]) -> None:
-    assert changed(server.converge(redis_settings={"tcp-keepalive": 60, "activedefrag": False})) == 2
-    assert server.admin().config_get("tcp-keepalive") == {"tcp-keepalive": "60"}
-    assert changed(server.converge()) == 2
-    assert server.admin().config_get("tcp-keepalive") == {"tcp-keepalive": "300"}
-    assert server.queue(server.admin()) == messages
+def test_a_setting_of_ones_own_is_in_force(servers: list[Server], all_messages: list[tuple[Server, list[Any]]]) -> None:
+    assert changes(converge("--diff", redis_settings={"tcp-keepalive": 60, "activedefrag": False})) == {2}
+    for server in servers:
+        assert server.admin().config_get("tcp-keepalive") == {"tcp-keepalive": "60"}
+    assert changes(converge("--diff")) == {2}
+    for server, messages in all_messages:
+        assert server.admin().config_get("tcp-keepalive") == {"tcp-keepalive": "300"}
+        assert server.queue(server.admin()) == messages
 
 
 def test_data_of_a_server_without_an_append_only_file_are_not_given_up(server: Server) -> None:
