@@ -42,7 +42,7 @@ def main() -> None:
     settings, tasks = sys.argv[1], int(sys.argv[2])
     os.environ["CELERY_BROKER_URL"] = sys.stdin.read().strip()
     if settings == "defaults":
-        del os.environ["CELERY_CONFIG_MODULE"]
+        del os.environ["CELERY_LOADER"]
     with tempfile.TemporaryDirectory() as directory:
         ledger = Path(directory)
         os.environ["SHOP_LEDGER_DIR"] = directory

@@ -16,8 +16,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
 
 app = Celery("shop")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-# On a fleet's host this names the rendered production settings. Elsewhere it is unset and Django's hold.
-app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)
 
 # Set on the application itself: the schedule belongs to the project, whichever settings were loaded above.
 app.conf.beat_schedule = {

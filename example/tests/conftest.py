@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["DJANGO_SETTINGS_MODULE"] = "shop.settings"
-os.environ.pop("CELERY_CONFIG_MODULE", None)
+os.environ.pop("CELERY_LOADER", None)
 # Publishing goes into this process, to nobody.
 os.environ["CELERY_BROKER_URL"] = "memory://"
 

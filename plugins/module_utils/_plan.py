@@ -486,8 +486,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             "log_dir": f"/var/log/{app}",
         },
         "broker": broker,
-        "settings": {name: {"value": item.value, "reason": item.reason} for name, item in settings.items()}
-        | {name: {"value": value, "reason": "set in celery_settings"} for name, value in merged.items()},
+        "settings": {name: asdict(item) for name, item in settings.items()}
+        | {name: asdict(Setting(value, "set in celery_settings", declared=True)) for name, value in merged.items()},
         # Flower runs without the application, but must agree with its workers on these.
         "flower_settings": {
             name: value

@@ -27,7 +27,7 @@ STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
-import importlib.util, json, os, sys
+import importlib.util, json, sys
 from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.app.utils import find_app
@@ -47,15 +47,13 @@ if not isinstance(app, Celery):
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
-names = {name for name, value in vars(fleet).items()
-         if name.islower() and not name.startswith("_") and not isinstance(value, type(os))}
-if os.environ.get("DJANGO_SETTINGS_MODULE"):
-    from django.conf import settings
-    names -= {name.removeprefix("CELERY_").lower() for name in dir(settings)}
+from celery_fleet_loader import differences
 print("\\n" + json.dumps({
     "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
-    "reads_settings": app.conf.task_queues is getattr(fleet, "task_queues", None),
-    "unknown": sorted(name for name in names if name not in DEFAULTS),
+    "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
+    "differences": differences(app),
+    "unknown": sorted(set(fleet.DECLARED) - set(DEFAULTS)),
+    "left_out": sorted({*fleet.FIRM, *fleet.DEFAULTS} - {*fleet.DECLARED, *DEFAULTS}),
     "known": sorted(DEFAULTS),
 }))
 """
@@ -90,6 +88,7 @@ class Record:
         finished: when it was complete, in UTC.
         files: fingerprint of its virtual environment when it was last imported.
         wheels: names of the wheels that it was made of, and the SHA-256 of each.
+        settings: what application and fleet set differently, a sentence each, and who wins.
     """
 
     version: str
@@ -100,6 +99,7 @@ class Record:
     finished: str = ""
     files: str = ""
     wheels: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
 
     def write(self, release: Path) -> None:
         temporary = release / f".{RECORD}"
@@ -112,7 +112,7 @@ def read_record(release: Path) -> Record | None:
     """Return the record of a release; None if it was never completed."""
     try:
         raw = json.loads((release / RECORD).read_text(encoding="utf-8"))
-        return Record(**{**raw, "tasks": tuple(raw["tasks"])})
+        return Record(**{**raw, "tasks": tuple(raw["tasks"]), "settings": tuple(raw.get("settings", ()))})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
@@ -193,6 +193,26 @@ def _environment(process: Path) -> bytes:
     except OSError:
         return b""
     return environment
+
+
+def settings_report(differences: Iterable[Mapping[str, str]], left_out: Iterable[str]) -> list[str]:
+    """Return a sentence for each setting that application and fleet set differently.
+
+    Args:
+        differences: of each, its name, both values as text, and whose value applies.
+        left_out: settings of the fleet that the release's Celery does not know.
+    """
+    told = []
+    for found in differences:
+        name, own, fleets = found["name"], found["application"], found["fleet"]
+        if found["applies"] == "application":
+            told.append(f"{name}: the application's {own} applies, not the fleet's {fleets}")
+        elif found["applies"] == "fleet":
+            told.append(f"{name}: the fleet's {fleets} applies, not the application's {own}")
+        else:
+            told.append(f"{name}: the fleet's apply first, then the application's {own}")
+    told += [f"{name}: left out, because the release's Celery does not know it" for name in left_out]
+    return told
 
 
 def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> list[str]:

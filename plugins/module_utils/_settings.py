@@ -13,10 +13,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of a Celery setting and why it is the default here."""
+    """A value of a Celery setting.
+
+    Attributes:
+        reason: why it is the default here.
+        firm: whether it applies whatever the application sets. Otherwise, it applies where that sets nothing.
+        declared: whether it is one of celery_settings.
+    """
 
     value: object
     reason: str
+    firm: bool = True
+    declared: bool = False
 
 
 def celery_settings(*, broker: Mapping[str, Any], app_name: str, default_queue: str) -> dict[str, Setting]:
@@ -42,12 +50,12 @@ def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
 
 
 _COMMON = {
-    "task_serializer": Setting("json", "pickle lets whoever can publish run code"),
-    "result_serializer": Setting("json", "as above"),
-    "event_serializer": Setting("json", "as above"),
-    "accept_content": Setting(["json"], "anything else is refused"),
-    "timezone": Setting("UTC", "one clock for all hosts"),
-    "enable_utc": Setting(True, "one clock for all hosts"),
+    "task_serializer": Setting("json", "pickle lets whoever can publish run code", firm=False),
+    "result_serializer": Setting("json", "as above", firm=False),
+    "event_serializer": Setting("json", "as above", firm=False),
+    "accept_content": Setting(["json"], "anything else is refused", firm=False),
+    "timezone": Setting("UTC", "one clock for all hosts", firm=False),
+    "enable_utc": Setting(True, "one clock for all hosts", firm=False),
     "task_acks_late": Setting(
         True, "a task whose worker dies runs again; so tasks must bear to run twice. Early: task_acks_late=False on it"
     ),
@@ -57,15 +65,19 @@ _COMMON = {
     # Celery copies them to each task, whose own limits go before those of the worker that runs it.
     "task_time_limit": Setting(None, "set, it would replace the limit of each worker"),
     "task_soft_time_limit": Setting(None, "as above"),
-    "task_ignore_result": Setting(True, "results cost a write and memory each; ignore_result=False where one is read"),
-    "result_expires": Setting(3600, "an unread result does not stay for a day"),
+    "task_ignore_result": Setting(
+        True, "results cost a write and memory each; ignore_result=False where one is read", firm=False
+    ),
+    "result_expires": Setting(3600, "an unread result does not stay for a day", firm=False),
     "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),
-    "task_send_sent_event": Setting(True, "only this event names the queue"),
-    "worker_hijack_root_logger": Setting(False, "the application's own logging stays"),
-    "worker_proc_alive_timeout": Setting(30, "a child takes more than Celery's 4 s to start on a busy host"),
+    "task_send_sent_event": Setting(True, "only this event names the queue", firm=False),
+    "worker_hijack_root_logger": Setting(False, "the application's own logging stays", firm=False),
+    "worker_proc_alive_timeout": Setting(
+        30, "a child takes more than Celery's 4 s to start on a busy host", firm=False
+    ),
     "broker_connection_retry_on_startup": Setting(True, "a worker that starts before its broker waits for it"),
     "broker_connection_max_retries": Setting(None, "a worker never gives up on its broker"),
-    "broker_pool_limit": Setting(10, "connections that a process keeps for sending"),
+    "broker_pool_limit": Setting(10, "connections that a process keeps for sending", firm=False),
     "task_publish_retry": Setting(True, "sending survives a restart of the broker"),
     "task_publish_retry_policy": Setting(
         {"max_retries": 20, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 5},

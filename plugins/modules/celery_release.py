@@ -119,6 +119,11 @@ release: {description: The release's directory., type: str, returned: success}
 version: {description: The release., type: str, returned: success}
 previous: {description: Where C(current) pointed before., type: str, returned: success}
 tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
+setting_differences:
+  description: Celery settings that application and fleet set differently, a sentence each with both values.
+  type: list
+  elements: str
+  returned: success
 pending:
   description: Without O(activate), files that hold something else than it would write, such as settings.
   type: list
@@ -155,12 +160,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     fingerprint,
     made_for_another_python,
     read_record,
+    settings_report,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._venv import install, lacking, unpacked
-
-USES_SETTINGS = """\
-app.config_from_object("django.conf:settings", namespace="CELERY")  # if it is a Django project
-app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)"""
 
 
 class Host:
@@ -252,8 +254,8 @@ class Host:
             and not made_for_another_python(path / "venv", Path(self.parameters["python"]))
         }
 
-    def check(self, record: Record, checked: str, files: str) -> tuple[str, ...]:
-        """Import the application on the release with the new files, as its user, and return its tasks' names.
+    def check(self, record: Record, checked: str, files: str) -> Record:
+        """Import the application on the release with the new files, as its user, and return the release's record.
 
         Raises:
             ReleaseError: if that fails, with the end of what it said.
@@ -281,16 +283,22 @@ class Host:
             )
         found = json.loads(output.splitlines()[-1])
         self._judge(found)
-        tasks = tuple(found["tasks"])
-        replace(record, checked=checked, tasks=tasks, files=files).write(self.release)
-        return tasks
+        record = replace(
+            record,
+            checked=checked,
+            tasks=tuple(found["tasks"]),
+            files=files,
+            settings=tuple(settings_report(found["differences"], found["left_out"])),
+        )
+        record.write(self.release)
+        return record
 
     def _judge(self, found: dict[str, Any]) -> None:
         problems = []
-        if not found["reads_settings"]:
+        if not found["applies_settings"]:
             problems.append(
-                f"{self.parameters['app']} does not read the fleet's settings. Add the second of these lines to it:\n"
-                f"{USES_SETTINGS}"
+                f"{self.parameters['app']} does not take the fleet's settings, because it has a loader of its own. "
+                "Leave out loader= where it is created, and CELERY_LOADER in its environment"
             )
         for name in found["unknown"]:
             close = difflib.get_close_matches(name, found["known"], n=1)
@@ -391,13 +399,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if missing := host.missing(others):
             return {"changed": False, "missing": missing}
     host.make_directories()
-    tasks = record.tasks if record else ()
     checked = digest(host.release, host.contents())
     if not record or (record.checked, record.files) != (checked, fingerprint(host.release / "venv")):
         host.changed = True
         if not module.check_mode:
             record = record or host.make_release(others)
-            tasks = host.check(record, checked, fingerprint(host.release / "venv"))
+            record = host.check(record, checked, fingerprint(host.release / "venv"))
     if module.params["activate"]:
         host.write_files()
         host.activate()
@@ -406,7 +413,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "release": str(host.release),
         "version": host.release.name,
         "previous": previous,
-        "tasks": list(tasks),
+        "tasks": list(record.tasks) if record else [],
+        "setting_differences": list(record.settings) if record else [],
         "pending": pending,
         "began": round(began, 2),
         "seconds": round(time.time() - began, 2),

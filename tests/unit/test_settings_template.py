@@ -36,7 +36,6 @@ def sync(): pass
 """
 READS = """
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)
 """
 TELL = """
 import json, sys
@@ -79,7 +78,10 @@ class Project:
     def write(self, reads: str, **settings: Any) -> None:
         environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
         environment.filters |= {f"fleet.celery.{name}": call for name, call in FilterModule().filters().items()}
-        overrides = {name: {"value": value, "reason": "set in celery_settings"} for name, value in settings.items()}
+        overrides = {
+            name: {"value": value, "reason": "set in celery_settings", "firm": True, "declared": True}
+            for name, value in settings.items()
+        }
         text = environment.get_template("celery_fleet_settings.py.j2").render(
             self.planned | {"settings": self.planned["settings"] | overrides}
         )
@@ -92,12 +94,12 @@ class Project:
     def django(self, text: str) -> None:
         (self.directory / "shop_settings.py").write_text(f"SECRET_KEY = 'x'\n{text}")
 
-    def run(self, code: str, *arguments: str, django: bool = True) -> Any:
-        run = self.try_run(code, *arguments, django=django)
+    def run(self, code: str, *arguments: str, django: bool = True, **more: str) -> Any:
+        run = self.try_run(code, *arguments, django=django, **more)
         assert run.returncode == 0, run.stderr
         return json.loads(run.stdout.splitlines()[-1])
 
-    def try_run(self, code: str, *arguments: str, django: bool = True) -> subprocess.CompletedProcess[str]:
+    def try_run(self, code: str, *arguments: str, django: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
         variables = {"DJANGO_SETTINGS_MODULE": "shop_settings"} if django else {}
         return subprocess.run(
             [sys.executable, "-Bc", code, *arguments],
@@ -107,9 +109,10 @@ class Project:
             env={
                 "PATH": os.environ["PATH"],
                 "PYTHONPATH": str(self.directory),
-                "CELERY_CONFIG_MODULE": "celery_fleet_settings",
+                "CELERY_LOADER": "celery_fleet_loader:Loader",
                 "CELERY_BROKER_URL": URL,
                 **variables,
+                **more,
             },
         )
 
@@ -143,21 +146,86 @@ def test_each_task_goes_to_its_queue(project: Project) -> None:
 def test_the_brokers_url_comes_from_the_environment(project: Project, django: bool) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://elsewhere'\n")
     if not django:
-        project.write('app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)')
+        project.write("")
     assert project.run(TELL, django=django)["conf"]["broker_url"] == URL
     assert "100%" not in (project.directory / "celery_fleet_settings.py").read_text()
 
 
-def test_djangos_settings_hold_where_the_fleet_says_nothing(project: Project) -> None:
-    project.django(
-        "CELERY_TASK_COMPRESSION = 'gzip'\nCELERY_RESULT_BACKEND = 'rpc://'\n"
-        "CELERY_TASK_ACKS_LATE = False\nCELERY_ACCEPT_CONTENT = ['pickle']\n"
+# The ways in which applications are configured, each with the same settings of its own.
+OWN = {
+    "task_compression": "gzip",
+    "timezone": "Australia/Tasmania",
+    "task_acks_late": False,
+    "task_default_queue": "celery",
+    "beat_schedule": {"a": {"task": "a", "schedule": 60.0}},
+}
+UPPER = "\n".join(f"CELERY_{name.upper()} = {value!r}" for name, value in OWN.items()) + "\n"
+LOWER = "\n".join(f"{name} = {value!r}" for name, value in OWN.items()) + "\n"
+WAYS = {
+    "Django's settings": (UPPER, READS),
+    "a module": ("", 'app.config_from_object("celeryconfig")'),
+    "a class": (
+        "",
+        "class Config:\n" + "".join(f"    {line}\n" for line in LOWER.splitlines()) + "app.config_from_object(Config)",
+    ),
+    "a variable of the environment": (
+        "",
+        'import os\nos.environ["SHOP_CONFIG"] = "celeryconfig"\napp.config_from_envvar("SHOP_CONFIG")',
+    ),
+    "code before": ("", f"app.conf.update({OWN!r})\napp.config_from_object('celeryempty')"),
+    "code behind": ("", f"app.config_from_object('celeryempty')\napp.conf.update({OWN!r})"),
+    "code behind, once read": ("", f"app.conf.task_routes\napp.conf.update({OWN!r})"),
+    "attributes": ("", "\n".join(f"app.conf.{name} = {value!r}" for name, value in OWN.items())),
+    "old names": ("", 'app.config_from_object("celeryold")'),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_application_and_fleet_are_both_heard_however_it_is_configured(project: Project, way: str) -> None:
+    django, reads = WAYS[way]
+    project.django(django)
+    (project.directory / "celeryconfig.py").write_text(LOWER)
+    (project.directory / "celeryempty.py").write_text("")
+    (project.directory / "celeryold.py").write_text(
+        "CELERY_MESSAGE_COMPRESSION = 'gzip'\nCELERY_TIMEZONE = 'Australia/Tasmania'\nCELERY_ACKS_LATE = False\n"
+        "CELERY_DEFAULT_QUEUE = 'celery'\nCELERYBEAT_SCHEDULE = {'a': {'task': 'a', 'schedule': 60.0}}\n"
     )
-    conf = project.run(TELL)["conf"]
-    assert conf["task_compression"] == "gzip"
-    assert conf["result_backend"] == "rpc://"
-    assert conf["task_acks_late"] is True
-    assert conf["accept_content"] == ["json"]
+    project.write(reads)
+    names = ", ".join(map(repr, OWN))
+    tell = f"import json\nfrom shop_app import app\nprint(json.dumps({{n: app.conf[n] for n in ({names})}}))"
+    conf = project.run(tell, django=bool(django))
+    assert conf == OWN | {"task_acks_late": True, "task_default_queue": "customers"}
+    found = {item["name"]: item for item in project.run(CHECK, "shop_app:app", django=bool(django))["differences"]}
+    assert found == {
+        "task_acks_late": {"name": "task_acks_late", "application": "False", "fleet": "True", "applies": "fleet"},
+        "task_default_queue": {
+            "name": "task_default_queue",
+            "application": "'celery'",
+            "fleet": "'customers'",
+            "applies": "fleet",
+        },
+        "timezone": {
+            "name": "timezone",
+            "application": "'Australia/Tasmania'",
+            "fleet": "'UTC'",
+            "applies": "application",
+        },
+    }
+
+
+def test_the_applications_own_routes_follow_those_of_the_fleet(project: Project) -> None:
+    project.write(
+        'app.conf.task_routes = [{"orders.pay": "video", "mine.*": "video"}, lambda name, *a, **k: "ticks"]\n'
+    )
+    routes = project.run(TELL, "orders.pay", "mine.a", "other", django=False)["routes"]
+    assert [queue for queue, *_ in routes.values()] == ["customers", "video", "ticks"]
+
+
+def test_no_password_is_reported(project: Project) -> None:
+    project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
+    run = project.try_run(CHECK, "shop_app:app")
+    assert "elsewhere" in run.stdout
+    assert "s3cret" not in run.stdout
 
 
 def test_what_a_user_overrides_arrives(project: Project) -> None:
@@ -169,17 +237,17 @@ def test_what_a_user_overrides_arrives(project: Project) -> None:
     assert conf["task_default_queue"] == "customers"
 
 
-def test_the_check_finds_an_application_that_reads_the_settings(project: Project) -> None:
+def test_the_check_finds_nothing_where_there_is_nothing(project: Project) -> None:
     # A name of the project's own in Django's settings is no mistake in celery_settings.
     project.django("CELERY_SHOP_SPECIAL = 1\n")
     found = project.run(CHECK, "shop_app:app")
-    assert (found["tasks"], found["reads_settings"], found["unknown"]) == (["customers.sync"], True, [])
+    assert (found["tasks"], found["applies_settings"]) == (["customers.sync"], True)
+    assert (found["unknown"], found["differences"], found["left_out"]) == ([], [], [])
 
 
-def test_the_check_finds_an_application_that_does_not(project: Project) -> None:
-    project.django("CELERY_TASK_DEFAULT_QUEUE = 'customers'\nCELERY_BROKER_CONNECTION_MAX_RETRIES = None\n")
-    project.write(READS.replace("app.config_from_envvar", "# "))
-    assert project.run(CHECK, "shop_app:app")["reads_settings"] is False
+def test_the_check_finds_an_application_with_a_loader_of_its_own(project: Project) -> None:
+    project.write("app.loader_cls = 'celery.loaders.app:AppLoader'\n")
+    assert project.run(CHECK, "shop_app:app", django=False)["applies_settings"] is False
 
 
 def test_the_check_finds_a_setting_that_celery_does_not_know(project: Project) -> None:
@@ -214,3 +282,25 @@ def test_the_check_finds_the_application_of_a_package(project: Project) -> None:
     celery.write_text("import no_such_package\n")
     run = project.try_run(CHECK, "package")
     assert "No module named 'no_such_package'" in run.stderr
+
+
+@pytest.fixture(scope="module", params=["5.3.6", "5.4.0", "5.5.3", "5.6.2"])
+def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An older Celery, and the directory that it is installed in."""
+    directory = tmp_path_factory.mktemp("celery")
+    subprocess.run(
+        ["uv", "pip", "install", "--quiet", "--target", str(directory), f"celery=={request.param}"], check=True
+    )
+    return request.param, directory
+
+
+def test_settings_apply_to_older_versions_of_celery(project: Project, older: tuple[str, Path]) -> None:
+    version, directory = older
+    project.write("app.conf.task_acks_late = False")
+    tell = "import json, celery\nfrom shop_app import app as a\nprint(json.dumps([celery.__version__, a.conf.task_acks_late]))"
+    path = os.pathsep.join([str(directory), str(project.directory)])
+    assert project.run(tell, django=False, PYTHONPATH=path) == [version, True]
+    found = project.run(CHECK, "shop_app:app", django=False, PYTHONPATH=path)
+    assert found["applies_settings"]
+    assert ("worker_detect_quorum_queues" in found["left_out"]) == (version < "5.5")
+    assert "task_acks_late" not in found["left_out"]

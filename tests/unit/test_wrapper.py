@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ class Host:
         environment.filters["quote"] = lambda text: "'" + text.replace("'", "'\"'\"'") + "'"
         app = {
             "name": "shop",
-            "user": "shop",
+            "user": getpass.getuser(),
             "module": "shop.celery:app",
             "root": str(self.root),
             "config_dir": str(self.config_dir),
@@ -117,9 +118,9 @@ def test_the_environment_is_the_applications(host: Host) -> None:
     assert variables["SHOP_KEY"] == nasty
     assert (variables["config"], variables["release"], variables["own"]) == ("a", "b", "c")
     assert variables["HOME"] == str(host.state_dir)
-    assert variables["USER"] == "shop"
+    assert variables["USER"] == getpass.getuser()
     assert variables["PYTHONPATH"] == f"{host.config_dir}:{host.root / 'releases/1.0.0/venv/src'}"
-    assert variables["CELERY_CONFIG_MODULE"] == "celery_fleet_settings"
+    assert variables["CELERY_LOADER"] == "celery_fleet_loader:Loader"
     assert variables["CELERY_APP_RELEASE"] == "1.0.0"
     assert variables["VIRTUAL_ENV"] == str(host.root / "releases/1.0.0/venv")
 

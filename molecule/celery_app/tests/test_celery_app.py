@@ -26,7 +26,7 @@ PASSWORD = "b?oker@pass/100%"
 PASSWORD_IN_URL = "b%3Foker%40pass%2F100%25"
 KEY = "dj@ngo 'se\"cret' $HOME 100% %(x)s {x} \\ # end"
 DUMP = f'{RUN} python -c "import json, os; print(json.dumps(dict(os.environ)))"'
-READS_SETTINGS = 'app.config_from_envvar("CELERY_CONFIG_MODULE", silent=True)'
+APP = 'app = Celery("shop")'
 HOSTS = ("debian12", "debian13")
 
 
@@ -198,6 +198,10 @@ def test_what_is_installed_is_what_the_lock_names(host: Any) -> None:
     assert found == expected
 
 
+def test_a_command_of_root_is_run_as_the_applications_user(host: Any) -> None:
+    assert host.check_output("/srv/shop/bin/celery_run id -un") == "shop"
+
+
 def test_no_secret_is_where_others_can_see_it(host: Any) -> None:
     secrets = [PASSWORD, PASSWORD_IN_URL, "dj@ngo"]
     patterns = " ".join(f"-e '{secret}'" for secret in secrets)
@@ -265,7 +269,7 @@ def test_a_version_names_one_content(one: Any, given: dict[str, str], tmp_path: 
 
 def test_a_setting_that_celery_does_not_know_is_refused(one: Any) -> None:
     before = state(one)
-    more = {"task_ack_late": {"value": True, "reason": "of the test"}}
+    more = {"task_ack_late": {"value": True, "reason": "of the test", "declared": True}}
     output = refuse(test_more_settings=more)
     assert (
         "celery_settings.task_ack_late: the release's Celery knows no such setting. Did you mean task_acks_late?"
@@ -274,16 +278,22 @@ def test_a_setting_that_celery_does_not_know_is_refused(one: Any) -> None:
     assert state(one) == before
 
 
-def test_an_application_that_does_not_read_the_settings_is_told_how(
+def test_an_application_that_can_not_take_the_settings_is_told_how(
     one: Any, given: dict[str, str], tmp_path: Path
 ) -> None:
     before = state(one)
-    source = project(tmp_path / "shop", "1.5.0", READS_SETTINGS, "")
+    source = project(tmp_path / "shop", "1.5.0", APP, 'app = Celery("shop", loader="celery.loaders.app:AppLoader")')
     output = refuse(test_source=str(source), **given)
-    assert "shop.celery:app does not read the fleet's settings" in output
-    assert 'app.config_from_object("django.conf:settings", namespace="CELERY")' in output
-    assert READS_SETTINGS in output
+    assert "shop.celery:app does not take the fleet's settings, because it has a loader of its own" in output
     assert state(one) == before
+
+
+def test_what_application_and_fleet_set_differently_is_reported(given: dict[str, str], tmp_path: Path) -> None:
+    more = f'{APP}\napp.conf.update(timezone="Australia/Tasmania", task_acks_late=False)'
+    source = project(tmp_path / "shop", "1.6.0", APP, more)
+    output = " ".join(apply("--limit", "debian12", test_source=str(source), test_activate=False, **given).split())
+    assert "task_acks_late: the fleet's True applies, not the application's False" in output
+    assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in output
 
 
 def test_a_version_that_leads_elsewhere_is_refused(one: Any) -> None:

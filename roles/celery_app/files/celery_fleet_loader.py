@@ -1,0 +1,84 @@
+"""Celery's loader in each process of the fleet, which applies the fleet's settings to any application.
+
+CELERY_LOADER names it, so an application needs no line of its own. Settings come from up to three places: the module or
+object that the application names, what its code sets on app.conf, and the fleet (celery_fleet_settings). Of the
+fleet's, FIRM always apply, whatever the application's code sets before or after; DEFAULTS apply where the application
+sets nothing. What the release's Celery does not know is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import celery_fleet_settings as fleet
+from celery.app.defaults import DEFAULTS
+from celery.loaders.app import AppLoader
+from kombu.utils.url import maybe_sanitize_url
+
+_UNSET = object()
+
+
+class Loader(AppLoader):  # type: ignore[misc]
+    """Adds the fleet's settings to those of an application once these are read."""
+
+    _connected = False
+    #: The settings that the application was configured by, the strongest first; empty until then.
+    own: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def conf(self) -> Any:  # noqa: ANN401 - Celery has no types
+        """Return what the application's configuration source says. Celery asks just before it puts all together."""
+        if not self._connected:
+            # Not in __init__: with Django, the loader is there before the application's signals are.
+            self._connected = True
+            self.app.on_after_configure.connect(self.apply, weak=False)
+        return super().conf
+
+    def apply(self, **_: object) -> None:
+        """Put the fleet's settings around those of the application."""
+        conf = self.app.conf
+        # The last are Celery's defaults. The first takes what code sets from now on.
+        *own, defaults = conf.maps
+        self.own = tuple(own)
+        firm = {name: value for name, value in fleet.FIRM.items() if name in DEFAULTS}
+        firm["task_routes"] = [*_listed(fleet.FIRM["task_routes"]), *_listed(conf.get("task_routes"))]
+        weak = {name: value for name, value in fleet.DEFAULTS.items() if name in DEFAULTS}
+        conf.__dict__["maps"] = [firm, *own, weak, defaults]
+        # What copies of these settings are made from.
+        conf.__dict__["defaults"] = [firm, *own[1:], weak, defaults]
+
+
+def _listed(routes: object) -> list[Any]:
+    if not routes:
+        return []
+    return [*routes] if isinstance(routes, (list, tuple)) else [routes]
+
+
+def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
+    """Return the settings for which application and fleet say different things.
+
+    Args:
+        app: a Celery application that has this loader.
+
+    Returns:
+        Of each, its name, both values as text without passwords, and whose value applies: "application" or "fleet".
+    """
+    conf = app.conf
+    conf.finalize()
+    view = type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)
+    found = []
+    for name, fleets in sorted((fleet.DEFAULTS | fleet.FIRM).items()):
+        own = view.get(name, _UNSET)
+        if own is _UNSET or own == fleets or (name == "task_routes" and not own):
+            continue
+        applies = "application" if conf.get(name) == own else "fleet"
+        if name == "task_routes":
+            applies = "fleet, then application"
+        found.append({"name": name, "application": _text(own), "fleet": _text(fleets), "applies": applies})
+    return found
+
+
+def _text(value: object) -> str:
+    text = repr(value)
+    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else text
