@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
@@ -59,7 +60,7 @@ class Queue:
     """A queue and the tasks that go to it.
 
     Attributes:
-        tasks: task names or patterns (fnmatch, as in Celery's task_routes) that are routed here.
+        tasks: task names, or patterns with * (as in Celery's task_routes), that are routed here.
         time_limit: seconds that a task of this queue may take.
         soft_time_limit: seconds after which it is told to end.
         transient: its messages live in memory only and are gone after a restart of the broker.
@@ -425,22 +426,37 @@ def _entry_name(entry: Mapping[str, Any], index: int) -> str:
     return str(entry.get("name") or index)
 
 
+def _check_routes(queues: list[Queue], problems: list[Problem]) -> None:
+    """Refuse patterns that match nothing. Celery tries exact names first, and then patterns in their order.
+
+    Source: celery.app.routes.MapRoute, which takes a name with * for a pattern of fnmatch.
+    """
+    routes: dict[str, str] = {}
+    for queue in queues:
+        where = f"celery_queues[{queue.name}].tasks"
+        for pattern in queue.tasks:
+            first = routes.setdefault(pattern, queue.name)
+            if first != queue.name:
+                what = f"{pattern!r} is routed to the queue {first} already"
+                problems.append(Problem(where, what, "Keep it in one of the two"))
+            elif "*" not in pattern and set(pattern) & set("?[]"):
+                what = f"{pattern!r} matches only a task of that very name, because Celery knows no pattern without *"
+                problems.append(Problem(where, what, "Write it with *, such as 'email.*'"))
+            elif "*" in pattern:
+                # Whatever stands for *, a wider pattern matches.
+                name = pattern.replace("*", "\0")
+                wider = [other for other in routes if "*" in other and other != pattern and fnmatchcase(name, other)]
+                if wider and routes[wider[0]] != queue.name:
+                    other = routes[wider[0]]
+                    what = f"{pattern!r} gets no task, because {wider[0]!r} of the queue {other} matches them before"
+                    problems.append(Problem(where, what, f"Declare {queue.name} before {other}"))
+
+
 def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str, problems: list[Problem]) -> None:
     names = [queue.name for queue in queues]
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(Problem(f"celery_queues[{name}]", "is declared twice", "Merge the two entries"))
-    routes: dict[str, str] = {}
-    for queue in queues:
-        for pattern in queue.tasks:
-            first = routes.setdefault(pattern, queue.name)
-            if first != queue.name:
-                problems.append(
-                    Problem(
-                        f"celery_queues[{queue.name}].tasks",
-                        f"{pattern!r} is routed to the queue {first} already",
-                        "Keep it in one of the two",
-                    )
-                )
+    _check_routes(queues, problems)
     for worker in workers:
         for name in worker.queues:
             if name not in names:

@@ -180,6 +180,26 @@ def test_a_mistake_is_named_with_its_place_and_its_mend(raw: dict[str, Any], whe
     assert any(what in line and fix in line for line in matching), matching
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        ("*", "email.*", "'email.*' gets no task, because '*' of the queue first matches them before. Declare second"),
+        ("email.*", "email.send.*", "because 'email.*' of the queue first"),
+        ("*.send", "email.*.send", "because '*.send' of the queue first"),
+        ("video.*", "email.?", "'email.?' matches only a task of that very name"),
+        ("email.*", "email.send", ""),
+        ("email.s*", "email.*", ""),
+        ("email.*.send", "email.*", ""),
+    ],
+)
+def test_a_pattern_that_gets_no_task_is_refused(first: str, second: str, what: str) -> None:
+    queues = [{"name": "first", "tasks": [first]}, {"name": "second", "tasks": [second]}]
+    workers = [{"name": "all", "group": "workers", "queues": ["first", "second"], "concurrency": 1}]
+    found = problems(declaration(queues=queues, workers=workers, default_queue="first"))
+    assert what in "".join(found)
+    assert bool(found) == bool(what), found
+
+
 def test_all_mistakes_are_shown_at_once() -> None:
     raw = with_worker(pool="gevent", max_memory_per_child="lots", group=None)
     raw["queues"][0] |= {"soft_time_limit": 90}
