@@ -47,11 +47,12 @@ if not isinstance(app, Celery):
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
-from celery_fleet_loader import differences
+from celery_fleet_loader import differences, undeclared
 print("\\n" + json.dumps({
     "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
     "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
     "differences": differences(app),
+    "undeclared": undeclared(app),
     "unknown": sorted(set(fleet.DECLARED) - set(DEFAULTS)),
     "left_out": sorted({*fleet.FIRM, *fleet.DEFAULTS} - {*fleet.DECLARED, *DEFAULTS}),
     "known": sorted(DEFAULTS),

@@ -300,6 +300,11 @@ class Host:
                 f"{self.parameters['app']} does not take the fleet's settings, because it has a loader of its own. "
                 "Leave out loader= where it is created, and CELERY_LOADER in its environment"
             )
+        for queue, where in sorted(found["undeclared"].items()):
+            problems.append(
+                f"{self.parameters['app']}: {where} sends tasks to the queue {queue}, which celery_queues does not "
+                "declare. Declare it there, or change it in the application"
+            )
         for name in found["unknown"]:
             close = difflib.get_close_matches(name, found["known"], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""

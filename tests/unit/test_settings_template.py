@@ -221,6 +221,22 @@ def test_the_applications_own_routes_follow_those_of_the_fleet(project: Project)
     assert [queue for queue, *_ in routes.values()] == ["customers", "video", "ticks"]
 
 
+def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
+    project.write(
+        "from kombu import Queue\n"
+        'app.conf.task_queues = [Queue("video"), Queue("checkout")]\n'
+        'app.conf.task_routes = [lambda *a, **k: None, {"mail.*": {"queue": "mail"}, "pay.*": "customers"}]\n'
+        'app.conf.beat_schedule = {"nightly": {"task": "a", "schedule": 1.0, "options": {"queue": "longrunning"}}}\n'
+        '@app.task(name="report.make", queue="reports")\ndef make(): pass\n'
+    )
+    assert project.run(CHECK, "shop_app:app", django=False)["undeclared"] == {
+        "checkout": "task_queues",
+        "longrunning": "beat_schedule['nightly']",
+        "mail": "task_routes['mail.*']",
+        "reports": "the task report.make",
+    }
+
+
 def test_no_password_is_reported(project: Project) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
     run = project.try_run(CHECK, "shop_app:app")
@@ -297,7 +313,10 @@ def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_settings_apply_to_older_versions_of_celery(project: Project, older: tuple[str, Path]) -> None:
     version, directory = older
     project.write("app.conf.task_acks_late = False")
-    tell = "import json, celery\nfrom shop_app import app as a\nprint(json.dumps([celery.__version__, a.conf.task_acks_late]))"
+    tell = (
+        "import json, celery\nfrom shop_app import app\n"
+        "print(json.dumps([celery.__version__, app.conf.task_acks_late]))"
+    )
     path = os.pathsep.join([str(directory), str(project.directory)])
     assert project.run(tell, django=False, PYTHONPATH=path) == [version, True]
     found = project.run(CHECK, "shop_app:app", django=False, PYTHONPATH=path)

@@ -64,9 +64,7 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
     Returns:
         Of each, its name, both values as text without passwords, and whose value applies: "application" or "fleet".
     """
-    conf = app.conf
-    conf.finalize()
-    view = type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)
+    conf, view = app.conf, _own(app)
     found = []
     for name, fleets in sorted((fleet.DEFAULTS | fleet.FIRM).items()):
         own = view.get(name, _UNSET)
@@ -82,3 +80,39 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
 def _text(value: object) -> str:
     text = repr(value)
     return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else text
+
+
+def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the queues that the application sends tasks to and the fleet does not declare, with where it says so.
+
+    Args:
+        app: a Celery application that has this loader.
+    """
+    view = _own(app)
+    declared = {queue.name for queue in fleet.FIRM["task_queues"]}
+    found: dict[str, str] = {}
+    for queue in view.get("task_queues") or ():
+        found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
+    for routes in _listed(view.get("task_routes")):
+        # A router may also be a function, or the name of one.
+        for pattern, route in routes.items() if isinstance(routes, Mapping) else ():
+            _note(found, route, f"task_routes[{str(pattern)!r}]")
+    for name, entry in (app.conf.beat_schedule or {}).items():
+        _note(found, entry.get("options") or {}, f"beat_schedule[{name!r}]")
+    for name, task in app.tasks.items():
+        _note(found, {"queue": getattr(task, "queue", None)}, f"the task {name}")
+    return {name: where for name, where in found.items() if name not in declared}
+
+
+def _note(found: dict[str, str], route: object, where: str) -> None:
+    queue = route.get("queue") if isinstance(route, Mapping) else route
+    name = getattr(queue, "name", queue)
+    if isinstance(name, str) and name:
+        found.setdefault(name, where)
+
+
+def _own(app: Any) -> Any:  # noqa: ANN401
+    """Return what the application sets itself, as settings without any default."""
+    conf = app.conf
+    conf.finalize()
+    return type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)
