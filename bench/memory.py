@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from ansible_collections.fleet.celery.plugins.module_utils import _plan
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import APP_MEMORY
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB
 
 from scripts.demo import Fleet, load_fleet, remote
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
     fleet = load_fleet(parser.parse_args().inventory)
-    counted = {"parent": _plan.WORKER_PARENT, "beat": _plan.BEAT}
+    counted = {"parent": APP_MEMORY, "beat": _plan.BEAT}
     print("The plan counts " + ", ".join(f"{size // MIB} MiB for a {name}" for name, size in counted.items()))
     print(f"{'program':28} {'pool':8} {'parent':>12} {'child (median)':>18}   MiB resident (share)")
     for host in fleet.app_hosts:

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
-from ansible_collections.fleet.celery.plugins.module_utils._units import parse_size
+from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size, parse_size
 
 # Supervisor splits program lists at white space and commas and groups at colons, and expands %; Celery splits node
 # names at @ and queue lists at commas.
@@ -23,6 +23,10 @@ _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+#: Bytes that a small Django project takes, measured: bench/memory.py.
+APP_MEMORY = 96 * MIB
+#: Bytes that a child's tasks may take besides.
+CHILD_ROOM = 160 * MIB
 ACTIVATIONS = ("warm", "handover")
 _RESERVED_WORKERS = ("beat", "flower")
 _SECONDS_A_DAY = 86400
@@ -123,13 +127,18 @@ class Worker:
 
 @dataclass(frozen=True)
 class Declaration:
-    """All that a user declares about a fleet, read and checked for itself, without its hosts."""
+    """All that a user declares about a fleet, read and checked for itself, without its hosts.
+
+    Attributes:
+        app_memory: bytes that a process takes once it has imported the application.
+    """
 
     app_name: str
     app_module: str
     queues: tuple[Queue, ...]
     workers: tuple[Worker, ...]
     default_queue: str
+    app_memory: int = APP_MEMORY
 
 
 class Reader:
@@ -579,7 +588,30 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
     default_queue = str(raw.get("default_queue") or (queues[0].name if queues else ""))
     _check_queues(queues, workers, default_queue, problems)
     _check_limits(queues, workers, raw.get("queues"), problems)
-    return Declaration(app_name, app_module, tuple(queues), tuple(workers), default_queue), problems
+    app_memory = _read_app_memory(raw.get("app_memory"), workers, problems)
+    return Declaration(app_name, app_module, tuple(queues), tuple(workers), default_queue, app_memory), problems
+
+
+def _read_app_memory(given: object, workers: list[Worker], problems: list[Problem]) -> int:
+    """Return the bytes of celery_app_memory; caps below it are problems, because each child begins with as much."""
+    if not given:
+        return APP_MEMORY
+    try:
+        memory = parse_size(given)
+    except ValueError as error:
+        problems.append(Problem("celery_app_memory", str(error), "Set it to 260MB, say, or remove it"))
+        return APP_MEMORY
+    for worker in workers:
+        if worker.max_memory_per_child is not None and worker.max_memory_per_child <= memory:
+            problems.append(
+                Problem(
+                    f"celery_workers[{worker.name}].max_memory_per_child",
+                    f"{format_size(worker.max_memory_per_child)} is not above the {format_size(memory)} of "
+                    "celery_app_memory, which a child has from its start, so each would be replaced after one task",
+                    f"Raise it to {format_size(memory + CHILD_ROOM)}",
+                )
+            )
+    return memory
 
 
 def _applicable(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
+    CHILD_ROOM,
     Declaration,
     Problem,
     Queue,
@@ -43,8 +44,6 @@ STOP_MARGIN = 60
 SUPERVISOR_STOP_MARGIN = 30
 
 # Resident memory, measured with the example on Debian 12 and 13 by bench/memory.py and rounded up.
-WORKER_PARENT = 96 * MIB
-CHILD_CAP = 256 * MIB
 THREAD = 2 * MIB
 GREEN_THREAD = MIB // 4
 BEAT = 80 * MIB
@@ -80,6 +79,7 @@ class Program:
         slots: one, or two if it comes to a new release by handover: then both run for a while.
         argv: the arguments of celery, without the node's name.
         memory: bytes, of one of its slots.
+        child_cap: bytes above which a child is replaced; 0 if its pool has no children.
     """
 
     name: str
@@ -94,6 +94,7 @@ class Program:
     memory: int
     concurrency: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    child_cap: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,12 @@ def limits(worker: Worker, queues: Mapping[str, Queue]) -> tuple[int, int]:
     return soft, hard
 
 
-def worker_memory(worker: Worker, concurrency: int) -> int:
+def child_cap(worker: Worker, app_memory: int) -> int:
+    """Return the bytes above which Celery replaces a child: its own, or what it starts with and room for its tasks."""
+    return worker.max_memory_per_child or app_memory + CHILD_ROOM
+
+
+def worker_memory(worker: Worker, concurrency: int, app_memory: int) -> int:
     """Return the bytes that a worker may take at its largest: children times cap, and the parent.
 
     Celery replaces a child that is above its cap once its task has ended, so a task's own spike comes on top.
@@ -123,11 +129,11 @@ def worker_memory(worker: Worker, concurrency: int) -> int:
     if worker.memory is not None:
         return worker.memory
     if worker.pool.child_limits:
-        return WORKER_PARENT + concurrency * (worker.max_memory_per_child or CHILD_CAP)
-    return WORKER_PARENT + concurrency * (GREEN_THREAD if worker.pool.green else THREAD)
+        return app_memory + concurrency * child_cap(worker, app_memory)
+    return app_memory + concurrency * (GREEN_THREAD if worker.pool.green else THREAD)
 
 
-def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Host, *, events: bool) -> Program:
+def program(worker: Worker, declaration: Declaration, host: Host, *, events: bool) -> Program:
     """Return the program that runs a worker on a host.
 
     Args:
@@ -136,8 +142,8 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
     processors = host.processors or 1
     minimum, maximum = worker.minimum, worker.maximum
     concurrency = processors if maximum is None else maximum
-    soft, hard = limits(worker, queues)
-    name, node = f"{app_name}-{worker.name}", worker.node_name or worker.name
+    soft, hard = limits(worker, {queue.name: queue for queue in declaration.queues})
+    name, node = f"{declaration.app_name}-{worker.name}", worker.node_name or worker.name
     suffixes = ("-a", "-b") if worker.activation == "handover" else ("",)
     argv = [
         "worker",
@@ -150,7 +156,7 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
     if worker.pool.child_limits:
         argv += [
             f"-O{worker.optimization}",
-            f"--max-memory-per-child={(worker.max_memory_per_child or CHILD_CAP) // 1024}",
+            f"--max-memory-per-child={child_cap(worker, declaration.app_memory) // 1024}",
             f"--max-tasks-per-child={worker.max_tasks_per_child or 1000}",
         ]
     if worker.pool.hard_limit:
@@ -175,9 +181,10 @@ def program(worker: Worker, app_name: str, queues: Mapping[str, Queue], host: Ho
         argv=tuple(argv),
         longest_task=hard,
         stopwaitsecs=worker.pool.drain_factor * hard + STOP_MARGIN,
-        memory=worker_memory(worker, concurrency),
+        memory=worker_memory(worker, concurrency, declaration.app_memory),
         concurrency=concurrency,
         environment=worker.environment,
+        child_cap=child_cap(worker, declaration.app_memory) if worker.pool.child_limits else 0,
     )
 
 
@@ -198,7 +205,6 @@ def place(
     events: bool,
 ) -> dict[str, list[Program]]:
     """Return the programs of each host; a group without hosts and names that clash are problems."""
-    queues = {queue.name: queue for queue in declaration.queues}
     programs: dict[str, list[Program]] = {}
     for worker in declaration.workers:
         members = groups.get(worker.group, [])
@@ -213,7 +219,7 @@ def place(
             )
         for name in members:
             programs.setdefault(name, []).append(
-                program(worker, declaration.app_name, queues, hosts.get(name, Host(name)), events=events)
+                program(worker, declaration, hosts.get(name, Host(name)), events=events)
             )
     for host, placed in programs.items():
         for kind, labels in (
@@ -480,6 +486,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             "name": app,
             "user": app,
             "module": declaration.app_module,
+            "memory": declaration.app_memory,
             "root": f"/srv/{app}",
             "config_dir": f"/etc/{app}",
             "state_dir": f"/var/lib/{app}",

@@ -22,12 +22,15 @@ DRAINED = ".drained"
 SETTINGS = "celery_fleet_settings.py"
 # How long a program may take from its start until it has an environment.
 EXEC_SECONDS = 5.0
+# The check itself takes memory too.
+MEMORY_TOLERANCE = 1.2
+MIB = 1024 * 1024
 # The variable by which a process tells what it was started from.
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
-import importlib.util, json, sys
+import importlib.util, json, resource, sys
 from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.app.utils import find_app
@@ -53,6 +56,7 @@ print("\\n" + json.dumps({
     "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
     "differences": differences(app),
     "undeclared": undeclared(app),
+    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     "unknown": sorted(set(fleet.DECLARED) - set(DEFAULTS)),
     "left_out": sorted({*fleet.FIRM, *fleet.DEFAULTS} - {*fleet.DECLARED, *DEFAULTS}),
     "known": sorted(DEFAULTS),
@@ -89,7 +93,7 @@ class Record:
         finished: when it was complete, in UTC.
         files: fingerprint of its virtual environment when it was last imported.
         wheels: names of the wheels that it was made of, and the SHA-256 of each.
-        settings: what application and fleet set differently, a sentence each, and who wins.
+        findings: what its check found that is no reason to refuse it, a sentence each.
     """
 
     version: str
@@ -100,7 +104,7 @@ class Record:
     finished: str = ""
     files: str = ""
     wheels: Mapping[str, str] = field(default_factory=dict)
-    settings: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
     def write(self, release: Path) -> None:
         temporary = release / f".{RECORD}"
@@ -113,7 +117,7 @@ def read_record(release: Path) -> Record | None:
     """Return the record of a release; None if it was never completed."""
     try:
         raw = json.loads((release / RECORD).read_text(encoding="utf-8"))
-        return Record(**{**raw, "tasks": tuple(raw["tasks"]), "settings": tuple(raw.get("settings", ()))})
+        return Record(**{**raw, "tasks": tuple(raw["tasks"]), "findings": tuple(raw.get("findings", ()))})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
@@ -214,6 +218,36 @@ def settings_report(differences: Iterable[Mapping[str, str]], left_out: Iterable
             told.append(f"{name}: the fleet's apply first, then the application's {own}")
     told += [f"{name}: left out, because the release's Celery does not know it" for name in left_out]
     return told
+
+
+def cap_problems(memory: int, caps: Mapping[str, int]) -> list[str]:
+    """Return why caps on children are too small: a child begins with all that the application takes.
+
+    Args:
+        memory: bytes that a process takes once it has imported the application.
+        caps: by the names of programs, in bytes; 0 for none.
+    """
+    return [
+        f"{name} replaces each child above {cap // MIB} MiB after its task, but the application alone takes "
+        f"{memory // MIB} MiB. Raise max_memory_per_child of the worker, or set celery_app_memory to {memory // MIB}MB"
+        for name, cap in sorted(caps.items())
+        if 0 < cap <= memory
+    ]
+
+
+def memory_report(memory: int, planned: int) -> list[str]:
+    """Return what to know of memory: that the application takes more than the plan counts, if it does.
+
+    Args:
+        memory: bytes that a process takes once it has imported the application.
+        planned: bytes that the plan counts for that; 0 if there is no plan.
+    """
+    if not planned or memory <= planned * MEMORY_TOLERANCE:
+        return []
+    return [
+        f"a process takes {memory // MIB} MiB once it has imported the application; the plan counts {planned // MIB} MiB."
+        f" Set celery_app_memory to {memory // MIB}MB"
+    ]
 
 
 def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> list[str]:

@@ -85,6 +85,14 @@ options:
         wrapper stay as they are.
     type: bool
     default: true
+  app_memory:
+    description: Bytes that the plan counts for a process that has imported the application. 0 counts none.
+    type: int
+    default: 0
+  child_caps:
+    description: By the names of programs, bytes above which their children are replaced. 0 for a program without.
+    type: dict
+    default: {}
   keep_current:
     description: Where a release runs already, and can, it stays, and O(version) and O(artifact) are left aside.
     type: bool
@@ -119,8 +127,8 @@ release: {description: The release's directory., type: str, returned: success}
 version: {description: The release., type: str, returned: success}
 previous: {description: Where C(current) pointed before., type: str, returned: success}
 tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
-setting_differences:
-  description: Celery settings that application and fleet set differently, a sentence each with both values.
+findings:
+  description: What the check found that is no reason to refuse the release, such as settings that differ.
   type: list
   elements: str
   returned: success
@@ -155,10 +163,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     SETTINGS,
     Record,
     ReleaseError,
+    cap_problems,
     check_version,
     digest,
     fingerprint,
     made_for_another_python,
+    memory_report,
     read_record,
     settings_report,
 )
@@ -288,7 +298,10 @@ class Host:
             checked=checked,
             tasks=tuple(found["tasks"]),
             files=files,
-            settings=tuple(settings_report(found["differences"], found["left_out"])),
+            findings=(
+                *settings_report(found["differences"], found["left_out"]),
+                *memory_report(found["memory"], self.parameters["app_memory"]),
+            ),
         )
         record.write(self.release)
         return record
@@ -300,6 +313,7 @@ class Host:
                 f"{self.parameters['app']} does not take the fleet's settings, because it has a loader of its own. "
                 "Leave out loader= where it is created, and CELERY_LOADER in its environment"
             )
+        problems += cap_problems(found["memory"], self.parameters["child_caps"])
         for queue, where in sorted(found["undeclared"].items()):
             problems.append(
                 f"{self.parameters['app']}: {where} sends tasks to the queue {queue}, which celery_queues does not "
@@ -419,7 +433,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "version": host.release.name,
         "previous": previous,
         "tasks": list(record.tasks) if record else [],
-        "setting_differences": list(record.settings) if record else [],
+        "findings": list(record.findings) if record else [],
         "pending": pending,
         "began": round(began, 2),
         "seconds": round(time.time() - began, 2),
@@ -440,6 +454,8 @@ def main() -> None:
             "modules": {"type": "dict", "required": True},
             "environment": {"type": "str", "required": True, "no_log": True},
             "activate": {"type": "bool", "default": True},
+            "app_memory": {"type": "int", "default": 0},
+            "child_caps": {"type": "dict", "default": {}},
             "keep_current": {"type": "bool", "default": False},
             "python": {"type": "path", "default": "/usr/bin/python3"},
         },

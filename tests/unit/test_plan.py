@@ -93,6 +93,23 @@ def test_a_green_pool_is_granted_two_rounds_of_tasks_to_drain() -> None:
     assert program(with_worker(pool="gevent"))["stopwaitsecs"] > 2 * 1200
 
 
+def test_memory_follows_from_what_the_application_takes() -> None:
+    raw = with_worker(concurrency=2)
+    small, large = program(raw), program(raw | {"app_memory": "258MB"})
+    assert (small["child_cap"], large["child_cap"]) == (256 * MIB, (258 + 160) * MIB)
+    assert large["memory"] == 258 * MIB + 2 * large["child_cap"]
+    assert f"--max-memory-per-child={(258 + 160) * 1024}" in large["argv"]
+
+
+def test_a_cap_below_what_the_application_takes_is_refused() -> None:
+    raw = with_worker(max_memory_per_child="200MB") | {"app_memory": "258MB"}
+    (problem,) = make_plan(raw, GROUPS, FACTS).problems
+    assert str(problem).startswith("celery_workers[video].max_memory_per_child: 200 MB is not above the 258 MB")
+    assert str(problem).endswith("Raise it to 418 MB")
+    (problem,) = make_plan(declaration(app_memory="some"), GROUPS, FACTS).problems
+    assert str(problem).startswith("celery_app_memory: 'some' is not a size")
+
+
 def test_routes_and_queues_are_those_declared() -> None:
     raw = with_queue(transient=True)
     values = plan(raw).values

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
+    MIB,
     RECORD,
     Record,
     ReleaseError,
+    cap_problems,
     check_version,
     fingerprint,
     in_use,
     made_for_another_python,
+    memory_report,
     prunable,
     read_record,
     started_from,
@@ -167,3 +170,16 @@ def test_a_program_that_is_being_started_is_waited_for(tmp_path: Path) -> None:
             found.result(timeout=0.2)
         (process / "environ").write_bytes(b"A=1\0")
         assert found.result() == b"A=1\0"
+
+
+def test_a_cap_below_what_a_child_begins_with_is_a_problem() -> None:
+    caps = {"shop-mail": 200 * MIB, "shop-video": 400 * MIB, "shop-chat": 0}
+    (problem,) = cap_problems(258 * MIB, caps)
+    assert problem.startswith("shop-mail replaces each child above 200 MiB after its task, but the application alone")
+    assert "set celery_app_memory to 258MB" in problem
+
+
+def test_what_the_plan_counts_too_little_is_told() -> None:
+    (told,) = memory_report(258 * MIB, 96 * MIB)
+    assert told.endswith("the plan counts 96 MiB. Set celery_app_memory to 258MB")
+    assert memory_report(110 * MIB, 96 * MIB) == memory_report(258 * MIB, 0) == []
