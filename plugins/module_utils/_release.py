@@ -245,7 +245,7 @@ def memory_report(memory: int, planned: int) -> list[str]:
     if not planned or memory <= planned * MEMORY_TOLERANCE:
         return []
     return [
-        f"a process takes {memory // MIB} MiB once it has imported the application; the plan counts {planned // MIB} MiB."
+        f"a process that has imported the application takes {memory // MIB} MiB; the plan counts {planned // MIB} MiB."
         f" Set celery_app_memory to {memory // MIB}MB"
     ]
 

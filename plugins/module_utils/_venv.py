@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import tempfile
@@ -112,25 +113,32 @@ def nearest(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> Path | 
 
 
 def link(source: Path, venv: Path) -> None:
-    """Fill a new virtual environment with what another of the same Python holds.
+    """Fill a new virtual environment with what wheels brought to another of the same Python, and nothing else of it.
 
     pip replaces files and writes none anew in place, so the other stays as it is.
     """
-    own = {"bin", "lib64", "pyvenv.cfg"}
-    shutil.copytree(
-        source,
-        venv,
-        symlinks=True,
-        dirs_exist_ok=True,
-        copy_function=_link,
-        ignore=lambda folder, _: own if Path(folder) == source else set(),
-    )
-    for script in (source / "bin").iterdir():
-        mine = venv / "bin" / script.name
-        if not mine.exists():
-            # Each begins with the path of its environment's Python.
-            mine.write_bytes(script.read_bytes().replace(os.fsencode(source), os.fsencode(venv)))
-            shutil.copymode(script, mine)
+    for path in sorted(recorded(source)):
+        target = venv / path.relative_to(source)
+        if target.exists() or not path.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent == source / "bin":
+            # A script begins with the path of its environment's Python.
+            target.write_bytes(path.read_bytes().replace(os.fsencode(source), os.fsencode(venv)))
+            shutil.copymode(path, target)
+        else:
+            _link(str(path), str(target))
+
+
+def recorded(venv: Path) -> set[Path]:
+    """Return the files of a virtual environment that wheels brought, as their RECORDs list them (PEP 376)."""
+    found = set()
+    for record in venv.glob("lib/python3*/site-packages/*.dist-info/RECORD"):
+        with record.open(encoding="utf-8", newline="") as file:
+            # Relative to site-packages, also for what lies elsewhere: ../../../bin/celery.
+            paths = {Path(os.path.normpath(record.parents[1] / row[0])) for row in csv.reader(file) if row}
+        found |= {path for path in paths if path.is_relative_to(venv)}
+    return found
 
 
 def _link(source: str, target: str) -> None:

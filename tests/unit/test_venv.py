@@ -126,14 +126,17 @@ def test_what_a_release_shares_with_another_is_linked(tmp_path: Path) -> None:
     second = packed(tmp_path / "2.tar", kept, wheel("shop", "2", says_where("new")))
     one, two = tmp_path / "one", tmp_path / "two"
     old = make(really, sys.executable, first, one)
+    packages = "venv/lib/python{}.{}/site-packages".format(*sys.version_info)
+    # As a settings file beside which an application keeps its database.
+    (one / packages / "db.sqlite3").touch()
     before = fingerprint(one)
     new = make(really, sys.executable, second, two, {one: old})
 
     assert [says(two, name) for name in ("kept", "shop")] == [f"kept {two}/venv", f"new {two}/venv"]
     assert not (two / "venv" / "bin" / "dropped").exists()
     assert sorted(new.wheels) == ["kept-1-py3-none-any.whl", "shop-2-py3-none-any.whl"]
-    shared = "venv/lib/python{}.{}/site-packages/kept.py".format(*sys.version_info)
-    assert (one / shared).samefile(two / shared)
+    assert (one / packages / "kept.py").samefile(two / packages / "kept.py")
+    assert not (two / packages / "db.sqlite3").exists()
     # The other is as it was.
     assert fingerprint(one) == before
     assert [says(one, name) for name in ("kept", "dropped", "shop")] == [
