@@ -33,6 +33,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     Worker,
     read_declaration,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import read_hooks
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host, read_hosts
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
@@ -410,6 +411,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     monitor_host = _one_host("celery_monitor_group", str(raw.get("monitor_group") or "monitor"), groups, warnings)
     _check_settings(overrides, problems)
     alerts = read_alerts(raw.get("alerts") or {}, problems)
+    hooks = read_hooks(raw.get("hooks") or {}, problems)
     certificates = read_certificates(raw.get("certificates") or [], problems)
     warnings += _advice(declaration, queues) + _doubled(placed)
 
@@ -511,6 +513,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "thresholds": {queue.name: asdict(queue.alerts) for queue in declaration.queues},
         "alerts": alerts,
         "certificates": certificates,
+        "hooks": hooks,
         "longest_task": max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         "hosts": fleet_hosts,
         "beat_host": beat_host,

@@ -1,0 +1,55 @@
+"""Release hooks are commands, at moments that there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import MOMENTS, read_hooks
+
+
+def read(raw: object) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    problems: list[Problem] = []
+    return read_hooks(raw, problems), [str(problem) for problem in problems]
+
+
+def test_without_hooks_each_moment_has_none() -> None:
+    assert read({}) == ({moment: [] for moment in MOMENTS}, [])
+
+
+def test_a_command_is_a_text_or_a_list_of_words() -> None:
+    hooks, problems = read(
+        {
+            "before_activate": "django-admin migrate --noinput",
+            "after_release": [{"command": ["sh", "-c", "echo 'a b'"], "hosts": "each", "timeout": 30}],
+        }
+    )
+    assert not problems
+    assert hooks["before_activate"] == [
+        {"argv": ("django-admin", "migrate", "--noinput"), "hosts": "one", "timeout": 600}
+    ]
+    assert hooks["after_release"] == [{"argv": ("sh", "-c", "echo 'a b'"), "hosts": "each", "timeout": 30}]
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        ("migrate", "celery_hooks: 'migrate' is not a mapping"),
+        (
+            {"before_activation": ["x"]},
+            "celery_hooks.before_activation: is no moment (did you mean 'before_activate'?)",
+        ),
+        ({"before_stage": [""]}, "celery_hooks.before_stage[0]: '' names no command"),
+        ({"before_stage": [{}]}, "celery_hooks.before_stage[0]: names no command"),
+        ({"before_stage": ["x", 5]}, "celery_hooks.before_stage[1]: 5 names no command"),
+        ({"before_stage": ["echo 'a"]}, "names no command. Set it to a text such as"),
+        ({"before_stage": [{"command": "x", "timeout": -1}]}, "celery_hooks.before_stage[0].timeout"),
+        ({"before_stage": [{"command": "x", "hosts": "all"}]}, "celery_hooks.before_stage[0].hosts"),
+        ({"before_stage": [{"command": "x", "time": 3}]}, "celery_hooks.before_stage[0].time"),
+    ],
+)
+def test_what_is_no_hook_is_refused(raw: object, problem: str) -> None:
+    _, problems = read(raw)
+    assert len(problems) == 1, problems
+    assert problem in problems[0]
