@@ -30,7 +30,7 @@ STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
-import importlib.util, json, resource, sys
+import importlib.util, inspect, json, resource, sys
 from celery import Celery
 from celery.app.defaults import DEFAULTS
 from celery.app.utils import find_app
@@ -51,8 +51,15 @@ app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
 from celery_fleet_loader import differences, undeclared
+def parameters(task):
+    try:
+        found = inspect.signature(task.run).parameters.values()
+    except (TypeError, ValueError):
+        return [["args", "VAR_POSITIONAL", False], ["kwargs", "VAR_KEYWORD", False]]
+    return [[each.name, each.kind.name, each.default is each.empty and "VAR_" not in each.kind.name] for each in found]
 print("\\n" + json.dumps({
     "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
+    "signatures": {name: parameters(task) for name, task in app.tasks.items() if not name.startswith("celery.")},
     "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
     "differences": differences(app),
     "undeclared": undeclared(app),
@@ -93,6 +100,7 @@ class Record:
         finished: when it was complete, in UTC.
         files: fingerprint of its virtual environment when it was last imported.
         wheels: names of the wheels that it was made of, and the SHA-256 of each.
+        signatures: of each task, its parameters: name, kind and whether it is required.
         findings: what its check found that is no reason to refuse it, a sentence each.
     """
 
@@ -105,6 +113,7 @@ class Record:
     files: str = ""
     wheels: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+    signatures: Mapping[str, list[list[object]]] = field(default_factory=dict)
 
     def write(self, release: Path) -> None:
         temporary = release / f".{RECORD}"

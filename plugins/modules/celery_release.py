@@ -93,6 +93,11 @@ options:
     description: By the names of programs, bytes above which their children are replaced. 0 for a program without.
     type: dict
     default: {}
+  incompatible_tasks:
+    description: Tasks whose messages of the release that runs the new one need not be able to run.
+    type: list
+    elements: str
+    default: []
   keep_current:
     description: Where a release runs already, and can, it stays, and O(version) and O(artifact) are left aside.
     type: bool
@@ -156,6 +161,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._compare import incompatible, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
@@ -298,6 +304,7 @@ class Host:
             checked=checked,
             tasks=tuple(found["tasks"]),
             files=files,
+            signatures=found["signatures"],
             findings=(
                 *settings_report(found["differences"], found["left_out"]),
                 *memory_report(found["memory"], self.parameters["app_memory"]),
@@ -313,6 +320,7 @@ class Host:
                 f"{self.parameters['app']} does not take the fleet's settings, because it has a loader of its own. "
                 "Leave out loader= where it is created, and CELERY_LOADER in its environment"
             )
+        problems += self._lost(found["signatures"])
         problems += cap_problems(found["memory"], self.parameters["child_caps"])
         for queue, where in sorted(found["undeclared"].items()):
             problems.append(
@@ -330,6 +338,19 @@ class Host:
             )
         if problems:
             raise ReleaseError("\n".join(problems))
+
+    def _lost(self, signatures: dict[str, Any]) -> list[str]:
+        """Return why messages of the release that runs would be lost on this one."""
+        running = read_record(self.current.resolve()) if self.current.is_symlink() else None
+        if not running or running.version == self.release.name:
+            return []
+        lost = incompatible(read_signatures(running.signatures), read_signatures(signatures))
+        return [
+            f"The task {task} {reason}. Messages of it that release {running.version} has sent could be lost. Change it "
+            "in two releases, or add it to celery_app_incompatible_tasks if no message of it waits"
+            for task, reason in lost.items()
+            if task not in self.parameters["incompatible_tasks"]
+        ]
 
     def _command(self, argv: list[str], failure: str, variables: dict[str, str] | None = None) -> str:
         code, output, error = self.module.run_command(argv, environ_update=variables or {}, cwd="/")
@@ -456,6 +477,7 @@ def main() -> None:
             "activate": {"type": "bool", "default": True},
             "app_memory": {"type": "int", "default": 0},
             "child_caps": {"type": "dict", "default": {}},
+            "incompatible_tasks": {"type": "list", "elements": "str", "default": []},
             "keep_current": {"type": "bool", "default": False},
             "python": {"type": "path", "default": "/usr/bin/python3"},
         },

@@ -261,6 +261,17 @@ def test_the_check_finds_nothing_where_there_is_nothing(project: Project) -> Non
     assert (found["unknown"], found["differences"], found["left_out"]) == ([], [], [])
 
 
+def test_the_check_knows_what_tasks_take(project: Project) -> None:
+    project.write(
+        '@app.task(bind=True, name="a")\ndef a(self, customer, *, again=False): pass\n'
+        'class B(app.Task):\n    name = "b"\n    def run(self, number=1, **more): pass\napp.register_task(B())\n'
+    )
+    signatures = project.run(CHECK, "shop_app:app", django=False)["signatures"]
+    assert signatures["a"] == [["customer", "POSITIONAL_OR_KEYWORD", True], ["again", "KEYWORD_ONLY", False]]
+    assert signatures["b"] == [["number", "POSITIONAL_OR_KEYWORD", False], ["more", "VAR_KEYWORD", False]]
+    assert signatures["customers.sync"] == []
+
+
 def test_the_check_finds_an_application_with_a_loader_of_its_own(project: Project) -> None:
     project.write("app.loader_cls = 'celery.loaders.app:AppLoader'\n")
     assert project.run(CHECK, "shop_app:app", django=False)["applies_settings"] is False

@@ -1,0 +1,69 @@
+"""Whether a new release can run the tasks that the one before it has sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a task.
+
+    Attributes:
+        kind: as inspect names it, such as POSITIONAL_OR_KEYWORD or VAR_KEYWORD.
+        required: whether it has no default.
+    """
+
+    name: str
+    kind: str
+    required: bool
+
+
+Signatures = Mapping[str, Sequence[Parameter]]
+
+
+def read_signatures(raw: Mapping[str, Sequence[Sequence[object]]]) -> dict[str, tuple[Parameter, ...]]:
+    """Return signatures from what the release's check prints, and its record keeps: [name, kind, required] each."""
+    return {
+        task: tuple(Parameter(str(name), str(kind), bool(required)) for name, kind, required in parameters)
+        for task, parameters in raw.items()
+    }
+
+
+def incompatible(old: Signatures, new: Signatures) -> dict[str, str]:
+    """Return the tasks of the old release whose messages the new one can't run, with the reason.
+
+    Args:
+        old: signatures of the release that runs, by the tasks' names.
+        new: those of the release that is to come.
+    """
+    found = {}
+    for task, parameters in sorted(old.items()):
+        if task not in new:
+            found[task] = "is gone: a worker discards the messages of a task that it does not know"
+        elif reason := _unbound(parameters, new[task]):
+            found[task] = reason
+    return found
+
+
+def _unbound(old: Sequence[Parameter], new: Sequence[Parameter]) -> str:
+    """Return why calls that fit the old signature don't fit the new one; empty if all of them do."""
+    kinds = {parameter.kind for parameter in new}
+    names = {parameter.name: parameter for parameter in new if not parameter.kind.startswith("VAR_")}
+    before = {parameter.name: parameter for parameter in old if not parameter.kind.startswith("VAR_")}
+    for name, parameter in names.items():
+        if parameter.required and name not in before:
+            return f"requires {name}, which messages of the old release don't have. Give it a default"
+        if parameter.required and not before[name].required:
+            return f"requires {name}, which was optional. Give it a default"
+    if "VAR_KEYWORD" not in kinds and (lost := [name for name in before if name not in names]):
+        return f"takes {', '.join(lost)} no more, which messages of the old release may have. Keep it for one release"
+    if "VAR_POSITIONAL" not in kinds:
+        order = [parameter.name for parameter in new if parameter.kind.startswith("POSITIONAL")]
+        placed = [parameter.name for parameter in old if parameter.kind.startswith("POSITIONAL")]
+        if order[: len(placed)] != placed:
+            return f"takes its arguments in another order: ({', '.join(order)}), before ({', '.join(placed)})"
+    if any(parameter.kind.startswith("VAR_") and parameter.kind not in kinds for parameter in old):
+        return "takes no more any number of arguments, which messages of the old release may have"
+    return ""
