@@ -346,8 +346,8 @@ class Host:
             return []
         lost = incompatible(read_signatures(running.signatures), read_signatures(signatures))
         return [
-            f"The task {task} {reason}. Messages of it that release {running.version} has sent could be lost. Change it "
-            "in two releases, or add it to celery_app_incompatible_tasks if no message of it waits"
+            f"The task {task} {reason}. Messages of it that {running.version} has sent could be lost. Change it in "
+            "two releases, or add it to celery_app_incompatible_tasks if no message of it waits"
             for task, reason in lost.items()
             if task not in self.parameters["incompatible_tasks"]
         ]

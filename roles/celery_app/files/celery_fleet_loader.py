@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import celery_fleet_settings as fleet
+import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
 from celery.app.defaults import DEFAULTS
 from celery.loaders.app import AppLoader
 from kombu.utils.url import maybe_sanitize_url
