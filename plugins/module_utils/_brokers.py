@@ -35,7 +35,7 @@ class Demand:
 
 
 class RabbitMQ:
-    """Quorum queues on a topic exchange, with a delivery limit and a queue for what it ends."""
+    """Queues on a topic exchange, with a delivery limit where they are quorum queues, and a queue for what it ends."""
 
     kind = flavor = "rabbitmq"
     port = 5672
@@ -45,22 +45,36 @@ class RabbitMQ:
 
     def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
         """Return a queue as Celery declares it."""
+        arguments: dict[str, Any] = {} if queue.transient else {"x-queue-type": queue.type}
+        if queue.max_priority:
+            arguments["x-max-priority"] = queue.max_priority
         return {
             "name": queue.name,
             "exchange": app_name,
             "exchange_type": "topic",
             "routing_key": queue.name,
             "durable": not queue.transient,
-            "type": "classic" if queue.transient else "quorum",
-            "arguments": {} if queue.transient else {"x-queue-type": "quorum"},
+            "type": queue.type,
+            "arguments": arguments,
         }
 
-    def values(self, demand: Demand, _problems: list[Problem], _advice: list[str]) -> dict[str, Any]:
+    def values(self, demand: Demand, problems: list[Problem], advice: list[str]) -> dict[str, Any]:
         """Return what the broker must be, beyond its place and its user.
 
         A message that waits in a worker's prefetch is unacknowledged too, and a worker whose message exceeds
         consumer_timeout ends (celery/celery#6760).
         """
+        for queue in demand.queues:
+            where = f"celery_queues[{queue.name}]"
+            if queue.max_priority and queue.type == "quorum":
+                problems.append(
+                    Problem(f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic beside it")
+                )
+            if queue.type == "classic" and not queue.transient:
+                advice.append(
+                    f"{where}.type: a classic queue has no delivery limit, so a task that ends its worker each time runs "
+                    "again without end"
+                )
         app = demand.app_name
         queues = [self.queue(app, queue) for queue in demand.queues]
         return {
@@ -128,6 +142,16 @@ class Redis:
                 advice.append(
                     f"celery_queues[{queue.name}].transient: Redis keeps all of its queues in the same way, so it has "
                     "no effect"
+                )
+            elif queue.type == "classic":
+                advice.append(f"celery_queues[{queue.name}].type: Redis has one kind of queue, so it has no effect")
+            if queue.max_priority:
+                problems.append(
+                    Problem(
+                        f"celery_queues[{queue.name}].max_priority",
+                        "queues of Redis have priorities without it, 0 the most urgent",
+                        "Remove it",
+                    )
                 )
             if queue.must_not_lose:
                 advice.append(

@@ -27,6 +27,9 @@ _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 APP_MEMORY = 96 * MIB
 #: Bytes that a child's tasks may take besides.
 CHILD_ROOM = 160 * MIB
+QUEUE_TYPES = ("quorum", "classic")
+# Of RabbitMQ, which takes more memory and time for each (https://www.rabbitmq.com/docs/priority).
+_HIGHEST_PRIORITY = 255
 ACTIVATIONS = ("warm", "handover")
 _RESERVED_WORKERS = ("beat", "flower")
 _SECONDS_A_DAY = 86400
@@ -68,6 +71,8 @@ class Queue:
         time_limit: seconds that a task of this queue may take.
         soft_time_limit: seconds after which it is told to end.
         transient: its messages live in memory only and are gone after a restart of the broker.
+        type: of RabbitMQ's, "quorum" or "classic".
+        max_priority: the highest priority of its messages; 0 if they have none.
         must_not_lose: where the broker can't promise that, the plan says so.
         backlog: tasks that the broker must be able to hold for it.
         message_size: bytes of a typical task's arguments as JSON.
@@ -80,6 +85,8 @@ class Queue:
     time_limit: int = 300
     soft_time_limit: int = 270
     transient: bool = False
+    type: str = "quorum"
+    max_priority: int = 0
     must_not_lose: bool = False
     backlog: int = 10_000
     message_size: int = 1024
@@ -310,18 +317,25 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
     hard = hard or Queue.time_limit
     backlog, message_size = reader.integer("backlog", least=0), reader.size("message_size")
     backlog = Queue.backlog if backlog is None else backlog
+    transient = reader.flag("transient")
     queue = Queue(
         name=name,
         tasks=reader.texts("tasks"),
         time_limit=hard,
         soft_time_limit=soft or _soft_below(hard),
-        transient=reader.flag("transient"),
+        transient=transient,
+        type=reader.choice("type", QUEUE_TYPES, "classic" if transient else "quorum"),
+        max_priority=reader.integer("max_priority", least=0) or 0,
         must_not_lose=reader.flag("must_not_lose"),
         backlog=backlog,
         message_size=Queue.message_size if message_size is None else message_size,
         results_per_hour=reader.integer("results_per_hour", least=0) or 0,
         alerts=_read_thresholds(reader, Thresholds(depth=backlog // 2, age=max(300, hard), drain_time=1800)),
     )
+    if queue.transient and queue.type == "quorum":
+        reader.problem("type", "a quorum queue keeps its messages on disk, so it can't be transient", "Remove one of them")
+    if queue.max_priority > _HIGHEST_PRIORITY:
+        reader.problem("max_priority", f"{queue.max_priority} is above {_HIGHEST_PRIORITY}", "Set 10, say")
     reader.unknown_keys()
     return queue
 

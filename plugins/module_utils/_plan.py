@@ -60,6 +60,7 @@ _DERIVED_SETTINGS = {
     "task_default_queue": "celery_default_queue",
     "task_time_limit": "time_limit of celery_queues",
     "task_soft_time_limit": "soft_time_limit of celery_queues",
+    "task_queue_max_priority": "max_priority of celery_queues",
     "broker_url": "celery_broker and its address and password",
 }
 
@@ -195,6 +196,11 @@ def longest_held(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> in
     With a prefetch multiplier of n the last one waits for n tasks of its slot, its own among them.
     """
     return max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
+
+
+def _longest_task(queue: str, workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
+    """Return the seconds that a task of a queue may take on each of its workers."""
+    return min((limits(worker, queues)[1] for worker in workers if queue in worker.queues), default=0)
 
 
 def place(
@@ -503,7 +509,10 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             for name, value in all_settings.items()
             if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
         },
-        "queues": [BROKERS[flavor].queue(app, queue) for queue in declaration.queues],
+        "queues": [
+            BROKERS[flavor].queue(app, queue) | {"longest_task": _longest_task(queue.name, declaration.workers, queues)}
+            for queue in declaration.queues
+        ],
         "routes": [
             {"pattern": pattern, "queue": queue.name, "options": _route_options(queue)}
             for queue in declaration.queues

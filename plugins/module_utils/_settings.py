@@ -97,6 +97,7 @@ _RABBITMQ = {
         "a task counts as sent once the broker has it; a connection that went silent is given up",
     ),
     "broker_channel_error_retry": Setting(False, "a worker whose message timed out ends and is restarted, not stuck"),
+    "task_queue_max_priority": Setting(None, "each queue has its own max_priority, or none"),
     "task_default_queue_type": Setting("quorum", "classic queues of RabbitMQ 4 block a worker behind tasks for later"),
     "task_default_exchange_type": Setting("topic", "tasks for later need it"),
     "task_create_missing_queue_type": Setting("quorum", "as above"),

@@ -170,11 +170,15 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     Record,
     ReleaseError,
     cap_problems,
+    celery_problems,
+    celery_report,
     check_version,
     digest,
     fingerprint,
+    limit_problems,
     made_for_another_python,
     memory_report,
+    priority_problems,
     read_record,
     settings_report,
 )
@@ -306,6 +310,7 @@ class Host:
             files=files,
             signatures=found["signatures"],
             findings=(
+                *celery_report(found["celery"]),
                 *settings_report(found["differences"], found["left_out"]),
                 *memory_report(found["memory"], self.parameters["app_memory"]),
             ),
@@ -320,6 +325,9 @@ class Host:
                 f"{self.parameters['app']} does not take the fleet's settings, because it has a loader of its own. "
                 "Leave out loader= where it is created, and CELERY_LOADER in its environment"
             )
+        problems += celery_problems(found["celery"], found["quorum_queues"])
+        problems += priority_problems(found["priorities"])
+        problems += limit_problems(found["time_limits"])
         problems += self._lost(found["signatures"])
         problems += cap_problems(found["memory"], self.parameters["child_caps"])
         for queue, where in sorted(found["undeclared"].items()):

@@ -243,6 +243,32 @@ def test_only_the_broker_changes_when_the_broker_is_changed() -> None:
     assert {queue["exchange_type"] for queue in made["queues"]} == {"direct"}
 
 
+def test_a_durable_queue_may_be_a_classic_one_and_have_priorities() -> None:
+    made = plan(with_queue(type="classic", max_priority=10))
+    _, queue = made.values["queues"]
+    assert (queue["type"], queue["durable"]) == ("classic", True)
+    assert queue["arguments"] == {"x-queue-type": "classic", "x-max-priority": 10}
+    (warning,) = made.warnings
+    assert warning.startswith("celery_queues[video].type: a classic queue has no delivery limit")
+    (warning,) = plan({**with_queue(type="classic"), "broker": "redis"}).warnings
+    assert warning == "celery_queues[video].type: Redis has one kind of queue, so it has no effect"
+
+
+@pytest.mark.parametrize(
+    ("values", "broker", "expected"),
+    [
+        ({"max_priority": 10}, "rabbitmq", "a quorum queue has no such priorities. Set type: classic beside it"),
+        ({"max_priority": 10}, "redis", "queues of Redis have priorities without it, 0 the most urgent. Remove it"),
+        ({"max_priority": 999, "type": "classic"}, "rabbitmq", "999 is above 255. Set 10, say"),
+        ({"type": "quorum", "transient": True}, "rabbitmq", "it can't be transient. Remove one of them"),
+        ({"type": "quorun"}, "rabbitmq", "(did you mean 'quorum'?). Choose one of quorum, classic"),
+    ],
+)
+def test_a_queue_that_the_broker_does_not_have_is_refused(values: dict[str, Any], broker: str, expected: str) -> None:
+    (problem,) = make_plan({**with_queue(**values), "broker": broker}, GROUPS, FACTS).problems
+    assert str(problem).endswith(expected)
+
+
 def test_redis_says_what_it_can_not_promise() -> None:
     raw = with_queue(transient=True, must_not_lose=True)
     warnings = " ".join(plan({**raw, "broker": "redis"}).warnings)

@@ -58,11 +58,15 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def planned() -> dict[str, Any]:
+    return plan_of(QUEUES)
+
+
+def plan_of(queues: list[dict[str, Any]]) -> dict[str, Any]:
     workers = [
         {"name": "a", "group": "workers", "queues": ["customers", "ticks"], "concurrency": 1},
         {"name": "b", "group": "workers", "queues": ["video"], "concurrency": 1},
     ]
-    result = make_plan(declaration(queues=QUEUES, workers=workers), GROUPS, FACTS)
+    result = make_plan(declaration(queues=queues, workers=workers), GROUPS, FACTS)
     assert not result.problems
     return dict(result.values)
 
@@ -237,6 +241,45 @@ def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
     }
 
 
+def test_the_check_finds_tasks_whose_own_limit_is_above_that_of_their_workers(project: Project) -> None:
+    project.write(
+        '@app.task(name="video.long", time_limit=7200)\ndef long(): pass\n'
+        '@app.task(name="video.short", time_limit=1200)\ndef short(): pass\n'
+        '@app.task(name="other", time_limit=1201, queue="video")\ndef other(): pass\n'
+    )
+    assert project.run(CHECK, "shop_app:app", django=False)["time_limits"] == [
+        {"name": "other", "queue": "video", "task": 1201, "worker": 1200},
+        {"name": "video.long", "queue": "video", "task": 7200, "worker": 1200},
+    ]
+
+
+def test_the_check_finds_priorities_that_no_queue_has(project: Project) -> None:
+    project.write(
+        "from kombu import Queue\n"
+        'app.conf.task_queues = [Queue("video", max_priority=5), Queue("ticks", queue_arguments={"x-max-priority": 3})]\n'
+        "app.conf.task_queue_max_priority = 10\n"
+    )
+    assert project.run(CHECK, "shop_app:app", django=False)["priorities"] == {
+        "task_queues['video']": 5,
+        "task_queues['ticks']": 3,
+        "task_queue_max_priority": 10,
+    }
+
+
+def test_priorities_come_from_the_declaration_alone(project: Project) -> None:
+    queues = [queue | {"type": "classic", "max_priority": 10} for queue in QUEUES]
+    project.planned = plan_of(queues)
+    project.write("app.conf.task_queue_max_priority = 10\n")
+    arguments = {queue: values[-1] for queue, values in project.run(TELL, django=False)["queues"].items()}
+    assert arguments == {
+        "customers": {"x-queue-type": "classic", "x-max-priority": 10},
+        "video": {"x-queue-type": "classic", "x-max-priority": 10},
+        "ticks": {"x-max-priority": 10},
+    }
+    found = project.run(CHECK, "shop_app:app", django=False)
+    assert (found["priorities"], found["quorum_queues"]) == ({}, [])
+
+
 def test_no_password_is_reported(project: Project) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
     run = project.try_run(CHECK, "shop_app:app")
@@ -334,3 +377,4 @@ def test_settings_apply_to_older_versions_of_celery(project: Project, older: tup
     assert found["applies_settings"]
     assert ("worker_detect_quorum_queues" in found["left_out"]) == (version < "5.5")
     assert "task_acks_late" not in found["left_out"]
+    assert (found["celery"], found["quorum_queues"]) == (version, ["customers", "video"])

@@ -104,6 +104,50 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
     return {name: where for name, where in found.items() if name not in declared}
 
 
+def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
+    """Return the highest priorities that the application wants and the fleet's queues don't have, with where it says so.
+
+    Args:
+        app: a Celery application that has this loader.
+    """
+    if "task_queue_max_priority" not in fleet.FIRM:  # queues of Redis have priorities without it
+        return {}
+    view = _own(app)
+    declared = {queue.name: _highest(queue) for queue in fleet.FIRM["task_queues"]}
+    found = {
+        f"task_queues[{queue.name!r}]": _highest(queue)
+        for queue in view.get("task_queues") or ()
+        if not isinstance(queue, str) and _highest(queue) > declared.get(queue.name, 0)
+    }
+    wanted = view.get("task_queue_max_priority") or 0
+    if wanted and not any(declared.values()):
+        found["task_queue_max_priority"] = wanted
+    return found
+
+
+def _highest(queue: Any) -> int:  # noqa: ANN401
+    return queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority") or 0
+
+
+def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Return the tasks whose own time limit is above that of the workers of their queue.
+
+    Args:
+        app: a Celery application that has this loader.
+
+    Returns:
+        Of each, its name, its queue, and both limits in seconds.
+    """
+    found = []
+    for name, task in sorted(app.tasks.items()):
+        if task.time_limit:
+            queue = app.amqp.router.route({"queue": task.queue} if getattr(task, "queue", None) else {}, name)["queue"]
+            longest = fleet.LONGEST_TASK.get(queue.name)
+            if longest and task.time_limit > longest:
+                found.append({"name": name, "queue": queue.name, "task": task.time_limit, "worker": longest})
+    return found
+
+
 def _note(found: dict[str, str], route: object, where: str) -> None:
     queue = route.get("queue") if isinstance(route, Mapping) else route
     name = getattr(queue, "name", queue)
