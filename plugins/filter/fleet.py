@@ -15,6 +15,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._batches import batch
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
 from ansible_collections.fleet.celery.plugins.module_utils._report import Told, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
@@ -40,6 +41,7 @@ class FilterModule:
             "environment_text": environment_text,
             "files": _files,
             "host_facts": _host_facts,
+            "hook_failures": hook_failures,
             "judge": _judge,
             "look": _look,
             "management_url": management_url,
@@ -104,15 +106,22 @@ def _judge(
     hosts: Iterable[str],
     before: str,
     activated: str,
+    hooks: str,
     after: str,
     margins: Mapping[str, float],
 ) -> list[str]:
-    """Return why a batch is bad, from what each host has registered under these names."""
+    """Return why a batch is bad, from what each host has registered under these names.
+
+    Args:
+        hooks: what is wrong with the hooks of a host, where something is.
+    """
     batch = list(batch)
     slices = _registered(hostvars, batch, activated)
     failures = look(slices, batch).failures
     if failures:
         return [f"{host}: {text}" for host, texts in failures.items() for text in texts]
+    if failed := _registered(hostvars, batch, hooks):
+        return [f"{host}: {text}" for host, text in failed.items()]
     given = Margins(**{name: type(getattr(Margins, name))(value) for name, value in margins.items()})
     versions = {host: str(result["version"]) for host, result in slices.items()}
     return judge(versions, _registered(hostvars, hosts, before), _registered(hostvars, batch, after), given)

@@ -68,7 +68,9 @@ class RabbitMQ:
             where = f"celery_queues[{queue.name}]"
             if queue.max_priority and queue.type == "quorum":
                 problems.append(
-                    Problem(f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic beside it")
+                    Problem(
+                        f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic beside it"
+                    )
                 )
             if queue.type == "classic" and not queue.transient:
                 advice.append(

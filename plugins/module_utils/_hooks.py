@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Reader, closest
 
-MOMENTS = ("before_stage", "before_activate", "after_release", "after_rollback")
+MOMENTS = ("before_stage", "before_activate", "after_activate", "after_release", "after_rollback")
 HOSTS = ("one", "each")
 TIMEOUT = 600
+# Of a program that timeout(1) has ended, and of one that it had to kill.
+_TIMED_OUT = (124, 137)
+_TAIL = 1000
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,19 @@ def _read_hook(raw: object, where: str, problems: list[Problem]) -> Hook | None:
         problems.append(Problem(where, what, 'Set it to a text such as "django-admin migrate", or to a list of words'))
         return None
     return Hook(tuple(argv), hosts, timeout)
+
+
+def hook_failures(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what is wrong with the hooks that a host has run.
+
+    Args:
+        results: of each its hook as item, and rc, stdout and stderr. One that was skipped has no rc.
+    """
+    failures = []
+    for result in results:
+        code, hook = result.get("rc", 0), result["item"]
+        if code:
+            how = f"took longer than {hook['timeout']} s" if code in _TIMED_OUT else f"ended with {code}"
+            output = (result["stderr"] or result["stdout"]).strip()[-_TAIL:]
+            failures.append(f"The hook {shlex.join(hook['argv'])} {how}: {output}")
+    return failures

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
-from ansible_collections.fleet.celery.plugins.module_utils._hooks import MOMENTS, read_hooks
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import MOMENTS, hook_failures, read_hooks
 
 
 def read(raw: object) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -53,3 +53,17 @@ def test_what_is_no_hook_is_refused(raw: object, problem: str) -> None:
     _, problems = read(raw)
     assert len(problems) == 1, problems
     assert problem in problems[0]
+
+
+def test_a_hook_that_failed_is_told_with_the_end_of_its_output() -> None:
+    hook = {"argv": ["django-admin", "migrate", "a b"], "hosts": "one", "timeout": 30}
+    results: list[dict[str, Any]] = [
+        {"item": hook, "skipped": True},
+        {"item": hook, "rc": 0, "stdout": "fine", "stderr": ""},
+        {"item": hook, "rc": 3, "stdout": "begun", "stderr": "no such table\n"},
+        {"item": hook, "rc": 124, "stdout": "begun", "stderr": ""},
+    ]
+    assert hook_failures(results) == [
+        "The hook django-admin migrate 'a b' ended with 3: no such table",
+        "The hook django-admin migrate 'a b' took longer than 30 s: begun",
+    ]
