@@ -68,14 +68,12 @@ class RabbitMQ:
             where = f"celery_queues[{queue.name}]"
             if queue.max_priority and queue.type == "quorum":
                 problems.append(
-                    Problem(
-                        f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic beside it"
-                    )
+                    Problem(f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic, too")
                 )
             if queue.type == "classic" and not queue.transient:
                 advice.append(
-                    f"{where}.type: a classic queue has no delivery limit, so a task that ends its worker each time runs "
-                    "again without end"
+                    f"{where}.type: a classic queue has no delivery limit, so a task that ends its worker each time "
+                    "runs again without end"
                 )
         app = demand.app_name
         queues = [self.queue(app, queue) for queue in demand.queues]

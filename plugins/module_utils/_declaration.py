@@ -333,9 +333,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         alerts=_read_thresholds(reader, Thresholds(depth=backlog // 2, age=max(300, hard), drain_time=1800)),
     )
     if queue.transient and queue.type == "quorum":
-        reader.problem(
-            "type", "a quorum queue keeps its messages on disk, so it can't be transient", "Remove one of them"
-        )
+        reader.problem("type", "a quorum queue is on disk, so it can't be transient", "Remove one of them")
     if queue.max_priority > _HIGHEST_PRIORITY:
         reader.problem("max_priority", f"{queue.max_priority} is above {_HIGHEST_PRIORITY}", "Set 10, say")
     reader.unknown_keys()

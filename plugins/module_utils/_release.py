@@ -31,7 +31,7 @@ STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 # Runs on the new release before it is activated: imports the application and says what it finds.
 CHECK = """
-import importlib.util, inspect, json, resource, sys
+import importlib.util, inspect, json, os, resource, sys
 import celery
 if celery.VERSION < (5, 3):
     sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 of the application")
@@ -70,6 +70,7 @@ print("\\n" + json.dumps({
     "time_limits": time_limits(app),
     "priorities": priorities(app),
     "celery": celery.__version__,
+    "timezone": os.environ.get("TZ", ""),
     "quorum_queues": [queue.name for queue in fleet.FIRM["task_queues"]
                       if queue.queue_arguments.get("x-queue-type") == "quorum"],
     "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -110,6 +111,7 @@ class Record:
         files: fingerprint of its virtual environment when it was last imported.
         wheels: names of the wheels that it was made of, and the SHA-256 of each.
         signatures: of each task, its parameters: name, kind and whether it is required.
+        timezone: that its processes log in, such as Australia/Tasmania; empty if it is that of the host.
         findings: what its check found that is no reason to refuse it, a sentence each.
     """
 
@@ -121,6 +123,7 @@ class Record:
     finished: str = ""
     files: str = ""
     wheels: Mapping[str, str] = field(default_factory=dict)
+    timezone: str = ""
     findings: tuple[str, ...] = ()
     signatures: Mapping[str, list[list[object]]] = field(default_factory=dict)
 

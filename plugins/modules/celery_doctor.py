@@ -101,6 +101,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -205,11 +206,29 @@ def killed(app: dict[str, Any], since: float) -> list[dict[str, Any]]:
             match = WORKER_KILLED.search(line)
             if match and match[1].startswith(f"{app['name']}-"):
                 found.append({"program": match[1], "what": "the worker", "at": at})
-    for path in Path(app["log_dir"]).glob(f"{app['name']}-*.log*"):
-        for at, line in lines_since(path, since):
-            if CHILD_KILLED.search(line):
-                found.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
+    record = read_record(Path(app["root"], "current").resolve())
+    with local_time(record.timezone if record else ""):
+        for path in Path(app["log_dir"]).glob(f"{app['name']}-*.log*"):
+            for at, line in lines_since(path, since):
+                if CHILD_KILLED.search(line):
+                    found.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
     return found
+
+
+@contextmanager
+def local_time(timezone: str) -> Iterator[None]:
+    """Let local time be that of a time zone, as Django does with its TIME_ZONE; that of the host if it is empty."""
+    before = os.environ.get("TZ")
+    try:
+        if timezone:
+            os.environ["TZ"] = timezone
+            time.tzset()
+        yield
+    finally:
+        os.environ.pop("TZ", None)
+        if before is not None:
+            os.environ["TZ"] = before
+        time.tzset()
 
 
 def oom(module: AnsibleModule) -> list[str]:

@@ -309,6 +309,7 @@ class Host:
             tasks=tuple(found["tasks"]),
             files=files,
             signatures=found["signatures"],
+            timezone=found["timezone"],
             findings=(
                 *celery_report(found["celery"]),
                 *settings_report(found["differences"], found["left_out"]),

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     number,
     report,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._release import Record
 from ansible_collections.fleet.celery.plugins.modules import celery_doctor
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
@@ -311,7 +312,7 @@ def test_kills_are_read_from_the_logs_of_supervisor_and_of_workers(
         "[2026-11-22 01:10:01,123: ERROR/MainProcess] Process 'ForkPoolWorker-3' pid:8 exited with 'exitcode 1'\n"
         "  a line of no time: signal 9 (SIGKILL)\n"
     )
-    app = {"name": "shop", "log_dir": str(tmp_path)}
+    app = {"name": "shop", "log_dir": str(tmp_path), "root": tmp_path}
     found = celery_doctor.killed(app, moment("2026-11-21 12:00:00"))
     assert found == [
         {"program": "shop-email-a", "what": "the worker", "at": moment("2026-11-22 01:00:00")},
@@ -426,3 +427,16 @@ def test_a_broker_that_is_away_is_told_and_no_crash(
     assert list(told) == ["error"]
     assert "refused" in told["error"]
     assert "pa55word" not in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("timezone", "killed_at"), [("Australia/Tasmania", "26 21:27:24"), ("America/Anchorage", "27 17:27:24")]
+)
+def test_a_kill_is_told_by_the_clock_of_the_application(tmp_path: Path, timezone: str, killed_at: str) -> None:
+    line = "[2026-11-27 08:27:24,123: ERROR/MainProcess] Process exited with 'signal 9 (SIGKILL)'\n"
+    (tmp_path / "shop-mail.log").write_text(line)
+    Record("1.0.0", "aa", timezone=timezone).write(tmp_path)
+    (tmp_path / "current").symlink_to(tmp_path)
+    app = {"name": "shop", "log_dir": tmp_path, "root": tmp_path}
+    (found,) = celery_doctor.killed(app, 0)
+    assert datetime.fromtimestamp(found["at"], UTC).strftime("%d %H:%M:%S") == killed_at

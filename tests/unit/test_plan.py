@@ -257,7 +257,7 @@ def test_a_durable_queue_may_be_a_classic_one_and_have_priorities() -> None:
 @pytest.mark.parametrize(
     ("values", "broker", "expected"),
     [
-        ({"max_priority": 10}, "rabbitmq", "a quorum queue has no such priorities. Set type: classic beside it"),
+        ({"max_priority": 10}, "rabbitmq", "a quorum queue has no such priorities. Set type: classic, too"),
         ({"max_priority": 10}, "redis", "queues of Redis have priorities without it, 0 the most urgent. Remove it"),
         ({"max_priority": 999, "type": "classic"}, "rabbitmq", "999 is above 255. Set 10, say"),
         ({"type": "quorum", "transient": True}, "rabbitmq", "it can't be transient. Remove one of them"),

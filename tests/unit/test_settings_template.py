@@ -256,7 +256,8 @@ def test_the_check_finds_tasks_whose_own_limit_is_above_that_of_their_workers(pr
 def test_the_check_finds_priorities_that_no_queue_has(project: Project) -> None:
     project.write(
         "from kombu import Queue\n"
-        'app.conf.task_queues = [Queue("video", max_priority=5), Queue("ticks", queue_arguments={"x-max-priority": 3})]\n'
+        'ticks = Queue("ticks", queue_arguments={"x-max-priority": 3})\n'
+        'app.conf.task_queues = [Queue("video", max_priority=5), ticks]\n'
         "app.conf.task_queue_max_priority = 10\n"
     )
     assert project.run(CHECK, "shop_app:app", django=False)["priorities"] == {
@@ -302,6 +303,8 @@ def test_the_check_finds_nothing_where_there_is_nothing(project: Project) -> Non
     found = project.run(CHECK, "shop_app:app")
     assert (found["tasks"], found["applies_settings"]) == (["customers.sync"], True)
     assert (found["unknown"], found["differences"], found["left_out"]) == ([], [], [])
+    project.django("TIME_ZONE = 'Australia/Tasmania'\n")
+    assert project.run(CHECK, "shop_app:app")["timezone"] == "Australia/Tasmania"
 
 
 def test_the_check_knows_what_tasks_take(project: Project) -> None:

@@ -105,7 +105,7 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
 
 
 def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
-    """Return the highest priorities that the application wants and the fleet's queues don't have, with where it says so.
+    """Return the highest priorities that the application wants and no queue of the fleet has, by where it says so.
 
     Args:
         app: a Celery application that has this loader.
