@@ -43,6 +43,7 @@ class FilterModule:
             "host_facts": _host_facts,
             "hook_failures": hook_failures,
             "judge": _judge,
+            "log_names": _log_names,
             "look": _look,
             "management_url": management_url,
             "python_literal": _python_literal,
@@ -79,6 +80,17 @@ def _batches(hosts: Iterable[str], plan: Mapping[str, Mapping[str, Any]], sizes:
     found = batches(working, {host: consumed[host] for host in working}, read)
     senders = [host for host in hosts if host not in working]
     return [*found, senders] if senders else found
+
+
+def _log_names(host: str, plan: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the names of the logs that a host's programs write, each with its program."""
+    found = [
+        {"name": slot["name"], "program": program["name"]}
+        for program in plan["hosts"][host]["programs"]
+        for slot in program["slots"]
+    ]
+    beat = f"{plan['app']['name']}-beat"
+    return [*found, {"name": beat, "program": beat}] if plan["beat_host"] == host else found
 
 
 def _batch_problems(sizes: Iterable[object]) -> list[str]:

@@ -470,13 +470,24 @@ def examine(fleet: Fleet, limits: Limits | None = None) -> dict[str, list[Findin
     return {name: list(check(fleet, limits or Limits())) for name, check in CHECKS.items()}
 
 
-def report(found: Mapping[str, Sequence[Finding]]) -> list[str]:
-    """Return lines for people: each check, with what it found, and at the end how much that is."""
+def notes(fleet: Fleet) -> list[str]:
+    """Return what the checks of the releases found that is no fault, each once: settings that differ, and the like."""
+    return sorted({note for seen in fleet.hosts.values() for note in seen.get("findings", ())})
+
+
+def report(found: Mapping[str, Sequence[Finding]], noted: Sequence[str] = ()) -> list[str]:
+    """Return lines for people: each check, with what it found, and at the end how much that is.
+
+    Args:
+        noted: what is no fault.
+    """
     lines = []
     for check, findings in found.items():
         lines.append(f"{check}: {'ok' if not findings else ''}".rstrip())
         for finding in findings:
             lines += [f"  - {finding.where}: {finding.what}", f"    {finding.meaning}.", f"    {finding.action}."]
+    if noted:
+        lines += ["what the check of the release found, no fault:", *(f"  - {note}" for note in noted)]
     return [*lines, count(found)]
 
 

@@ -91,6 +91,7 @@ RETURN = r"""
 told: {description: What the host knows., type: dict, returned: without plan}
 report: {description: "Each check with what it found, for people.", type: list, elements: str, returned: with plan}
 checks: {description: "What each check found: where, what, meaning and action.", type: dict, returned: with plan}
+notes: {description: "What the checks of releases found that is no fault.", type: list, elements: str, returned: with plan}
 summary: {description: How much was found., type: str, returned: with plan}
 """
 
@@ -115,6 +116,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     as_values,
     count,
     examine,
+    notes,
     report,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
@@ -362,6 +364,7 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         "runs": runs(state_dir / "counts"),
         "free_percent": free_percent([*directories, f"/var/lib/{kind}"] if kind else directories),
         "tasks": list(record.tasks) if record else [],
+        "findings": list(record.findings) if record else [],
         "versions": versions(current.resolve()),
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
         "asked": ask(module) if module.params["ask"] else {},
@@ -376,8 +379,15 @@ def judge(module: AnsibleModule) -> dict[str, Any]:
         for host, each in module.params["told"].items()
     }
     limits = Limits(module.params["skew"], module.params["disk"], module.params["hours"])
-    found = examine(Fleet(module.params["plan"], told, module.params["silent"]), limits)
-    return {"changed": False, "report": report(found), "checks": as_values(found), "summary": count(found)}
+    fleet = Fleet(module.params["plan"], told, module.params["silent"])
+    found, noted = examine(fleet, limits), notes(fleet)
+    return {
+        "changed": False,
+        "report": report(found, noted),
+        "checks": as_values(found),
+        "notes": noted,
+        "summary": count(found),
+    }
 
 
 def main() -> None:

@@ -19,7 +19,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     Limits,
     as_values,
     clock_error,
+    count,
     examine,
+    notes,
     number,
     report,
 )
@@ -440,3 +442,12 @@ def test_a_kill_is_told_by_the_clock_of_the_application(tmp_path: Path, timezone
     app = {"name": "shop", "log_dir": tmp_path, "root": tmp_path}
     (found,) = celery_doctor.killed(app, 0)
     assert datetime.fromtimestamp(found["at"], UTC).strftime("%d %H:%M:%S") == killed_at
+
+
+def test_what_the_checks_of_releases_found_is_told_once_and_is_no_fault() -> None:
+    seen = fleet(findings=["timezone: the application's 'Europe/Paris' applies, not the fleet's 'UTC'"])
+    checks, noted = examine(seen), notes(seen)
+    assert noted == ["timezone: the application's 'Europe/Paris' applies, not the fleet's 'UTC'"]
+    lines = report(checks, noted)
+    assert lines[-3:-1] == ["what the check of the release found, no fault:", f"  - {noted[0]}"]
+    assert count(checks) == count(examine(fleet())) == lines[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
 from fleet import FACTS, GROUPS, MIB, declaration, with_queue, with_worker
@@ -333,3 +334,14 @@ def test_a_handover_says_where_one_task_at_a_time_becomes_two() -> None:
     assert any("one task of video runs at a time, but two" in warning for warning in plan(raw).warnings)
     for other in (with_worker(activation="handover", concurrency=1), with_worker(concurrency=1, group="beat")):
         assert not any("at a time" in warning for warning in plan(other).warnings)
+
+
+def test_each_program_of_a_host_has_its_log() -> None:
+    names = FilterModule().filters()["log_names"]
+    values = plan(with_worker(activation="handover")).values
+    assert names("worker1", values) == [
+        {"name": "shop-customers", "program": "shop-customers"},
+        {"name": "shop-video-a", "program": "shop-video"},
+        {"name": "shop-video-b", "program": "shop-video"},
+    ]
+    assert names("control1", values) == [{"name": "shop-beat", "program": "shop-beat"}]
