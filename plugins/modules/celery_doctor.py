@@ -91,7 +91,7 @@ RETURN = r"""
 told: {description: What the host knows., type: dict, returned: without plan}
 report: {description: "Each check with what it found, for people.", type: list, elements: str, returned: with plan}
 checks: {description: "What each check found: where, what, meaning and action.", type: dict, returned: with plan}
-notes: {description: "What the checks of releases found that is no fault.", type: list, elements: str, returned: with plan}
+notes: {description: "What the checks of releases found, no fault.", type: list, elements: str, returned: with plan}
 summary: {description: How much was found., type: str, returned: with plan}
 """
 

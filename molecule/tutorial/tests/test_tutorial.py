@@ -17,6 +17,10 @@ from shared.playbook import PLAYBOOKS, changed, converge, run_playbook
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 RUN = "/srv/tutorial/bin/celery_run"
+COUNTS = "demoapp.tasks.count_widgets"
+EVERY = 2
+RESTARTS = 2
+SCHEDULE = "from django_celery_beat.models import IntervalSchedule, PeriodicTask; "
 SETUP = "import django, json; django.setup(); from demoapp import tasks; from demoapp.models import Run, Widget; "
 
 
@@ -77,13 +81,26 @@ def test_the_projects_own_settings_hold_where_they_may(worker: Any) -> None:
     assert found == ["Australia/Tasmania", True, True]
 
 
-def test_beat_runs_the_schedule_of_the_settings(worker: Any) -> None:
-    def counted() -> int:
-        code = "print(json.dumps(Run.objects.filter(task='demoapp.tasks.count_widgets').count()))"
-        return int(python(worker, code))
+def counted(worker: Any) -> list[float]:
+    """Return when the periodic task ran, in seconds since the epoch."""
+    code = f"print(json.dumps([run.at.timestamp() for run in Run.objects.filter(task={COUNTS!r}).order_by('at')]))"
+    found: list[float] = python(worker, code)
+    return found
 
-    before = counted()
-    wait_until(lambda: counted() > before + 1, "beat sends nothing")
+
+def test_beat_follows_the_schedule_in_the_database(worker: Any) -> None:
+    make = (
+        "every = IntervalSchedule.objects.create(every=1, period='days'); "
+        f"PeriodicTask.objects.create(name='count', task={COUNTS!r}, interval=every); print('{{}}')"
+    )
+    change = (
+        "task = PeriodicTask.objects.get(name='count'); "
+        f"task.interval = IntervalSchedule.objects.create(every={EVERY}, period='seconds'); task.save(); print('{{}}')"
+    )
+    python(worker, SCHEDULE + make)
+    before = len(counted(worker))
+    python(worker, SCHEDULE + change)
+    wait_until(lambda: len(counted(worker)) > before + 1, "beat does not notice what was edited")
 
 
 def test_it_is_released_under_load_and_rolled_back(worker: Any, tmp_path: Path) -> None:
@@ -91,6 +108,7 @@ def test_it_is_released_under_load_and_rolled_back(worker: Any, tmp_path: Path) 
     shutil.copytree(SCENARIO / "application", source)
     path = source / "demoapp" / "tasks.py"
     path.write_text(path.read_text().replace("return x + y", "return y + x"))
+    began = counted(worker)[-1]
     first = Path(worker.check_output("readlink /srv/tutorial/current")).name
     stop = Event()
     sent: list[str] = []
@@ -117,6 +135,9 @@ def test_it_is_released_under_load_and_rolled_back(worker: Any, tmp_path: Path) 
     done = runs(worker, sent)
     assert len(done) == len(sent)
     assert {release for *_, release in done} == {first, second}
+    # Two schedulers at once would send twice as many. One that starts sends at once what is overdue.
+    ran = [at for at in counted(worker) if at >= began]
+    assert (ran[-1] - ran[0]) / EVERY / 2 < len(ran) <= (ran[-1] - ran[0]) / EVERY + 1 + RESTARTS
 
 
 def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:

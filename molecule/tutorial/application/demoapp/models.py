@@ -12,3 +12,4 @@ class Run(models.Model):
     uuid = models.CharField(max_length=40)
     queue = models.CharField(max_length=140)
     release = models.CharField(max_length=140)
+    at = models.DateTimeField(auto_now_add=True)

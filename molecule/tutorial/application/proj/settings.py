@@ -3,12 +3,14 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = "of the tutorial"
-INSTALLED_APPS = ["demoapp"]
+INSTALLED_APPS = ["django_celery_beat", "demoapp"]
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": Path(os.environ.get("CELERY_APP_STATE_DIR", BASE_DIR)) / "db.sqlite3",
-        "OPTIONS": {"timeout": 30},
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": os.environ["DATABASE_HOST"],
+        "PASSWORD": os.environ["DATABASE_PASSWORD"],
+        "NAME": "tutorial",
+        "USER": "tutorial",
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -19,6 +21,4 @@ USE_TZ = True
 CELERY_TIMEZONE = "Australia/Tasmania"
 CELERY_TASK_TRACK_STARTED = True
 CELERY_TASK_ACKS_LATE = False
-CELERY_BEAT_SCHEDULE = {
-    "count": {"task": "demoapp.tasks.count_widgets", "schedule": 5.0},
-}
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"

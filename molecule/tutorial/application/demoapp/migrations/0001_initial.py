@@ -19,6 +19,7 @@ class Migration(migrations.Migration):
                 ("uuid", models.CharField(max_length=40)),
                 ("queue", models.CharField(max_length=140)),
                 ("release", models.CharField(max_length=140)),
+                ("at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
     ]
