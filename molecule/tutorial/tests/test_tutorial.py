@@ -1,157 +1,135 @@
-"""A project in the layout of Celery's documentation for Django is deployed, released and rolled back as it is."""
+"""A project in the layout of Celery's documentation for Django, its schedule in a database, is deployed as it is."""
 
 from __future__ import annotations
 
-import json
 import os
-import shlex
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
-from typing import Any
 
 import pytest
+from shared.application import Application, changed_source, play, refused, replace_in
 from shared.deployed import connect, wait_until
-from shared.playbook import PLAYBOOKS, changed, converge, run_playbook
+from shared.playbook import changed, converge
 
-SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
-RUN = "/srv/tutorial/bin/celery_run"
+SOURCE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "application"
+TASKS = Path("demoapp", "tasks.py")
 COUNTS = "demoapp.tasks.count_widgets"
+# Seconds between runs of the periodic task.
 EVERY = 2
 RESTARTS = 2
-SCHEDULE = "from django_celery_beat.models import IntervalSchedule, PeriodicTask; "
-SETUP = "import django, json; django.setup(); from demoapp import tasks; from demoapp.models import Run, Widget; "
 
 
 @pytest.fixture(scope="module")
-def worker() -> Any:
-    return connect("worker1")
+def tutorial() -> Application:
+    setup = (
+        "import django; django.setup()\n"
+        "from demoapp import tasks\n"
+        "from demoapp.models import Run, Widget\n"
+        "from django_celery_beat.models import IntervalSchedule, PeriodicTask\n"
+    )
+    return Application(connect("worker1"), "tutorial", setup)
 
 
-def python(worker: Any, code: str) -> Any:
-    """Run code of the project on the worker's host, and return what it prints."""
-    return json.loads(worker.check_output(f"{RUN} python -c {shlex.quote(SETUP + code)}").splitlines()[-1])
-
-
-def runs(worker: Any, ids: list[str]) -> list[list[str]]:
+def runs(tutorial: Application, ids: list[str]) -> list[list[str]]:
     """Return task, queue and release of the runs of tasks."""
     code = f"print(json.dumps(list(Run.objects.filter(uuid__in={ids!r}).values_list('task', 'queue', 'release'))))"
-    found: list[list[str]] = python(worker, code)
+    found: list[list[str]] = tutorial.python(code)
     return found
 
 
-def played(name: str, *options: str, **variables: Any) -> str:
-    run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
-    assert run.returncode == 0, run.stdout[-5000:] + run.stderr
-    return " ".join(run.stdout.replace("''", "'").split())
+def counted(tutorial: Application) -> list[float]:
+    """Return when the periodic task ran, in seconds since the epoch."""
+    code = f"print(json.dumps([run.at.timestamp() for run in Run.objects.filter(task={COUNTS!r}).order_by('at')]))"
+    found: list[float] = tutorial.python(code)
+    return found
 
 
-def test_tasks_are_done_on_the_queues_that_the_declaration_names(worker: Any) -> None:
-    code = (
-        "w = Widget.objects.create(name='old'); "
-        "sent = [tasks.rename_widget.delay(w.id, 'new'), tasks.add.delay(1, 2), tasks.count_widgets.delay()]; "
+def test_tasks_are_done_on_the_queues_that_the_declaration_names(tutorial: Application) -> None:
+    widget, ids = tutorial.python(
+        "w = Widget.objects.create(name='old')\n"
+        "sent = [tasks.rename_widget.delay(w.id, 'new'), tasks.add.delay(1, 2), tasks.count_widgets.delay()]\n"
         "print(json.dumps([w.id, [each.id for each in sent]]))"
     )
-    widget, ids = python(worker, code)
-    wait_until(lambda: len(runs(worker, ids)) == len(ids), "not all of them are done")
-    assert sorted((task.rpartition(".")[2], queue) for task, queue, _ in runs(worker, ids)) == [
+    wait_until(lambda: len(runs(tutorial, ids)) == len(ids), "not all of them are done")
+    assert sorted((task.rpartition(".")[2], queue) for task, queue, _ in runs(tutorial, ids)) == [
         ("add", "default"),
         ("count_widgets", "widgets"),
         ("rename_widget", "widgets"),
     ]
-    assert python(worker, f"print(json.dumps(Widget.objects.get(id={widget}).name))") == "new"
+    name = f"print(json.dumps(Widget.objects.get(id={widget}).name))"
+    wait_until(lambda: tutorial.python(name) == "new", "the widget has its old name")
 
 
-def test_files_beside_the_code_are_there(worker: Any) -> None:
-    code = "w = Widget.objects.create(name='Ann'); print(json.dumps([tasks.write_mail.delay(w.id).id]))"
-    ids = python(worker, code)
-    wait_until(lambda: runs(worker, ids), "it is not done")
-    wait_until(
-        lambda: python(worker, "print(json.dumps(Widget.objects.filter(name__startswith='Dear Ann').count()))"),
-        "no mail was written",
-    )
-    assert worker.file("/srv/tutorial/current/venv/src/manage.py").exists
-    assert worker.run("runuser -u tutorial -- touch /srv/tutorial/current/venv/src/x").rc != 0
+def test_files_beside_the_code_are_there(tutorial: Application) -> None:
+    ids = tutorial.python("w = Widget.objects.create(name='Ann')\nprint(json.dumps([tasks.write_mail.delay(w.id).id]))")
+    wait_until(lambda: runs(tutorial, ids), "it is not done")
+    mails = "print(json.dumps(Widget.objects.filter(name__startswith='Dear Ann').count()))"
+    wait_until(lambda: tutorial.python(mails), "no mail was written")
+    assert tutorial.host.file("/srv/tutorial/current/venv/src/manage.py").exists
+    assert tutorial.host.run("runuser -u tutorial -- touch /srv/tutorial/current/venv/src/x").rc != 0
 
 
-def test_the_projects_own_settings_hold_where_they_may(worker: Any) -> None:
+def test_the_projects_own_settings_hold_where_they_may(tutorial: Application) -> None:
     names = ["timezone", "task_acks_late", "task_track_started"]
-    found = python(worker, f"from proj.celery import app; print(json.dumps([app.conf[name] for name in {names}]))")
+    found = tutorial.python(f"from proj.celery import app\nprint(json.dumps([app.conf[name] for name in {names}]))")
     assert found == ["Australia/Tasmania", True, True]
 
 
-def counted(worker: Any) -> list[float]:
-    """Return when the periodic task ran, in seconds since the epoch."""
-    code = f"print(json.dumps([run.at.timestamp() for run in Run.objects.filter(task={COUNTS!r}).order_by('at')]))"
-    found: list[float] = python(worker, code)
-    return found
-
-
-def test_beat_follows_the_schedule_in_the_database(worker: Any) -> None:
-    make = (
-        "every = IntervalSchedule.objects.create(every=1, period='days'); "
-        f"PeriodicTask.objects.create(name='count', task={COUNTS!r}, interval=every); print('{{}}')"
+def test_beat_follows_the_schedule_in_the_database(tutorial: Application) -> None:
+    tutorial.python(
+        "every = IntervalSchedule.objects.create(every=1, period='days')\n"
+        f"PeriodicTask.objects.create(name='count', task={COUNTS!r}, interval=every)\n"
+        "print('{}')"
     )
-    change = (
-        "task = PeriodicTask.objects.get(name='count'); "
-        f"task.interval = IntervalSchedule.objects.create(every={EVERY}, period='seconds'); task.save(); print('{{}}')"
+    before = len(counted(tutorial))
+    tutorial.python(
+        "task = PeriodicTask.objects.get(name='count')\n"
+        f"task.interval = IntervalSchedule.objects.create(every={EVERY}, period='seconds')\n"
+        "task.save()\n"
+        "print('{}')"
     )
-    python(worker, SCHEDULE + make)
-    before = len(counted(worker))
-    python(worker, SCHEDULE + change)
-    wait_until(lambda: len(counted(worker)) > before + 1, "beat does not notice what was edited")
+    wait_until(lambda: len(counted(tutorial)) > before + 1, "beat does not notice what was edited")
 
 
-def test_it_is_released_under_load_and_rolled_back(worker: Any, tmp_path: Path) -> None:
-    source = tmp_path / "application"
-    shutil.copytree(SCENARIO / "application", source)
-    path = source / "demoapp" / "tasks.py"
-    path.write_text(path.read_text().replace("return x + y", "return y + x"))
-    began = counted(worker)[-1]
-    first = Path(worker.check_output("readlink /srv/tutorial/current")).name
-    stop = Event()
-    sent: list[str] = []
-
-    def send() -> None:
-        while not stop.is_set():
-            sent.extend(python(worker, "print(json.dumps([tasks.add.delay(n, n).id for n in range(10)]))"))
-
-    with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(send)
-        try:
-            wait_until(lambda: sent, "nothing is sent")
-            told = played("deploy", test_source=str(source), celery_rollout_judge_seconds=10)
-            second = Path(worker.check_output("readlink /srv/tutorial/current")).name
-            back = played("rollback", celery_rollout_judge_seconds=10)
-        finally:
-            stop.set()
-        sending.result()
+def test_it_is_released_under_load_and_rolled_back(tutorial: Application, tmp_path: Path) -> None:
+    source = changed_source(
+        SOURCE, tmp_path / "a", lambda copy: replace_in(copy / TASKS, "return x + y", "return y + x")
+    )
+    began, first = counted(tutorial)[-1], tutorial.release()
+    with tutorial.load("print(json.dumps([tasks.add.delay(n, n).id for n in range(10)]))") as sent:
+        told = play("deploy", test_source=source, celery_rollout_judge_seconds=10)
+        second = tutorial.release()
+        back = play("rollback", celery_rollout_judge_seconds=10)
     assert second != first
     assert "task_acks_late: the fleet's True applies, not the application's False" in told
     assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in told
-    assert Path(worker.check_output("readlink /srv/tutorial/current")).name == first, back
-    wait_until(lambda: len(runs(worker, sent)) >= len(sent), "tasks are lost")
-    done = runs(worker, sent)
+    assert tutorial.release() == first, back
+    wait_until(lambda: len(runs(tutorial, sent)) >= len(sent), "tasks are lost")
+    done = runs(tutorial, sent)
     assert len(done) == len(sent)
     assert {release for *_, release in done} == {first, second}
     # Two schedulers at once would send twice as many. One that starts sends at once what is overdue.
-    ran = [at for at in counted(worker) if at >= began]
+    ran = [at for at in counted(tutorial) if at >= began]
     assert (ran[-1] - ran[0]) / EVERY / 2 < len(ran) <= (ran[-1] - ran[0]) / EVERY + 1 + RESTARTS
 
 
 def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:
     assert changed(converge()) == 0
-    played("doctor")
+    told = play("doctor")
+    assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in told
+
+
+def test_logs_of_all_hosts_are_shown() -> None:
+    assert "celery@" in play("logs", celery_logs_grep="ready|Scheduler")
+    told = play("logs", celery_logs_programs=["tutorial-beat"])
+    assert "DatabaseScheduler" in told
+    assert "There are tutorial-all, tutorial-beat" in refused("logs", celery_logs_programs=["tutorial-none"])
 
 
 def test_a_task_that_old_messages_need_is_not_removed(tmp_path: Path) -> None:
-    source = tmp_path / "application"
-    shutil.copytree(SCENARIO / "application", source)
-    path = source / "demoapp" / "tasks.py"
-    path.write_text(path.read_text().replace("def add(self, x, y)", "def add(self, x, z)").replace("x + y", "x + z"))
-    run = run_playbook(PLAYBOOKS / "deploy.yml", test_source=str(source))
-    assert run.returncode != 0
-    said = " ".join(run.stdout.split())
-    assert "The task demoapp.tasks.add requires z, which messages of the old release don't have" in said
-    assert "No worker was touched" in said
+    def change(copy: Path) -> None:
+        replace_in(copy / TASKS, "def add(self, x, y)", "def add(self, x, z)")
+        replace_in(copy / TASKS, "x + y", "x + z")
+
+    told = refused("deploy", test_source=changed_source(SOURCE, tmp_path / "a", change))
+    assert "The task demoapp.tasks.add requires z, which messages of the old release don't have" in told
+    assert "No worker was touched" in told

@@ -1,0 +1,9 @@
+broker_url = "amqp://"
+result_backend = "rpc://"
+imports = ["proj.tasks"]
+timezone = "America/Anchorage"
+task_annotations = {"proj.tasks.xsum": {"rate_limit": "100/s"}}
+task_routes = {"proj.tasks.mul": "urgent"}
+task_queue_max_priority = 10
+task_acks_late = False
+beat_schedule = {"every-other-second": {"task": "proj.tasks.add", "schedule": 2.0, "args": (1, 2)}}

@@ -1,0 +1,71 @@
+"""A Flask application with a factory, whose code sets queues, routes and settings, is deployed as it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from shared.application import Application, changed_source, play, refused, replace_in
+from shared.deployed import connect
+from shared.playbook import changed, converge
+
+SOURCE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "application"
+PROJECT, FACTORY, TASKS = Path("pyproject.toml"), Path("shopfront", "__init__.py"), Path("shopfront", "tasks.py")
+SEND = "print(json.dumps([tasks.greet.delay(str(n)).id for n in range(10)]))"
+
+
+@pytest.fixture(scope="module")
+def shopfront() -> Application:
+    return Application(
+        connect("vm1"), "shopfront", "from shopfront.worker import celery_app\nfrom shopfront import tasks"
+    )
+
+
+def test_tasks_are_done_on_the_queues_that_the_code_names(shopfront: Application) -> None:
+    found = shopfront.python(
+        "sent = [tasks.ship.delay('p'), tasks.pay_invoice.delay(3), tasks.greet.delay('Ann')]\n"
+        "print(json.dumps([each.get(timeout=600) for each in sent]))"
+    )
+    assert found == [["shipping", "2.0.0", "p"], ["payments", "2.0.0", "EUR"], ["shopfront", "2.0.0", "Ann"]]
+
+
+def test_it_is_released_under_load_and_rolled_back(shopfront: Application, tmp_path: Path) -> None:
+    source = changed_source(SOURCE, tmp_path / "a", lambda copy: replace_in(copy / PROJECT, "2.0.0", "2.1.0"))
+    with shopfront.load(SEND) as sent:
+        told = play("deploy", test_source=source, celery_rollout_judge_seconds=10)
+        assert shopfront.release() == "2.1.0"
+        play("rollback", celery_rollout_judge_seconds=10)
+    assert "task_time_limit: the fleet's None applies, not the application's 7200" in told
+    assert "timezone: the application's 'Europe/Lisbon' applies, not the fleet's 'UTC'" in told
+    assert "task_ignore_result: the application's False applies, not the fleet's True" in told
+    done = shopfront.python(f"print(json.dumps([celery_app.AsyncResult(id).get(timeout=600) for id in {sent!r}]))")
+    assert len(done) == len(sent)
+    assert {release for _, release, _ in done} == {"2.0.0", "2.1.0"}
+
+
+def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:
+    assert changed(converge()) == 0
+    play("doctor")
+
+
+def test_a_queue_that_nobody_consumes_is_refused(tmp_path: Path) -> None:
+    def change(copy: Path) -> None:
+        replace_in(copy / FACTORY, '"queue": "shipping"', '"queue": "parcels"')
+        replace_in(copy / PROJECT, "2.0.0", "2.2.0")
+
+    told = refused("deploy", test_source=changed_source(SOURCE, tmp_path / "a", change))
+    assert "task_routes['shopfront.tasks.ship'] sends tasks to the queue parcels, which celery_queues does not" in told
+    assert "No worker was touched" in told
+
+
+def test_a_limit_above_that_of_the_workers_is_refused(tmp_path: Path) -> None:
+    def change(copy: Path) -> None:
+        replace_in(
+            copy / TASKS, "@shared_task(bind=True)\ndef ship", "@shared_task(bind=True, time_limit=600)\ndef ship"
+        )
+        replace_in(copy / PROJECT, "2.0.0", "2.3.0")
+
+    told = refused("deploy", test_source=changed_source(SOURCE, tmp_path / "a", change))
+    assert "The task shopfront.tasks.ship sets time_limit=600" in told
+    assert "Set time_limit: 600 of the queue shipping in celery_queues" in told

@@ -1,0 +1,91 @@
+"""An application that is none of the project's own, on a host: what its users do with it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from shared.deployed import wait_until
+from shared.playbook import PLAYBOOKS, run_playbook
+
+
+@dataclass(frozen=True)
+class Application:
+    """An application on one of its hosts.
+
+    Attributes:
+        host: its testinfra connection, as root.
+        setup: code that runs before any other.
+    """
+
+    host: Any
+    name: str
+    setup: str = ""
+
+    def python(self, code: str) -> Any:
+        """Run code with the application's environment as its user, and return what it prints, which is JSON."""
+        program = "\n".join(["import json", self.setup, code])
+        run = f"/srv/{self.name}/bin/celery_run python -c {shlex.quote(program)}"
+        return json.loads(self.host.check_output(run).splitlines()[-1])
+
+    def release(self) -> str:
+        return Path(self.host.check_output(f"readlink /srv/{self.name}/current")).name
+
+    @contextmanager
+    def load(self, code: str) -> Iterator[list[str]]:
+        """Run code that sends tasks and prints their ids, again and again until the end of the block; yield the ids."""
+        stop = Event()
+        sent: list[str] = []
+
+        def send() -> None:
+            while not stop.is_set():
+                sent.extend(self.python(code))
+
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(send)
+            try:
+                wait_until(lambda: sent, "nothing is sent")
+                yield sent
+            finally:
+                stop.set()
+            sending.result()
+
+
+def changed_source(source: Path, copy: Path, change: Callable[[Path], None]) -> str:
+    """Copy a source, change the copy, and return where it is."""
+    shutil.copytree(source, copy)
+    change(copy)
+    return str(copy)
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def play(name: str, *options: str, **variables: Any) -> str:
+    """Run one of the project's playbooks, which must succeed, and return what it says on one line."""
+    run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
+    assert run.returncode == 0, run.stdout[-5000:] + run.stderr
+    return one_line(run.stdout)
+
+
+def refused(name: str, *options: str, **variables: Any) -> str:
+    """Run one of the project's playbooks, which must fail, and return what it says on one line."""
+    run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
+    assert run.returncode != 0, run.stdout[-5000:]
+    return one_line(run.stdout)
+
+
+def one_line(output: str) -> str:
+    """Undo how YAML breaks and quotes a text."""
+    return " ".join(output.replace("''", "'").split())
