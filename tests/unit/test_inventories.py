@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +49,23 @@ def test_an_inventory_of_the_project_can_be_planned(name: str) -> None:
     assert plan.values["beat_host"]
     assert plan.values["flower_host"]
     assert {duty for host in plan.values["hosts"].values() for duty in host["duties"]} >= {"rabbitmq", "workers"}
+
+
+@pytest.mark.parametrize(
+    ("page", "scenario"),
+    [("deploy-django", "tutorial"), ("deploy-flask", "factory"), ("deploy-celeryconfig", "celeryconfig")],
+)
+def test_a_page_shows_the_inventory_that_its_scenario_tests(page: str, scenario: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    shown = [yaml.safe_load(block) for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
+    directory = ROOT / "molecule" / scenario / "inventory"
+    tested = [yaml.safe_load((directory / name).read_text()) for name in ("hosts.yml", "group_vars/all.yml")]
+    for hosts, variables in (shown, tested):
+        # What differs from user to user: where things are, and secrets.
+        variables.pop("celery_app_source")
+        for name in ("DATABASE_HOST", "DATABASE_PASSWORD"):
+            variables.get("celery_app_environment", {}).pop(name, None)
+        for group in [hosts["all"], *hosts["all"]["children"].values()]:
+            group["hosts"] = list(group.get("hosts", []))
+        hosts["all"].pop("vars", None)
+    assert shown == tested
