@@ -56,6 +56,7 @@ _COMMON = {
     "accept_content": Setting(["json"], "anything else is refused", firm=False),
     "timezone": Setting("UTC", "one clock for all hosts", firm=False),
     "enable_utc": Setting(True, "one clock for all hosts", firm=False),
+    "task_always_eager": Setting(False, "a fleet's tasks run in its workers, not where they are sent"),
     "task_acks_late": Setting(
         True, "a task whose worker dies runs again; so tasks must bear to run twice. Early: task_acks_late=False on it"
     ),

@@ -229,7 +229,7 @@ def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
     project.write(
         "from kombu import Queue\n"
         'app.conf.task_queues = [Queue("video"), Queue("checkout")]\n'
-        'app.conf.task_routes = [lambda *a, **k: None, {"mail.*": {"queue": "mail"}, "pay.*": "customers"}]\n'
+        'app.conf.task_routes = [lambda *a, **k: None, {"mail.*": {"queue": "mail"}}, [("pay.*", "payments")]]\n'
         'app.conf.beat_schedule = {"nightly": {"task": "a", "schedule": 1.0, "options": {"queue": "longrunning"}}}\n'
         '@app.task(name="report.make", queue="reports")\ndef make(): pass\n'
     )
@@ -237,6 +237,7 @@ def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
         "checkout": "task_queues",
         "longrunning": "beat_schedule['nightly']",
         "mail": "task_routes['mail.*']",
+        "payments": "task_routes['pay.*']",
         "reports": "the task report.make",
     }
 

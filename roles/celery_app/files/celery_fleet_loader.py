@@ -94,8 +94,9 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
     for queue in view.get("task_queues") or ():
         found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
     for routes in _listed(view.get("task_routes")):
-        # A router may also be a function, or the name of one.
-        for pattern, route in routes.items() if isinstance(routes, Mapping) else ():
+        # A router may be a mapping, pairs, a function, or the name of one.
+        pairs = routes.items() if isinstance(routes, Mapping) else routes if isinstance(routes, (list, tuple)) else ()
+        for pattern, route in pairs:
             _note(found, route, f"task_routes[{str(pattern)!r}]")
     for name, entry in (app.conf.beat_schedule or {}).items():
         _note(found, entry.get("options") or {}, f"beat_schedule[{name!r}]")
