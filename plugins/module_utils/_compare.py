@@ -47,6 +47,23 @@ def incompatible(old: Signatures, new: Signatures) -> dict[str, str]:
     return found
 
 
+def lost(running: str, old: Signatures, new: Signatures) -> dict[str, str]:
+    """Return why messages could be lost where a release takes the place of another, a sentence for each such task.
+
+    Args:
+        running: version of the release that runs.
+        old: its signatures, by the tasks' names.
+        new: those of the release that takes its place; nothing is said if they are not known.
+    """
+    if not new:
+        return {}
+    return {
+        task: f"The task {task} {reason}. Messages of it that {running} has sent could be lost. Change it in two "
+        "releases, or add it to celery_app_incompatible_tasks once no message of it waits"
+        for task, reason in incompatible(old, new).items()
+    }
+
+
 def _unbound(old: Sequence[Parameter], new: Sequence[Parameter]) -> str:
     """Return why calls that fit the old signature don't fit the new one; empty if all of them do."""
     kinds = {parameter.kind for parameter in new}

@@ -161,7 +161,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._compare import incompatible, read_signatures
+from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
@@ -353,13 +353,8 @@ class Host:
         running = read_record(self.current.resolve()) if self.current.is_symlink() else None
         if not running or running.version == self.release.name:
             return []
-        lost = incompatible(read_signatures(running.signatures), read_signatures(signatures))
-        return [
-            f"The task {task} {reason}. Messages of it that {running.version} has sent could be lost. Change it in "
-            "two releases, or add it to celery_app_incompatible_tasks if no message of it waits"
-            for task, reason in lost.items()
-            if task not in self.parameters["incompatible_tasks"]
-        ]
+        found = lost(running.version, read_signatures(running.signatures), read_signatures(signatures))
+        return [text for task, text in found.items() if task not in self.parameters["incompatible_tasks"]]
 
     def _command(self, argv: list[str], failure: str, variables: dict[str, str] | None = None) -> str:
         code, output, error = self.module.run_command(argv, environ_update=variables or {}, cwd="/")

@@ -92,6 +92,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
@@ -164,10 +165,18 @@ def previous(state_dir: Path) -> str:
     return found
 
 
-def releases(root: Path) -> list[dict[str, str]]:
+def releases(root: Path) -> list[dict[str, Any]]:
+    """Return the releases on the host, each with what would be lost if it took the place of the current one."""
     found = [record for path in (root / "releases").glob("*") if (record := read_record(path))]
+    running = read_record((root / "current").resolve())
+    version, signatures = (running.version, read_signatures(running.signatures)) if running else ("", {})
     return [
-        {"version": record.version, "finished": record.finished, "sha256": record.sha256}
+        {
+            "version": record.version,
+            "finished": record.finished,
+            "sha256": record.sha256,
+            "lost": lost(version, signatures, read_signatures(record.signatures)),
+        }
         for record in sorted(found, key=lambda record: record.finished)
     ]
 

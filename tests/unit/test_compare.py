@@ -7,7 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._compare import Parameter, incompatible, read_signatures
+from ansible_collections.fleet.celery.plugins.module_utils._compare import (
+    Parameter,
+    incompatible,
+    lost,
+    read_signatures,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,3 +95,11 @@ def test_calls_of_the_old_release_bind_to_whatever_is_compatible(old: str, new: 
         named["z"] = 1
     before.bind(*[1] * (at + more), **named)
     after.bind(*[1] * (at + more), **named)
+
+
+def test_what_would_be_lost_is_told_unless_it_is_not_known() -> None:
+    old, new = {"a": signature("x"), "b": signature("x")}, {"a": signature("x")}
+    found = lost("1.3.2", old, new)
+    assert list(found) == ["b"]
+    assert "Messages of it that 1.3.2 has sent could be lost" in found["b"]
+    assert lost("1.3.2", old, {}) == lost("1.3.2", {}, new) == {}
