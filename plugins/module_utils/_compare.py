@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -62,6 +62,25 @@ def lost(running: str, old: Signatures, new: Signatures) -> dict[str, str]:
         "releases, or add it to celery_app_incompatible_tasks once no message of it waits"
         for task, reason in incompatible(old, new).items()
     }
+
+
+def moves(
+    old: Mapping[str, str], new: Mapping[str, str], periodic: Iterable[str], new_periodic: Iterable[str]
+) -> list[str]:
+    """Return what else differs between a release that runs and the one that takes its place, a sentence each.
+
+    Args:
+        old: of each task of the one that runs, its queue.
+        new: those of the other.
+        periodic: names of the periodic tasks of the one that runs.
+        new_periodic: those of the other.
+    """
+    moved = [
+        f"The task {task} moves from the queue {queue} to {new[task]}. Messages in {queue} are still done there"
+        for task, queue in sorted(old.items())
+        if queue and new.get(task) and new[task] != queue
+    ]
+    return moved + [f"The periodic task {name} is gone" for name in sorted({*periodic} - {*new_periodic})]
 
 
 def _unbound(old: Sequence[Parameter], new: Sequence[Parameter]) -> str:

@@ -54,7 +54,7 @@ if not isinstance(app, Celery):
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
-from celery_fleet_loader import differences, priorities, time_limits, undeclared
+from celery_fleet_loader import differences, priorities, queue_of, time_limits, undeclared
 def parameters(task):
     try:
         found = inspect.signature(task.run).parameters.values()
@@ -64,6 +64,8 @@ def parameters(task):
 print("\\n" + json.dumps({
     "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
     "signatures": {name: parameters(task) for name, task in app.tasks.items() if not name.startswith("celery.")},
+    "queues": {name: queue_of(app, task) for name, task in app.tasks.items() if not name.startswith("celery.")},
+    "periodic": sorted(app.conf.beat_schedule or ()),
     "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
     "differences": differences(app),
     "undeclared": undeclared(app),
@@ -111,6 +113,8 @@ class Record:
         files: fingerprint of its virtual environment when it was last imported.
         wheels: names of the wheels that it was made of, and the SHA-256 of each.
         signatures: of each task, its parameters: name, kind and whether it is required.
+        queues: of each task, the one that it goes to.
+        periodic: names of its periodic tasks.
         timezone: that its processes log in, such as Australia/Tasmania; empty if it is that of the host.
         findings: what its check found that is no reason to refuse it, a sentence each.
     """
@@ -123,6 +127,8 @@ class Record:
     finished: str = ""
     files: str = ""
     wheels: Mapping[str, str] = field(default_factory=dict)
+    queues: Mapping[str, str] = field(default_factory=dict)
+    periodic: tuple[str, ...] = ()
     timezone: str = ""
     findings: tuple[str, ...] = ()
     signatures: Mapping[str, list[list[object]]] = field(default_factory=dict)
@@ -138,7 +144,7 @@ def read_record(release: Path) -> Record | None:
     """Return the record of a release; None if it was never completed."""
     try:
         raw = json.loads((release / RECORD).read_text(encoding="utf-8"))
-        return Record(**{**raw, "tasks": tuple(raw["tasks"]), "findings": tuple(raw.get("findings", ()))})
+        return Record(**{**raw, **{name: tuple(raw.get(name, ())) for name in ("tasks", "periodic", "findings")}})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 

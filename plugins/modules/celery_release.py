@@ -153,7 +153,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -161,7 +161,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
+from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, moves, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
@@ -309,6 +309,8 @@ class Host:
             tasks=tuple(found["tasks"]),
             files=files,
             signatures=found["signatures"],
+            queues=found["queues"],
+            periodic=tuple(found["periodic"]),
             timezone=found["timezone"],
             findings=(
                 *celery_report(found["celery"]),
@@ -329,7 +331,7 @@ class Host:
         problems += celery_problems(found["celery"], found["quorum_queues"])
         problems += priority_problems(found["priorities"])
         problems += limit_problems(found["time_limits"])
-        problems += self._lost(found["signatures"])
+        problems += self.lost(found["signatures"])
         problems += cap_problems(found["memory"], self.parameters["child_caps"])
         for queue, where in sorted(found["undeclared"].items()):
             problems.append(
@@ -348,10 +350,15 @@ class Host:
         if problems:
             raise ReleaseError("\n".join(problems))
 
-    def _lost(self, signatures: dict[str, Any]) -> list[str]:
+    def running(self) -> Record | None:
+        """Return the record of the release whose place this one takes, if there is one."""
+        record = read_record(self.current.resolve()) if self.current.is_symlink() else None
+        return record if record and record.version != self.release.name else None
+
+    def lost(self, signatures: Mapping[str, Any]) -> list[str]:
         """Return why messages of the release that runs would be lost on this one."""
-        running = read_record(self.current.resolve()) if self.current.is_symlink() else None
-        if not running or running.version == self.release.name:
+        running = self.running()
+        if not running:
             return []
         found = lost(running.version, read_signatures(running.signatures), read_signatures(signatures))
         return [text for task, text in found.items() if task not in self.parameters["incompatible_tasks"]]
@@ -449,6 +456,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if not module.check_mode:
             record = record or host.make_release(others)
             record = host.check(record, checked, fingerprint(host.release / "venv"))
+    elif problems := host.lost(record.signatures):
+        raise ReleaseError("\n".join(problems))
+    running = host.running()
+    moved = moves(running.queues, record.queues, running.periodic, record.periodic) if running and record else []
     if module.params["activate"]:
         host.write_files()
         host.activate()
@@ -458,7 +469,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "version": host.release.name,
         "previous": previous,
         "tasks": list(record.tasks) if record else [],
-        "findings": list(record.findings) if record else [],
+        "findings": [*record.findings, *moved] if record else [],
         "pending": pending,
         "began": round(began, 2),
         "seconds": round(time.time() - began, 2),

@@ -11,6 +11,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._compare import (
     Parameter,
     incompatible,
     lost,
+    moves,
     read_signatures,
 )
 from hypothesis import given
@@ -103,3 +104,11 @@ def test_what_would_be_lost_is_told_unless_it_is_not_known() -> None:
     assert list(found) == ["b"]
     assert "Messages of it that 1.3.2 has sent could be lost" in found["b"]
     assert lost("1.3.2", old, {}) == lost("1.3.2", {}, new) == {}
+
+
+def test_tasks_that_move_and_periodic_tasks_that_go_are_told() -> None:
+    found = moves({"a": "x", "b": "x", "c": ""}, {"a": "y", "b": "x", "c": "y"}, ["nightly", "hourly"], ["hourly"])
+    assert found == [
+        "The task a moves from the queue x to y. Messages in x are still done there",
+        "The periodic task nightly is gone",
+    ]

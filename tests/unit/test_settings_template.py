@@ -319,6 +319,17 @@ def test_the_check_knows_what_tasks_take(project: Project) -> None:
     assert signatures["customers.sync"] == []
 
 
+def test_the_check_knows_where_tasks_go_and_what_is_periodic(project: Project) -> None:
+    project.write(
+        'app.conf.beat_schedule = {"nightly": {"task": "a", "schedule": 1.0}}\n'
+        '@app.task(name="video.a")\ndef a(): pass\n'
+        '@app.task(name="b", queue="ticks")\ndef b(): pass\n'
+    )
+    found = project.run(CHECK, "shop_app:app", django=False)
+    assert found["queues"] == {"customers.sync": "customers", "video.a": "video", "b": "ticks"}
+    assert found["periodic"] == ["nightly"]
+
+
 def test_the_check_finds_an_application_with_a_loader_of_its_own(project: Project) -> None:
     project.write("app.loader_cls = 'celery.loaders.app:AppLoader'\n")
     assert project.run(CHECK, "shop_app:app", django=False)["applies_settings"] is False

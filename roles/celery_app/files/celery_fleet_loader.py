@@ -142,11 +142,20 @@ def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     found = []
     for name, task in sorted(app.tasks.items()):
         if task.time_limit:
-            queue = app.amqp.router.route({"queue": task.queue} if getattr(task, "queue", None) else {}, name)["queue"]
-            longest = fleet.LONGEST_TASK.get(queue.name)
+            queue = queue_of(app, task)
+            longest = fleet.LONGEST_TASK.get(queue)
             if longest and task.time_limit > longest:
-                found.append({"name": name, "queue": queue.name, "task": task.time_limit, "worker": longest})
+                found.append({"name": name, "queue": queue, "task": task.time_limit, "worker": longest})
     return found
+
+
+def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
+    """Return the queue that a task goes to; nothing where that depends on more than its name."""
+    own = getattr(task, "queue", None)
+    try:
+        return str(app.amqp.router.route({"queue": own} if own else {}, task.name)["queue"].name)
+    except Exception:
+        return ""
 
 
 def _note(found: dict[str, str], route: object, where: str) -> None:
