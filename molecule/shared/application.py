@@ -16,6 +16,16 @@ from typing import Any
 from shared.deployed import wait_until
 from shared.playbook import PLAYBOOKS, run_playbook
 
+# What becomes of something that a producer may not do.
+ATTEMPT = """
+def attempt(call):
+    try:
+        call()
+    except Exception as error:
+        return type(error).__name__
+    return "allowed"
+"""
+
 
 @dataclass(frozen=True)
 class Application:
@@ -35,6 +45,13 @@ class Application:
         program = "\n".join(["import json", self.setup, code])
         run = f"/srv/{self.name}/bin/celery_run python -c {shlex.quote(program)}"
         return json.loads(self.host.check_output(run).splitlines()[-1])
+
+    def produce(self, code: str) -> Any:
+        """Run code as a web server that sends tasks, with a Celery application that knows none of them."""
+        program = "\n".join(["import json", "from celery import Celery", "app = Celery('web')", ATTEMPT, code])
+        python = f"/srv/{self.name}/current/venv/bin/python"
+        run = f"set -a; . /etc/{self.name}-producer/environment; exec {python} -c {shlex.quote(program)}"
+        return json.loads(self.host.check_output(f"runuser -u www-data -- sh -c {shlex.quote(run)}").splitlines()[-1])
 
     def release(self) -> str:
         return Path(self.host.check_output(f"readlink /srv/{self.name}/current")).name
@@ -89,3 +106,12 @@ def refused(name: str, *options: str, **variables: Any) -> str:
 def one_line(output: str) -> str:
     """Undo how YAML breaks and quotes a text."""
     return " ".join(output.replace("''", "'").split())
+
+
+def attempts(queue: str) -> str:
+    """Return code of a producer that tries what it may not: to take a task, to empty queues, to control workers."""
+    return (
+        f"take = lambda: app.connection().default_channel.basic_get({queue!r})\n"
+        "calls = [take, app.control.purge, lambda: app.control.ping(timeout=1)]\n"
+        "print(json.dumps([attempt(call) for call in calls]))"
+    )

@@ -421,6 +421,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     certificates = read_certificates(raw.get("certificates") or [], problems)
     warnings += _advice(declaration, queues) + _doubled(placed)
 
+    producers = list(groups.get(str(raw.get("producer_group") or "producers"), ()))
     names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host, monitor_host]) if name]
     demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)
     broker = {
@@ -430,7 +431,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "address": broker_address,
         "port": broker_port(raw, BROKERS[flavor].port, problems),
         "user": app,
-        "listen_addresses": listen_addresses(raw, broker_on, names, problems),
+        "producer": f"{app}-producer" if producers else "",
+        "listen_addresses": listen_addresses(raw, broker_on, [*names, *producers], problems),
         "metrics_address": str(raw.get("broker_metrics_address") or "")
         or (broker_on.address if monitor_host not in ("", broker_on.name) else "127.0.0.1"),
     } | BROKERS[flavor].values(demand, problems, warnings)
@@ -528,6 +530,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "beat_host": beat_host,
         "flower_host": flower_host,
         "monitor_host": monitor_host,
+        "producers": producers,
         "secrets_dir": str(raw.get("secrets_dir") or ""),
     }
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), values)

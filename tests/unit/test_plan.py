@@ -345,3 +345,15 @@ def test_each_program_of_a_host_has_its_log() -> None:
         {"name": "shop-video-b", "program": "shop-video"},
     ]
     assert names("control1", values) == [{"name": "shop-beat", "program": "shop-beat"}]
+
+
+def test_hosts_that_send_tasks_only_have_a_user_of_their_own_and_reach_the_broker() -> None:
+    assert (plan(declaration()).values["producers"], plan(declaration()).values["broker"]["producer"]) == ([], "")
+    groups = {"all": ["vm1", "web1"], "broker": ["vm1"], "workers": ["vm1"]}
+    facts = {"vm1": {"memory_mb": 8192, "processors": 2, "address": "10.0.0.1"}}
+    alone = make_plan(declaration(), groups, facts).values
+    assert alone["broker"]["listen_addresses"] == ["127.0.0.1"]
+    values = make_plan(declaration(), {**groups, "producers": ["web1"]}, facts).values
+    assert (values["producers"], values["broker"]["producer"]) == (["web1"], "shop-producer")
+    assert values["broker"]["listen_addresses"] == ["10.0.0.1"]
+    assert list(values["hosts"]) == ["vm1"]

@@ -79,7 +79,7 @@ class Project:
         self.write(READS)
         self.django("")
 
-    def write(self, reads: str, **settings: Any) -> None:
+    def write(self, reads: str, *, producer: bool = False, **settings: Any) -> None:
         environment = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 - no HTML
         environment.filters |= {f"fleet.celery.{name}": call for name, call in FilterModule().filters().items()}
         overrides = {
@@ -87,7 +87,7 @@ class Project:
             for name, value in settings.items()
         }
         text = environment.get_template("celery_fleet_settings.py.j2").render(
-            self.planned | {"settings": self.planned["settings"] | overrides}
+            self.planned | {"settings": self.planned["settings"] | overrides, "producer": producer}
         )
         (self.directory / "celery_fleet_settings.py").write_text(text)
         for module in MODULES.glob("*.py"):
@@ -133,6 +133,16 @@ def test_queues_are_what_the_plan_says(project: Project) -> None:
         "video": ["shop", "topic", "video", True, quorum],
         "ticks": ["shop", "topic", "ticks", False, {}],
     }
+
+
+@pytest.mark.parametrize("producer", [True, False])
+def test_a_producer_declares_nothing(project: Project, producer: bool) -> None:
+    project.write("", producer=producer)
+    tell = (
+        "import json\nfrom shop_app import app\nfrom celery.events.event import event_exchange\n"
+        "print(json.dumps([*{bool(q.no_declare) for q in app.amqp.queues.values()}, bool(event_exchange.no_declare)]))"
+    )
+    assert project.run(tell, django=False) == [producer, producer]
 
 
 def test_each_task_goes_to_its_queue(project: Project) -> None:
@@ -290,7 +300,8 @@ def test_no_password_is_reported(project: Project) -> None:
 
 
 def test_what_a_user_overrides_arrives(project: Project) -> None:
-    values = {"task_acks_late": False, "result_backend": 'it\'s 100% "x"', "worker_prefetch_multiplier": 4}
+    values: dict[str, Any] = {"task_acks_late": False, "result_backend": 'it\'s 100% "x"'}
+    values["worker_prefetch_multiplier"] = 4
     project.write(READS, **values)
     conf = project.run(TELL)["conf"]
     assert {name: conf[name] for name in values} == values

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from shared.application import Application, changed_source, play, refused, replace_in
+from shared.application import Application, attempts, changed_source, play, refused, replace_in
 from shared.deployed import connect
 from shared.playbook import changed, converge
 
@@ -28,6 +28,12 @@ def test_tasks_are_done_on_the_queues_that_the_code_names(shopfront: Application
         "print(json.dumps([each.get(timeout=600) for each in sent]))"
     )
     assert found == [["shipping", "2.0.0", "p"], ["payments", "2.0.0", "EUR"], ["shopfront", "2.0.0", "Ann"]]
+
+
+def test_a_web_server_sends_tasks_reads_results_and_may_do_nothing_else(shopfront: Application) -> None:
+    send = "print(json.dumps(app.send_task('shopfront.tasks.ship', ('p',), queue='shipping').get(timeout=600)[:1]))"
+    assert shopfront.produce(send) == ["shipping"]
+    assert shopfront.produce(attempts("shipping")) == ["NoPermissionError"] * 3
 
 
 def test_it_is_released_under_load_and_rolled_back(shopfront: Application, tmp_path: Path) -> None:

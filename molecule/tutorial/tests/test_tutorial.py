@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from shared.application import Application, changed_source, play, refused, replace_in
+from shared.application import Application, attempts, changed_source, play, refused, replace_in
 from shared.deployed import connect, wait_until
 from shared.playbook import changed, converge
 
@@ -110,6 +110,25 @@ def test_it_is_released_under_load_and_rolled_back(tutorial: Application, tmp_pa
     # Two schedulers at once would send twice as many. One that starts sends at once what is overdue.
     ran = [at for at in counted(tutorial) if at >= began]
     assert (ran[-1] - ran[0]) / EVERY / 2 < len(ran) <= (ran[-1] - ran[0]) / EVERY + 1 + RESTARTS
+
+
+def test_a_web_server_sends_tasks_and_may_do_nothing_else(tutorial: Application) -> None:
+    ids = tutorial.produce(
+        f"sent = [app.send_task('demoapp.tasks.add', (1, 2)), app.send_task({COUNTS!r}, countdown=2)]\n"
+        "print(json.dumps([each.id for each in sent]))"
+    )
+    wait_until(lambda: len(runs(tutorial, ids)) == len(ids), "not all of them are done")
+    assert {queue for _, queue, _ in runs(tutorial, ids)} == {"default", "widgets"}
+    assert tutorial.produce(attempts("default")) == ["AccessRefused"] * 3
+
+
+def test_a_new_password_of_web_servers_restarts_no_worker(tutorial: Application) -> None:
+    pid = tutorial.host.check_output("supervisorctl pid tutorial-all")
+    assert changed(converge(rabbitmq_producer_password="an%other 1")) > 0
+    ids = tutorial.produce("print(json.dumps([app.send_task('demoapp.tasks.add', (1, 2)).id]))")
+    wait_until(lambda: runs(tutorial, ids), "it is not done")
+    assert tutorial.host.check_output("supervisorctl pid tutorial-all") == pid
+    assert changed(converge()) > 0
 
 
 def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
 from celery.app.defaults import DEFAULTS
+from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from kombu.utils.url import maybe_sanitize_url
 
@@ -38,6 +39,8 @@ class Loader(AppLoader):  # type: ignore[misc]
     def apply(self, **_: object) -> None:
         """Put the fleet's settings around those of the application."""
         conf = self.app.conf
+        if fleet.PRODUCER:
+            _declare_nothing()
         # The last are Celery's defaults. The first takes what code sets from now on.
         *own, defaults = conf.maps
         self.own = tuple(own)
@@ -47,6 +50,15 @@ class Loader(AppLoader):  # type: ignore[misc]
         conf.__dict__["maps"] = [firm, *own, weak, defaults]
         # What copies of these settings are made from.
         conf.__dict__["defaults"] = [firm, *own[1:], weak, defaults]
+
+
+def _declare_nothing() -> None:
+    """Leave queues and exchanges to the workers: the broker lets a producer publish, and nothing else."""
+    for queue in fleet.FIRM["task_queues"]:
+        queue.no_declare = True
+    # Of Redis, kombu keeps a declared exchange in memory, and needs it.
+    if fleet.FIRM["broker_url"].startswith("amqp"):
+        event_exchange.no_declare = True
 
 
 def _listed(routes: object) -> list[Any]:
