@@ -54,7 +54,7 @@ if not isinstance(app, Celery):
 app.loader.import_default_modules()
 app.finalize()
 import celery_fleet_settings as fleet
-from celery_fleet_loader import differences, priorities, queue_of, time_limits, undeclared
+from celery_fleet_loader import differences, exchanges, priorities, queue_of, time_limits, undeclared
 def parameters(task):
     try:
         found = inspect.signature(task.run).parameters.values()
@@ -69,6 +69,7 @@ print("\\n" + json.dumps({
     "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
     "differences": differences(app),
     "undeclared": undeclared(app),
+    "exchanges": exchanges(app),
     "time_limits": time_limits(app),
     "priorities": priorities(app),
     "celery": celery.__version__,

@@ -338,6 +338,11 @@ class Host:
                 f"{self.parameters['app']}: {where} sends tasks to the queue {queue}, which celery_queues does not "
                 "declare. Declare it there, or change it in the application"
             )
+        for exchange, where in sorted(found["exchanges"].items()):
+            problems.append(
+                f"{self.parameters['app']}: {where} sends tasks to the exchange {exchange}, which is not the fleet's. "
+                "Leave out exchange there: a queue has one"
+            )
         for name in found["unknown"]:
             close = difflib.get_close_matches(name, found["known"], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""

@@ -252,6 +252,14 @@ def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
     }
 
 
+def test_the_check_finds_exchanges_that_nobody_declares(project: Project) -> None:
+    project.write(
+        'routes = {"a": {"queue": "video", "exchange": "media"}, "b": {"exchange": "shop"}, "c": "video"}\n'
+        "app.conf.task_routes = routes\n"
+    )
+    assert project.run(CHECK, "shop_app:app", django=False)["exchanges"] == {"media": "task_routes['a']"}
+
+
 def test_the_check_finds_tasks_whose_own_limit_is_above_that_of_their_workers(project: Project) -> None:
     project.write(
         '@app.task(name="video.long", time_limit=7200)\ndef long(): pass\n'

@@ -106,9 +106,7 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
     for queue in view.get("task_queues") or ():
         found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
     for routes in _listed(view.get("task_routes")):
-        # A router may be a mapping, pairs, a function, or the name of one.
-        pairs = routes.items() if isinstance(routes, Mapping) else routes if isinstance(routes, (list, tuple)) else ()
-        for pattern, route in pairs:
+        for pattern, route in _pairs(routes):
             _note(found, route, f"task_routes[{str(pattern)!r}]")
     for name, entry in (app.conf.beat_schedule or {}).items():
         _note(found, entry.get("options") or {}, f"beat_schedule[{name!r}]")
@@ -168,6 +166,29 @@ def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
         return str(app.amqp.router.route({"queue": own} if own else {}, task.name)["queue"].name)
     except Exception:
         return ""
+
+
+def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the exchanges that routes name and the fleet does not declare, with where they do.
+
+    Args:
+        app: a Celery application that has this loader.
+    """
+    view = _own(app)
+    declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
+    found: dict[str, str] = {}
+    for routes in _listed(view.get("task_routes")):
+        for pattern, route in _pairs(routes):
+            exchange = route.get("exchange") if isinstance(route, Mapping) else None
+            name = getattr(exchange, "name", exchange)
+            if name and name not in declared:
+                found.setdefault(str(name), f"task_routes[{str(pattern)!r}]")
+    return found
+
+
+def _pairs(routes: object) -> Any:  # noqa: ANN401
+    """Return the patterns of a router with their routes; it may also be a function, or the name of one."""
+    return routes.items() if isinstance(routes, Mapping) else routes if isinstance(routes, (list, tuple)) else ()
 
 
 def _note(found: dict[str, str], route: object, where: str) -> None:
