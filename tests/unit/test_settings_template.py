@@ -300,6 +300,12 @@ def test_priorities_come_from_the_declaration_alone(project: Project) -> None:
     assert (found["priorities"], found["quorum_queues"]) == ({}, [])
 
 
+def test_queues_of_the_application_are_reported_by_name(project: Project) -> None:
+    project.write("from kombu import Queue\napp.conf.task_queues = [Queue('video'), Queue('ticks')]\n")
+    (found,) = project.run(CHECK, "shop_app:app", django=False)["differences"]
+    assert found["application"] == "video of the exchange '', ticks of the exchange ''"
+
+
 def test_no_password_is_reported(project: Project) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
     run = project.try_run(CHECK, "shop_app:app")
@@ -398,17 +404,23 @@ def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, directory
 
 
-def test_settings_apply_to_older_versions_of_celery(project: Project, older: tuple[str, Path]) -> None:
+@pytest.mark.parametrize("django", [True, False])
+def test_settings_apply_to_older_versions_of_celery(project: Project, older: tuple[str, Path], django: bool) -> None:
     version, directory = older
-    project.write("app.conf.task_acks_late = False")
+    project.django("CELERY_TASK_ACKS_LATE = False\nCELERY_TIMEZONE = 'Europe/Paris'\n")
+    project.write(READS if django else "app.conf.update(task_acks_late=False, timezone='Europe/Paris')")
     tell = (
         "import json, celery\nfrom shop_app import app\n"
-        "print(json.dumps([celery.__version__, app.conf.task_acks_late]))"
+        "print(json.dumps([celery.__version__, app.conf.task_acks_late, app.conf.timezone]))"
     )
     path = os.pathsep.join([str(directory), str(project.directory)])
-    assert project.run(tell, django=False, PYTHONPATH=path) == [version, True]
-    found = project.run(CHECK, "shop_app:app", django=False, PYTHONPATH=path)
+    assert project.run(tell, django=django, PYTHONPATH=path) == [version, True, "Europe/Paris"]
+    found = project.run(CHECK, "shop_app:app", django=django, PYTHONPATH=path)
     assert found["applies_settings"]
+    assert {item["name"]: item["applies"] for item in found["differences"]} == {
+        "task_acks_late": "fleet",
+        "timezone": "application",
+    }
     assert ("worker_detect_quorum_queues" in found["left_out"]) == (version < "5.5")
     assert "task_acks_late" not in found["left_out"]
     assert (found["celery"], found["quorum_queues"]) == (version, ["customers", "video"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shared.application import Application, changed_source, play, refused, replace_in
 from shared.deployed import connect, wait_until
-from shared.playbook import changed, converge, converge_host
+from shared.playbook import changed, converge
 
 SOURCE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "application"
 TASKS, CONFIG = Path("proj", "tasks.py"), Path("celeryconfig.py")
@@ -71,9 +71,12 @@ def test_it_is_released_under_load_and_rolled_back(nextsteps: Application, tmp_p
     assert {line[3] for line in done} == {first, second}
 
 
-def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:
+def test_the_doctor_finds_what_this_celery_is_known_for_and_a_second_run_changes_nothing() -> None:
     assert changed(converge()) == 0
-    play("doctor")
+    told = refused("doctor")
+    assert told.count("celery 5.4.0 has a known bug") == 3
+    assert "consumers: ok versions: - vm1" in told
+    assert " 3 findings" in told
 
 
 def test_queues_that_its_celery_can_not_consume_are_refused(tmp_path: Path) -> None:
@@ -86,7 +89,8 @@ def test_queues_that_its_celery_can_not_consume_are_refused(tmp_path: Path) -> N
     assert "No worker was touched" in told
 
 
-def test_priorities_that_no_queue_has_are_refused(nextsteps: Application) -> None:
-    run = converge_host(nextsteps.host, celery_queue_defaults={"type": "classic", "time_limit": 60})
-    assert run.returncode != 0
-    assert "Set {type: classic, max_priority: 10} of those queues in celery_queues" in " ".join(run.stdout.split())
+def test_priorities_that_no_queue_has_are_refused(tmp_path: Path) -> None:
+    source = changed_source(SOURCE, tmp_path / "a", lambda copy: replace_in(copy / CONFIG, "y = 10", "y = 9"))
+    told = refused("deploy", test_source=source, celery_queue_defaults={"type": "classic", "time_limit": 60})
+    assert "sets task_queue_max_priority to a highest priority of 9" in told
+    assert "Set {type: classic, max_priority: 9} of those queues in celery_queues" in told

@@ -15,6 +15,7 @@ import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is
 from celery.app.defaults import DEFAULTS
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
+from kombu import Queue
 from kombu.utils.url import maybe_sanitize_url
 
 _UNSET = object()
@@ -46,6 +47,8 @@ class Loader(AppLoader):  # type: ignore[misc]
         self.own = tuple(own)
         firm = {name: value for name, value in fleet.FIRM.items() if name in DEFAULTS}
         firm["task_routes"] = [*_listed(fleet.FIRM["task_routes"]), *_listed(conf.get("task_routes"))]
+        # With a namespace, Celery looks for CELERY_TASK_ROUTES in all places before it looks for task_routes.
+        firm |= {key: value for name, value in firm.items() for key in conf._to_keys(name)}
         weak = {name: value for name, value in fleet.DEFAULTS.items() if name in DEFAULTS}
         conf.__dict__["maps"] = [firm, *own, weak, defaults]
         # What copies of these settings are made from.
@@ -90,8 +93,9 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
 
 
 def _text(value: object) -> str:
-    text = repr(value)
-    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else text
+    if isinstance(value, (list, tuple)) and value and all(isinstance(each, Queue) for each in value):
+        return ", ".join(f"{queue.name} of the exchange {queue.exchange.name!r}" for queue in value)
+    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else repr(value)
 
 
 def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
