@@ -15,7 +15,7 @@ import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is
 from celery.app.defaults import DEFAULTS
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
-from kombu import Queue
+from kombu import Queue  # type: ignore[attr-defined]
 from kombu.utils.url import maybe_sanitize_url
 
 _UNSET = object()
