@@ -12,6 +12,7 @@ from shared.playbook import changed, converge
 
 SOURCE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "application"
 PROJECT, FACTORY, TASKS = Path("pyproject.toml"), Path("shopfront", "__init__.py"), Path("shopfront", "tasks.py")
+MOMENTS = ("before_stage", "before_activate", "after_activate", "after_release", "after_rollback")
 SEND = "print(json.dumps([tasks.greet.delay(str(n)).id for n in range(10)]))"
 
 
@@ -48,6 +49,28 @@ def test_it_is_released_under_load_and_rolled_back(shopfront: Application, tmp_p
     done = shopfront.python(f"print(json.dumps([celery_app.AsyncResult(id).get(timeout=600) for id in {sent!r}]))")
     assert len(done) == len(sent)
     assert {release for _, release, _ in done} == {"2.0.0", "2.1.0"}
+
+
+def test_hooks_run_at_their_moments_and_one_that_fails_takes_the_release_back(
+    shopfront: Application, tmp_path: Path
+) -> None:
+    source = changed_source(SOURCE, tmp_path / "a", lambda copy: replace_in(copy / PROJECT, "2.0.0", "2.4.0"))
+    note = "sh -c 'echo {} $CELERY_APP_RELEASE >> $CELERY_APP_STATE_DIR/moments'"
+    hooks = {moment: [note.format(moment)] for moment in MOMENTS}
+
+    def moments() -> list[str]:
+        return str(shopfront.host.check_output("cat /var/lib/shopfront/moments")).splitlines()
+
+    bad = hooks | {"after_activate": [note.format("after_activate"), "ls /nowhere"]}
+    told = refused("deploy", test_source=source, celery_hooks=bad)
+    assert "The hook ls /nowhere ended with 2: ls: cannot access" in told
+    assert shopfront.release() == "2.0.0"
+    begun = ["before_stage 2.0.0", "before_activate 2.4.0", "after_activate 2.4.0"]
+    assert moments() == [*begun, "after_rollback 2.0.0"]
+
+    play("deploy", test_source=source, celery_hooks=hooks, celery_rollout_judge_seconds=1)
+    play("rollback", celery_hooks=hooks, celery_rollout_judge_seconds=1)
+    assert moments()[4:] == [*begun, "after_release 2.4.0", "after_rollback 2.0.0"]
 
 
 def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:
