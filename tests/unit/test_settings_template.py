@@ -242,22 +242,31 @@ def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
         'app.conf.task_routes = [lambda *a, **k: None, {"mail.*": {"queue": "mail"}}, [("pay.*", "payments")]]\n'
         'app.conf.beat_schedule = {"nightly": {"task": "a", "schedule": 1.0, "options": {"queue": "longrunning"}}}\n'
         '@app.task(name="report.make", queue="reports")\ndef make(): pass\n'
+        '@app.task(name="mail.send")\ndef send(): pass\n'
+        '@app.task(name="pay.now")\ndef pay(): pass\n'
     )
     assert project.run(CHECK, "shop_app:app", django=False)["undeclared"] == {
         "checkout": "task_queues",
         "longrunning": "beat_schedule['nightly']",
-        "mail": "task_routes['mail.*']",
-        "payments": "task_routes['pay.*']",
+        "mail": "the route of the task mail.send",
+        "payments": "the route of the task pay.now",
         "reports": "the task report.make",
     }
+
+
+def test_routes_that_the_fleets_own_go_before_are_not_looked_at(project: Project) -> None:
+    project.write('app.conf.task_routes = {"customers.sync": {"queue": "elsewhere", "exchange": "media"}}\n')
+    found = project.run(CHECK, "shop_app:app", django=False)
+    assert (found["undeclared"], found["exchanges"]) == ({}, {})
 
 
 def test_the_check_finds_exchanges_that_nobody_declares(project: Project) -> None:
     project.write(
         'routes = {"a": {"queue": "video", "exchange": "media"}, "b": {"exchange": "shop"}, "c": "video"}\n'
-        "app.conf.task_routes = routes\n"
+        "app.conf.task_routes = routes\n" + "".join(f'@app.task(name="{name}")\ndef {name}(): pass\n' for name in "abc")
     )
-    assert project.run(CHECK, "shop_app:app", django=False)["exchanges"] == {"media": "task_routes['a']"}
+    found = project.run(CHECK, "shop_app:app", django=False)
+    assert found["exchanges"] == {"media": "the route of the task a"}
 
 
 def test_the_check_finds_tasks_whose_own_limit_is_above_that_of_their_workers(project: Project) -> None:

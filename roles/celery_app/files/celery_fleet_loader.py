@@ -8,7 +8,7 @@ sets nothing. What the release's Celery does not know is left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
@@ -104,19 +104,31 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
     Args:
         app: a Celery application that has this loader.
     """
-    view = _own(app)
     declared = {queue.name for queue in fleet.FIRM["task_queues"]}
     found: dict[str, str] = {}
-    for queue in view.get("task_queues") or ():
+    for queue in _own(app).get("task_queues") or ():
         found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
-    for routes in _listed(view.get("task_routes")):
-        for pattern, route in _pairs(routes):
-            _note(found, route, f"task_routes[{str(pattern)!r}]")
-    for name, entry in (app.conf.beat_schedule or {}).items():
-        _note(found, entry.get("options") or {}, f"beat_schedule[{name!r}]")
-    for name, task in app.tasks.items():
-        _note(found, {"queue": getattr(task, "queue", None)}, f"the task {name}")
+    for where, route in _destinations(app):
+        queue = route.get("queue")
+        name = getattr(queue, "name", queue)
+        if isinstance(name, str) and name:
+            found.setdefault(name, where)
     return {name: where for name, where in found.items() if name not in declared}
+
+
+def _destinations(app: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ANN401
+    """Yield where tasks go, as far as that does not depend on their arguments, each after where it is said."""
+    for name, entry in (app.conf.beat_schedule or {}).items():
+        yield f"beat_schedule[{name!r}]", entry.get("options") or {}
+    for name, task in app.tasks.items():
+        if own := getattr(task, "queue", None):
+            yield f"the task {name}", {"queue": own}
+            continue
+        try:
+            route = app.amqp.router.lookup_route(name)
+        except Exception:  # noqa: S112 - a router of the application's that wants arguments
+            continue
+        yield f"the route of the task {name}", {"queue": route} if isinstance(route, str) else route or {}
 
 
 def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
@@ -173,33 +185,19 @@ def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
 
 
 def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the exchanges that routes name and the fleet does not declare, with where they do.
+    """Return the exchanges that tasks go to and the fleet does not declare, with where it is said.
 
     Args:
         app: a Celery application that has this loader.
     """
-    view = _own(app)
     declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
     found: dict[str, str] = {}
-    for routes in _listed(view.get("task_routes")):
-        for pattern, route in _pairs(routes):
-            exchange = route.get("exchange") if isinstance(route, Mapping) else None
-            name = getattr(exchange, "name", exchange)
-            if name and name not in declared:
-                found.setdefault(str(name), f"task_routes[{str(pattern)!r}]")
+    for where, route in _destinations(app):
+        exchange = route.get("exchange")
+        name = getattr(exchange, "name", exchange)
+        if name and name not in declared:
+            found.setdefault(str(name), where)
     return found
-
-
-def _pairs(routes: object) -> Any:  # noqa: ANN401
-    """Return the patterns of a router with their routes; it may also be a function, or the name of one."""
-    return routes.items() if isinstance(routes, Mapping) else routes if isinstance(routes, (list, tuple)) else ()
-
-
-def _note(found: dict[str, str], route: object, where: str) -> None:
-    queue = route.get("queue") if isinstance(route, Mapping) else route
-    name = getattr(queue, "name", queue)
-    if isinstance(name, str) and name:
-        found.setdefault(name, where)
 
 
 def _own(app: Any) -> Any:  # noqa: ANN401
