@@ -141,7 +141,7 @@ def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:
 def test_logs_of_all_hosts_are_shown() -> None:
     assert "all@worker1 ready" in play("logs", celery_logs_grep="ready|Scheduler")
     told = play("logs", celery_logs_programs=["tutorial-beat"])
-    assert "DatabaseScheduler" in told
+    assert "Sending due task count" in told
     assert "There are tutorial-all, tutorial-beat" in refused("logs", celery_logs_programs=["tutorial-none"])
 
 
