@@ -73,9 +73,10 @@ def test_hooks_run_at_their_moments_and_one_that_fails_takes_the_release_back(
     assert moments()[4:] == [*begun, "after_release 2.4.0", "after_rollback 2.0.0"]
 
 
-def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing() -> None:
+def test_the_doctor_finds_nothing_and_a_second_run_changes_nothing(shopfront: Application) -> None:
     assert changed(converge()) == 0
     play("doctor")
+    assert "NoPermissionError" not in shopfront.host.check_output("cat /var/log/shopfront/*.log")
 
 
 def test_a_queue_that_nobody_consumes_is_refused(tmp_path: Path) -> None:
