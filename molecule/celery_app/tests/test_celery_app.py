@@ -290,8 +290,9 @@ def test_an_application_that_can_not_take_the_settings_is_told_how(
 
 def test_what_application_and_fleet_set_differently_is_reported(given: dict[str, str], tmp_path: Path) -> None:
     more = f'{APP}\napp.conf.update(timezone="Australia/Tasmania", task_acks_late=False)'
-    source = project(tmp_path / "shop", "1.6.0", APP, more)
-    output = " ".join(apply("--limit", "debian12", test_source=str(source), test_activate=False, **given).split())
+    source = project(tmp_path / "shop", "1.5.7", APP, more)
+    run = apply("--limit", "debian12", test_source=str(source), celery_app_activate=False, **given)
+    output = " ".join(run.replace("''", "'").split())
     assert "task_acks_late: the fleet's True applies, not the application's False" in output
     assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in output
 
