@@ -75,6 +75,20 @@ class Application:
                 stop.set()
             sending.result()
 
+    def release_under_load(self, send: str, **release: Any) -> tuple[str, list[str], set[str]]:
+        """Deploy another release, and take it back, while code sends tasks.
+
+        Returns:
+            What deploy.yml said, the ids of the tasks, and the two releases.
+        """
+        first = self.release()
+        with self.load(send) as sent:
+            told = play("deploy", **release)
+            second = self.release()
+            play("rollback")
+        assert self.release() == first != second
+        return told, sent, {first, second}
+
 
 def changed_source(source: Path, copy: Path, change: Callable[[Path], None]) -> str:
     """Copy a source, change the copy, and return where it is."""

@@ -16,7 +16,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
-from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
+from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, depth_limits, judge
 from ansible_collections.fleet.celery.plugins.module_utils._report import Told, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     look,
@@ -38,6 +38,7 @@ class FilterModule:
             "batches": _batches,
             "bcrypt": _bcrypt,
             "broker_url": broker_url,
+            "depth_limits": _depth_limits,
             "environment_text": environment_text,
             "files": _files,
             "host_facts": _host_facts,
@@ -134,9 +135,20 @@ def _judge(
         return [f"{host}: {text}" for host, texts in failures.items() for text in texts]
     if failed := _registered(hostvars, batch, hooks):
         return [f"{host}: {text}" for host, text in failed.items()]
-    given = Margins(**{name: type(getattr(Margins, name))(value) for name, value in margins.items()})
     versions = {host: str(result["version"]) for host, result in slices.items()}
-    return judge(versions, _registered(hostvars, hosts, before), _registered(hostvars, batch, after), given)
+    told = _registered(hostvars, hosts, before)
+    return judge(versions, told, _registered(hostvars, batch, after), _margins(margins))
+
+
+def _depth_limits(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], before: str, margins: Mapping[str, float]
+) -> dict[str, float]:
+    """Return how deep each queue may be, from what each host has registered under this name."""
+    return depth_limits(_registered(hostvars, hosts, before), _margins(margins))
+
+
+def _margins(given: Mapping[str, float]) -> Margins:
+    return Margins(**{name: type(getattr(Margins, name))(value) for name, value in given.items()})
 
 
 def _staging_failures(

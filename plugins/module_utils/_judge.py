@@ -23,6 +23,10 @@ class Margins:
     depth_factor: float = 3.0
     depth_least: int = 100
 
+    def depth(self, before: int) -> float:
+        """Return how deep a queue may be that had so many messages before."""
+        return max(self.depth_least, before * self.depth_factor)
+
 
 def ended(counts: Iterable[Mapping[str, int]]) -> tuple[int, int]:
     """Return how many tasks were done and how many failed."""
@@ -88,13 +92,25 @@ def _failures(
 def _depths(
     before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], margins: Margins
 ) -> list[str]:
-    first: dict[str, int] = {}
-    for status in before.values():
-        first = status.get("depths") or first
+    were = _told_depths(before)
     reasons = {}
     for status in after.values():
+        first = status.get("first_depths") or {}
         for queue, depth in (status.get("depths") or {}).items():
-            was = first.get(queue, 0)
-            if depth > max(margins.depth_least, was * margins.depth_factor):
+            was = were.get(queue, 0)
+            # What came while workers were restarted is no fault of the release if they get through it.
+            if depth > margins.depth(was) and depth >= first.get(queue, 0):
                 reasons[queue] = f"{depth} tasks wait in {queue} (before: {was})"
     return list(reasons.values())
+
+
+def depth_limits(before: Mapping[str, Mapping[str, Any]], margins: Margins) -> dict[str, float]:
+    """Return how deep each queue may be, from what celery_status told before the first batch."""
+    return {queue: margins.depth(depth) for queue, depth in _told_depths(before).items()}
+
+
+def _told_depths(before: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for status in before.values():
+        found = status.get("depths") or found
+    return found

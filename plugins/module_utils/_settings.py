@@ -66,9 +66,6 @@ _COMMON = {
     # Celery copies them to each task, whose own limits go before those of the worker that runs it.
     "task_time_limit": Setting(None, "set, it would replace the limit of each worker"),
     "task_soft_time_limit": Setting(None, "as above"),
-    "task_ignore_result": Setting(
-        True, "results cost a write and memory each; ignore_result=False where one is read", firm=False
-    ),
     "result_expires": Setting(3600, "an unread result does not stay for a day", firm=False),
     "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),
     "task_send_sent_event": Setting(True, "only this event names the queue", firm=False),

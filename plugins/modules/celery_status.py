@@ -54,6 +54,13 @@ options:
     description: but no longer than so many seconds after that.
     type: int
     default: 30
+  limits:
+    description:
+      - For each queue, the depth that it may have. While one is deeper, it asks again, and twice at least, so that
+        what came while workers were restarted is seen to become less.
+      - It ends O(seconds) after the last of the workers was started.
+    type: dict
+    default: {}
   since:
     description: Tells also what ended in each second since then, in seconds since the epoch; an hour at most.
     type: float
@@ -80,6 +87,7 @@ programs: {description: Name, state and release of each program., type: list, el
 ended: {description: When programs ended that are gone since a handover., type: dict, returned: success}
 counts: {description: For each release, tasks begun, done, failed and retried., type: dict, returned: success}
 depths: {description: Messages that wait in each of the queues., type: dict, returned: success}
+first_depths: {description: Those that waited when it first asked., type: dict, returned: success}
 seconds: {description: "Second, tasks done, tasks failed.", type: list, elements: list, returned: success}
 """
 
@@ -106,16 +114,21 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
 from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
 POLL_SECONDS = 0.5
+LEAST_SECONDS = 3  # between a first look at the queues and the last
 DEPTHS = (
     DEPTHS_OF
     + """
-import json, sys
+import json, sys, time
 from celery.app.utils import find_app
-app = find_app(sys.argv[1])
+app, queues, limits = find_app(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+deadline = time.monotonic() + float(sys.argv[4])
 with app.connection_for_read() as connection:
     connection.ensure_connection(max_retries=1, timeout=5)
-    depths = depths_of(connection, json.loads(sys.argv[2]))
-print("\\n" + json.dumps(depths))
+    first = depths = depths_of(connection, queues)
+    while any(depths[queue] > limit for queue, limit in limits.items()) and time.monotonic() < deadline:
+        time.sleep(1)
+        depths = depths_of(connection, queues)
+print("\\n" + json.dumps([first, depths]))
 """
 )
 
@@ -133,22 +146,27 @@ def ended(tasks: Counter[str]) -> int:
     return tasks["done"] + tasks["failed"]
 
 
-def wait_for_tasks(module: AnsibleModule, directory: Path) -> None:
-    """Wait until tasks have ended on a release since its workers were started, but not for long."""
+def wait_for_tasks(module: AnsibleModule, directory: Path) -> float:
+    """Wait until tasks have ended on a release since its workers were started, but not for long.
+
+    Returns:
+        For how many seconds one may wait for anything else.
+    """
     version = module.params["version"]
     processes, _ = processes_of(module)
     on_it = [process.started for process in processes.values() if state_of(process)["release"] == version]
     if not on_it:
-        return
-    started = max(on_it)
+        return 0
+    started: float = max(on_it)
     counts = by_release(directory).get(version, Counts())
     since = sum(ended(cell) for second, cell in counts.seconds.items() if second >= started)
     wanted = ended(counts.totals) - since + module.params["tasks"]
-    deadline = time.monotonic() + started + module.params["seconds"] - time.time()
+    deadline = time.monotonic() + started + float(module.params["seconds"]) - time.time()
     while time.monotonic() < deadline and ended(counts.totals) < wanted:
         time.sleep(POLL_SECONDS)
         # The seconds are most of the work of reading, and not needed any more.
         counts = by_release(directory, seconds=False).get(version, counts)
+    return deadline - time.monotonic()
 
 
 def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, Process]]:
@@ -181,26 +199,29 @@ def releases(root: Path) -> list[dict[str, Any]]:
     ]
 
 
-def depths(module: AnsibleModule) -> dict[str, int]:
-    """Return the depths of the queues.
+def depths(module: AnsibleModule, seconds: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the depths of the queues when first asked, and once none is too deep or these seconds are over.
 
     Raises:
         SupervisorError: the broker can't be asked.
     """
-    if not module.params["queues"]:
-        return {}
+    queues, limits = module.params["queues"], module.params["limits"]
+    if not queues:
+        return {}, {}
     run = [*celery_run(module.params["root"], module.params["user"]), "python", "-c", DEPTHS, module.params["app"]]
-    code, output, error = module.run_command([*run, json.dumps(module.params["queues"])], cwd="/")
+    limited = {queue: limits[queue] for queue in queues if queue in limits}
+    arguments = [json.dumps(queues), json.dumps(limited), str(max(seconds, LEAST_SECONDS))]
+    code, output, error = module.run_command([*run, *arguments], cwd="/")
     if code:
         raise SupervisorError(f"The broker can't be asked for the depths of its queues:\n{error.strip()[-2000:]}")
-    found: dict[str, int] = json.loads(output.splitlines()[-1])
-    return found
+    first, last = json.loads(output.splitlines()[-1])
+    return first, last
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     root, directory = Path(module.params["root"]), Path(module.params["state_dir"]) / "counts"
-    if module.params["version"]:
-        wait_for_tasks(module, directory)
+    left = wait_for_tasks(module, directory) if module.params["version"] else 0
+    first_depths, last_depths = depths(module, left)
     counts = by_release(directory)
     processes, gone = processes_of(module)
     current = root / "current"
@@ -221,7 +242,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "programs": [state_of(process) for process in processes.values()],
         "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},
-        "depths": depths(module),
+        "depths": last_depths,
+        "first_depths": first_depths,
         "seconds": [[second, told[second, "done"], told[second, "failed"]] for second in seconds],
     }
 
@@ -238,6 +260,7 @@ def main() -> None:
             "version": {"type": "str", "default": ""},
             "tasks": {"type": "int", "default": 20},
             "seconds": {"type": "int", "default": 30},
+            "limits": {"type": "dict", "default": {}},
             "since": {"type": "float", "default": 0},
             **OPTIONS,
         },

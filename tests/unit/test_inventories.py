@@ -53,7 +53,12 @@ def test_an_inventory_of_the_project_can_be_planned(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "scenario"),
-    [("deploy-django", "tutorial"), ("deploy-flask", "factory"), ("deploy-celeryconfig", "celeryconfig")],
+    [
+        ("deploy-django", "tutorial"),
+        ("deploy-flask", "factory"),
+        ("deploy-celeryconfig", "celeryconfig"),
+        ("deploy-package", "pretix"),
+    ],
 )
 def test_a_page_shows_the_inventory_that_its_scenario_tests(page: str, scenario: str) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

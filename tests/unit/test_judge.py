@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, judge
+from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, depth_limits, judge
 
 
 def status(release: str, done: int = 100, failed: int = 0, state: str = "RUNNING", **more: Any) -> dict[str, Any]:
@@ -54,6 +54,17 @@ def test_a_queue_that_grew_is_bad() -> None:
     before = {"w1": status("1.0", depths={"email": 50, "video": 10})}
     after = {"w1": status("1.1", depths={"email": 151, "video": 100})}
     assert judged(after, before) == ["151 tasks wait in email (before: 50)"]
+
+
+def test_a_queue_that_workers_get_through_is_good() -> None:
+    first = {"email": 300, "video": 200}
+    after = {"w1": status("1.1", depths={"email": 299, "video": 200}, first_depths=first)}
+    assert judged(after) == ["200 tasks wait in video (before: 0)"]
+
+
+def test_a_queue_may_be_as_deep_as_the_margins_say() -> None:
+    before = {"w1": status("1.0", depths={"email": 50, "video": 10}), "w2": status("1.0", depths={})}
+    assert depth_limits(before, Margins()) == {"email": 150, "video": 100}
 
 
 def test_a_restart_is_judged_by_what_its_own_release_did_before() -> None:

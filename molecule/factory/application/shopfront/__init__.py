@@ -32,7 +32,6 @@ def create_app():
         CELERY={
             "broker_url": "redis://localhost",
             "result_backend": "redis://localhost",
-            "task_ignore_result": False,
             "imports": ["shopfront.tasks"],
         },
     )
