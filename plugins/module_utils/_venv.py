@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +24,37 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 # Runs an argument list and returns its exit code, output and errors.
 Run = Callable[[list[str]], tuple[int, str, str]]
 VERSION = "import platform; print(platform.python_version())"
+# Debian's installer of wheels. It copies files, and runs nothing of theirs; nor is the environment's Python run here,
+# which would: root installs, and what is installed need not be trusted by it.
+_INSTALL = """
+import os, sys
+from pathlib import Path
+
+from installer import install
+from installer.destinations import SchemeDictionaryDestination
+from installer.sources import WheelFile
+
+
+class Destination(SchemeDictionaryDestination):
+    def write_to_fs(self, scheme, path, stream, is_executable):
+        root = self.scheme_dict[scheme]
+        target = os.path.normpath(os.path.join(root, path))
+        if not target.startswith(root + os.sep):
+            raise SystemExit(f"{wheel.name} holds {path}, which lies outside of the environment")
+        # Another wheel may have brought the same file, as pip lets it.
+        Path(target).unlink(missing_ok=True)
+        return super().write_to_fs(scheme, path, stream, is_executable)
+
+
+os.umask(0o022)
+venv, site = sys.argv[1:3]
+for wheel in map(Path, sys.argv[3:]):
+    with WheelFile.open(wheel) as source:
+        headers = os.path.join(venv, "include", "site", source.distribution)
+        scheme = {"purelib": site, "platlib": site, "scripts": os.path.join(venv, "bin"), "data": venv, "headers": headers}
+        destination = Destination(scheme, os.path.join(venv, "bin", "python"), "posix")
+        install(source, destination, {"INSTALLER": b"celery-fleet"})
+"""
 NO_OTHERS: Mapping[Path, Record] = MappingProxyType({})
 
 
@@ -34,8 +66,11 @@ def install(
     directory: Path,
     *,
     others: Mapping[Path, Record] = NO_OTHERS,
+    installer: str = "/usr/bin/python3",
 ) -> Record:
     """Make a directory with a virtual environment, complete or not at all, and return its record.
+
+    Nothing of the wheels is run.
 
     A release seldom changes its dependencies. What it has in common with another is not installed again but linked,
     which takes a tenth of the time and no room.
@@ -45,12 +80,12 @@ def install(
         source: directory of the wheels that no other has.
         record: its version, checksum and wheels; it is written last, so a directory without it is made anew.
         others: directories that this made with the same Python, unchanged since, with their records.
+        installer: a Python that has Debian's python3-installer.
 
     Raises:
         ReleaseError: if a wheel is another one or can't be installed.
     """
     base = nearest(record.wheels, others)
-    there = others[base].wheels if base else {}
     new = lacking(record.wheels, others)
     for name in new:
         if file_sha256(source / name) != record.wheels[name]:
@@ -58,19 +93,17 @@ def install(
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o755, parents=True)
     venv = directory / "venv"
-    pip = [str(venv / "bin" / "pip"), "--isolated", "--disable-pip-version-check", "--no-input"]
-    without_pip = ["--without-pip"] if base else []
-    _checked(run, [python, "-m", "venv", *without_pip, str(venv)], "The virtual environment can't be made")
+    make = [python, "-I", "-m", "venv", "--without-pip", str(venv)]
+    _checked(run, make, "The virtual environment can't be made")
+    version = _checked(run, [python, "-I", "-c", VERSION], f"{python} does not run")
     if base:
-        link(base / "venv", venv)
-    if gone := sorted({_distribution(name) for name in there} - {_distribution(name) for name in record.wheels}):
-        _checked(run, [*pip, "uninstall", "--yes", *gone], "What the release no longer needs can't be removed")
+        link(base / "venv", venv, record.wheels.keys() - new)
     if new:
-        options = ["--no-index", "--no-deps", "--no-cache-dir", *(["--force-reinstall"] if base else [])]
-        paths = [str(source / name) for name in new]
-        _checked(run, [*pip, "install", *options, *paths], "The wheels can't be installed")
-    _checked(run, [*pip, "check"], "The wheels don't fit together")
-    version = _checked(run, [str(venv / "bin" / "python"), "-c", VERSION], "The virtual environment does not run")
+        site = venv / "lib" / f"python{version.rpartition('.')[0]}" / "site-packages"
+        put = [installer, "-I", "-c", _INSTALL, str(venv), str(site), *(str(source / name) for name in new)]
+        _checked(run, put, "The wheels can't be installed")
+        # Its exit code tells of files that are no Python of this version, such as templates.
+        run([python, "-I", "-m", "compileall", "-qq", str(site)])
     finished = datetime.now(tz=UTC).isoformat(timespec="seconds")
     record = replace(record, python=version.strip(), finished=finished)
     record.write(directory)
@@ -112,12 +145,12 @@ def nearest(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> Path | 
     return best if best and rank(best)[0] else None
 
 
-def link(source: Path, venv: Path) -> None:
-    """Fill a new virtual environment with what wheels brought to another of the same Python, and nothing else of it.
+def link(source: Path, venv: Path, wheels: Iterable[str]) -> None:
+    """Fill a new virtual environment with what these wheels brought to another of the same Python, and nothing else.
 
-    pip replaces files and writes none anew in place, so the other stays as it is.
+    A file is replaced and never written in place, so the other stays as it is.
     """
-    for path in sorted(recorded(source)):
+    for path in sorted(recorded(source, wheels)):
         target = venv / path.relative_to(source)
         if target.exists() or not path.is_file():
             continue
@@ -130,14 +163,25 @@ def link(source: Path, venv: Path) -> None:
             _link(str(path), str(target))
 
 
-def recorded(venv: Path) -> set[Path]:
-    """Return the files of a virtual environment that wheels brought, as their RECORDs list them (PEP 376)."""
+def recorded(venv: Path, wheels: Iterable[str]) -> set[Path]:
+    """Return the files of a virtual environment that wheels brought, as their RECORDs list them, and their bytecode.
+
+    Source: the binary distribution format; a wheel's name begins as that of its .dist-info directory does.
+    """
+    names = {_normalized("-".join(name.split("-")[:2])) for name in wheels}
     found = set()
     for record in venv.glob("lib/python3*/site-packages/*.dist-info/RECORD"):
+        if _normalized(record.parent.stem) not in names:
+            continue
         with record.open(encoding="utf-8", newline="") as file:
             # Relative to site-packages, also for what lies elsewhere: ../../../bin/celery.
             paths = {Path(os.path.normpath(record.parents[1] / row[0])) for row in csv.reader(file) if row}
-        found |= {path for path in paths if path.is_relative_to(venv)}
+        paths = {path for path in paths if path.is_relative_to(venv)}
+        python = record.parents[2].name.removeprefix("python").replace(".", "")
+        code = {
+            path.parent / "__pycache__" / f"{path.stem}.cpython-{python}.pyc" for path in paths if path.suffix == ".py"
+        }
+        found |= paths | code
     return found
 
 
@@ -148,9 +192,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _distribution(wheel: str) -> str:
-    """Return the name of a wheel's distribution, in the one way that wheels write it."""
-    return wheel.partition("-")[0].lower()
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _checked(run: Run, argv: list[str], failure: str) -> str:

@@ -39,36 +39,36 @@ def make(run: Run, python: str, artifact: Path, directory: Path, others: Mapping
     sha256 = file_sha256(artifact)
     with unpacked(artifact, sha256, directory.parent) as (source, wheels):
         record = Record(directory.name, sha256, wheels=wheels)
-        return install(run, python, source, record, directory, others=others or {})
+        return install(run, python, source, record, directory, others=others or {}, installer=sys.executable)
 
 
 class Commands:
-    """Notes what is run, and fails at a word."""
+    """Notes what is run, and fails at one of the commands."""
 
-    def __init__(self, fails_at: str = "-") -> None:
+    def __init__(self, fails_at: int = -1) -> None:
         self.fails_at = fails_at
         self.seen: list[list[str]] = []
 
     def __call__(self, argv: list[str]) -> tuple[int, str, str]:
         self.seen.append(argv)
-        return (1, "", "no room") if self.fails_at in argv else (0, "", "")
+        return (1, "", "no room") if len(self.seen) - 1 == self.fails_at else (0, "3.11.2", "")
 
 
-def test_all_wheels_are_installed_without_an_index(tmp_path: Path, artifact: Path) -> None:
+def test_no_python_of_the_environment_runs(tmp_path: Path, artifact: Path) -> None:
     run, directory = Commands(), tmp_path / "opt" / "1-abc"
     record = make(run, "/usr/bin/python3", artifact, directory)
-    assert run.seen[0] == ["/usr/bin/python3", "-m", "venv", str(directory / "venv")]
-    assert "--no-index" in run.seen[1]
-    assert Path(run.seen[1][-1]).name == "flower-1-py3-none-any.whl"
-    assert run.seen[2][-1] == "check"
+    # Isolated: neither the environment of whoever runs it nor the current directory adds code.
+    assert {tuple(argv[:2]) for argv in run.seen} == {("/usr/bin/python3", "-I"), (sys.executable, "-I")}
+    assert [Path(argv[-1]).name for argv in run.seen if argv[0] == sys.executable] == ["flower-1-py3-none-any.whl"]
+    assert record.python == "3.11.2"
     assert read_record(directory) == record
     assert record.wheels == {"flower-1-py3-none-any.whl": hashlib.sha256(b"a wheel").hexdigest()}
     assert [path.name for path in directory.iterdir()] == ["release.json"]
     assert [path.name for path in directory.parent.iterdir()] == ["1-abc"], "what was unpacked is still there"
 
 
-@pytest.mark.parametrize("step", ["venv", "install", "check"])
-def test_what_was_broken_off_is_made_anew(tmp_path: Path, artifact: Path, step: str) -> None:
+@pytest.mark.parametrize("step", range(3))
+def test_what_was_broken_off_is_made_anew(tmp_path: Path, artifact: Path, step: int) -> None:
     directory = tmp_path / "1-abc"
     with pytest.raises(ReleaseError, match="no room"):
         make(Commands(step), "/usr/bin/python3", artifact, directory)
@@ -79,11 +79,12 @@ def test_what_was_broken_off_is_made_anew(tmp_path: Path, artifact: Path, step: 
     assert not (directory / "half").exists()
 
 
-def wheel(name: str, version: str, code: str) -> tuple[str, bytes]:
-    """Return the name and content of a wheel with one module and a command that runs its main()."""
+def wheel(name: str, version: str, code: str, **others: str) -> tuple[str, bytes]:
+    """Return the name and content of a wheel with one module, a command that runs its main(), and other files."""
     info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": code,
+        **others,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
@@ -144,6 +145,41 @@ def test_what_a_release_shares_with_another_is_linked(tmp_path: Path) -> None:
         f"dropped {one}/venv",
         f"old {one}/venv",
     ]
+
+
+def test_what_python_compiled_is_linked_too(tmp_path: Path) -> None:
+    kept = wheel("kept", "1", says_where("kept"))
+    first, second = packed(tmp_path / "1.tar", kept), packed(tmp_path / "2.tar", kept, wheel("shop", "2", ""))
+    old = make(really, sys.executable, first, tmp_path / "one")
+    make(really, sys.executable, second, tmp_path / "two", {tmp_path / "one": old})
+    one, two = (next((tmp_path / each / "venv").glob("lib/*/*/__pycache__/kept.*.pyc")) for each in ("one", "two"))
+    assert one.samefile(two)
+    assert list((tmp_path / "two" / "venv").glob("lib/*/*/__pycache__/shop.*.pyc"))
+
+
+def test_nothing_of_a_wheel_runs_where_it_is_installed(tmp_path: Path) -> None:
+    attack = f"import pathlib; pathlib.Path({str(tmp_path / 'done')!r}).touch()\n"
+    evil = {"evil.pth": attack, "sitecustomize.py": attack, "installer.py": attack, "evil-1.data/scripts/python": attack}
+    make(really, sys.executable, packed(tmp_path / "1.tar", wheel("evil", "1", attack, **evil)), tmp_path / "1")
+    assert not (tmp_path / "done").exists()
+    # It was a real one: a Python of the environment runs it.
+    python = tmp_path / "1" / "venv" / "bin" / "python3"
+    subprocess.run([python, "-c", ""], check=True)
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("path", ["../../../../evil", "/tmp/evil", "evil-1.data/scripts/../../evil"])
+def test_a_wheel_can_not_write_beside_its_environment(tmp_path: Path, path: str) -> None:
+    artifact = packed(tmp_path / "1.tar", wheel("evil", "1", "", **{path: "attack"}))
+    with pytest.raises(ReleaseError, match=r"evil-1-py3-none-any\.whl holds .*, which lies outside of the environment"):
+        make(really, sys.executable, artifact, tmp_path / "1")
+    assert read_record(tmp_path / "1") is None
+
+
+def test_two_wheels_may_bring_the_same_file(tmp_path: Path) -> None:
+    wheels = [wheel(name, "1", says_where(name), **{"tests/__init__.py": name}) for name in ("one", "two")]
+    make(really, sys.executable, packed(tmp_path / "1.tar", *wheels), tmp_path / "1")
+    assert [says(tmp_path / "1", name) for name in ("one", "two")] == [f"{each} {tmp_path}/1/venv" for each in ("one", "two")]
 
 
 def test_the_nearest_release_is_linked(tmp_path: Path) -> None:
