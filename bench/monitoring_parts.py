@@ -174,7 +174,7 @@ def exporter(directory: Path, workers: Sequence[int]) -> Iterator[Process]:
         "app": APP,
         "counts": str(directory / "counts"),
         "current": str(directory / "current"),
-        "drained": str(directory / ".drained"),
+        "drained": str(directory / "drained"),
         "file": str(directory / "celery.prom"),
         "interval": INTERVAL,
         "programs": programs,

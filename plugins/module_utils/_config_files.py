@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, give, write_file
+from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, make_directory, write_file
 
 _MODE = re.compile(r"0?[0-7]{3}")
 _QUOTED = re.compile(r"\"([^\"\n]*)\"|'([^'\n]*)'")
@@ -74,8 +74,7 @@ class Directory:
             OSError: it can't be written.
         """
         make_parents(self.path)
-        self.path.mkdir(exist_ok=True)
-        give(self.path, self.mode, self.group)
+        make_directory(self.path, self.mode, "root", self.group)
 
 
 @dataclass(frozen=True)

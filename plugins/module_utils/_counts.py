@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
+import glob
 import mmap
 import os
+import stat
 import threading
 from bisect import bisect_left
 from collections import Counter
@@ -73,6 +76,7 @@ class CountsFile:
         Raises:
             OSError: there is none, and none can be made.
         """
+        directory.mkdir(mode=0o750, exist_ok=True)
         self.name = ""
         self._lock = threading.Lock()
         for number in range(10_000):
@@ -344,12 +348,59 @@ def read_counts(directory: Path, *, seconds: bool = True) -> dict[tuple[str, str
         seconds: whether what happened in each second is asked for, which is most of the work.
     """
     found: dict[tuple[str, str], Counts] = {}
-    for path in sorted(directory.glob("*.counts")):
-        program, _, rest = path.name.partition("@")
+    for name, file in regular_files(directory, "*.counts"):
+        program, _, rest = name.partition("@")
         release = rest.removesuffix(".counts").rpartition(".")[0]
-        with contextlib.suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
-            found.setdefault((program, release), Counts()).add(file.fileno(), seconds=seconds)
+        found.setdefault((program, release), Counts()).add(file, seconds=seconds)
     return found
+
+
+def remove_counts(directory: Path, release: str) -> None:
+    """Remove what was counted on a release."""
+    with _entered(directory) as place:
+        for name in _names(place, f"*@{glob.escape(release)}.*.counts"):
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=place)
+
+
+def regular_files(directory: Path, pattern: str) -> Iterator[tuple[str, int]]:
+    """Yield the names and descriptors of a directory's files; each is open until the next.
+
+    The directory belongs to the application's user, and root reads it: no link is followed, and nothing is waited
+    for, such as the other end of a pipe.
+    """
+    with _entered(directory) as place:
+        for name in _names(place, pattern):
+            try:
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+            except OSError:
+                continue
+            try:
+                if stat.S_ISREG(os.fstat(file).st_mode):
+                    yield name, file
+            finally:
+                os.close(file)
+
+
+@contextlib.contextmanager
+def _entered(directory: Path) -> Iterator[int | None]:
+    """Yield a descriptor of a directory; none if it is not there, or is a link."""
+    try:
+        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield place
+    finally:
+        os.close(place)
+
+
+def _names(place: int | None, pattern: str) -> list[str]:
+    if place is None:
+        return []
+    with os.scandir(place) as entries:
+        return sorted(fnmatch.filter((entry.name for entry in entries), pattern))
 
 
 def _held(file: int) -> bool:

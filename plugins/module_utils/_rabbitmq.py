@@ -16,6 +16,7 @@ from typing import Any
 
 Definitions = dict[str, list[dict[str, Any]]]
 
+USER = "rabbitmq"
 SALT_BYTES = 4
 HASHING = "rabbit_password_hashing_sha256"
 _DIGESTS = {HASHING: "sha256", "rabbit_password_hashing_sha512": "sha512"}
@@ -221,3 +222,11 @@ def _objects(kind: str, current: Mapping[str, Any], desired: Desired, result: Di
                 f"RabbitMQ can't alter it: move its messages away and delete it, or choose another name"
             )
         result.add(kind, label, {**item, "vhost": desired.vhost}, (had, wanted))
+
+
+def as_rabbitmq(*command: str) -> list[str]:
+    """Return what runs a command of RabbitMQ's as its own user.
+
+    It sources a file of that user's, and loads code from its home: no other user's, and not root's, may be at stake.
+    """
+    return ["runuser", "-u", USER, "--", "/usr/bin/env", "HOME=/var/lib/rabbitmq", *command]

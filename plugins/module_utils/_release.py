@@ -17,9 +17,9 @@ from typing import Any
 MANIFEST = "manifest.json"
 RECORD = "release.json"
 # What celery_activate must know of the call before.
-ACTIVATION = ".activation.json"
+ACTIVATION = "activation.json"
 # While it is there, no worker is started on the host.
-DRAINED = ".drained"
+DRAINED = "drained"
 SETTINGS = "celery_fleet_settings.py"
 # How long a program may take from its start until it has an environment.
 EXEC_SECONDS = 5.0

@@ -50,9 +50,9 @@ os.umask(0o022)
 venv, site = sys.argv[1:3]
 for wheel in map(Path, sys.argv[3:]):
     with WheelFile.open(wheel) as source:
-        headers = os.path.join(venv, "include", "site", source.distribution)
-        scheme = {"purelib": site, "platlib": site, "scripts": os.path.join(venv, "bin"), "data": venv, "headers": headers}
-        destination = Destination(scheme, os.path.join(venv, "bin", "python"), "posix")
+        scripts, headers = os.path.join(venv, "bin"), os.path.join(venv, "include", "site", source.distribution)
+        scheme = {"purelib": site, "platlib": site, "scripts": scripts, "data": venv, "headers": headers}
+        destination = Destination(scheme, os.path.join(scripts, "python"), "posix")
         install(source, destination, {"INSTALLER": b"celery-fleet"})
 """
 NO_OTHERS: Mapping[Path, Record] = MappingProxyType({})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import queue
 import subprocess
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._counts import regular_files
 
 # Runs in the application's environment, as its user. A line comes in with the names of nodes and whether they are to
 # end, warm; a line goes out with the queues of those that answer.
@@ -32,6 +36,8 @@ for line in sys.stdin:
     print(json.dumps(answer), flush=True)
 """
 ANSWER_SECONDS = 30
+# More than a worker writes of the tasks that it is still at.
+_ENDING_BYTES = 1 << 20
 # For programs that run there too.
 DEPTHS_OF = """
 def depths_of(connection, queues):
@@ -71,10 +77,13 @@ def still_at(directory: Path, program: str, pid: int, now: float) -> str:
         now: seconds since the epoch.
     """
     try:
-        told = json.loads((directory / f"{program}.ending").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        (text,) = (
+            os.read(file, _ENDING_BYTES) for _, file in regular_files(directory, f"{glob.escape(program)}.ending")
+        )
+        told = json.loads(text)
+        begun = [(float(task["since"]), str(task["name"])) for task in told["tasks"] if task["since"]]
+    except (ValueError, KeyError, TypeError):
         return ""
-    begun = [(task["since"], task["name"]) for task in told["tasks"] if task["since"]]
     if told["pid"] != pid or not begun:
         return ""
     since, name = min(begun)

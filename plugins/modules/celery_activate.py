@@ -128,7 +128,6 @@ previous: {description: The release before this activation., type: str, returned
 programs: {description: For each program its phases, with their times., type: dict, returned: always}
 """
 
-import glob
 import json
 import shutil
 import time
@@ -138,6 +137,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._activation import DOWN, Seen, Step, Wanted, next_step
+from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
@@ -213,7 +213,7 @@ class Activation:
         self.directory = Path(module.params["directory"])
         self.items: dict[str, dict[str, Any]] = {item["name"]: item for item in module.params["programs"]}
         self.slots: dict[str, list[str]] = {}
-        self.drained = (Path(module.params["state_dir"]) / DRAINED).exists()
+        self.drained = (self.root / DRAINED).exists()
         only = set(module.params["only"])
         for item in module.params["programs"]:
             worker = item["slot_of"] or item["name"]
@@ -221,8 +221,9 @@ class Activation:
                 self.slots.setdefault(worker, []).append(item["name"])
         self.pruned: list[str] = []
         self.server = SocketServer(module.params["socket"])
-        path = Path(module.params["state_dir"]) / ACTIVATION
-        self.notes = Notes(path, module.params["version"], module.params["run"], keep=not module.check_mode)
+        self.notes = Notes(
+            self.root / ACTIVATION, module.params["version"], module.params["run"], keep=not module.check_mode
+        )
         self.current = self.root / "current"
         self.target = Path("releases") / module.params["version"]
         self.asker: Asker | None = None
@@ -451,9 +452,7 @@ class Activation:
         self.pruned = prunable([record for path in releases.glob("*") if (record := read_record(path))], keep, needed)
         for version in self.pruned:
             shutil.rmtree(releases / version)
-            counts = Path(self.parameters["state_dir"]) / "counts"
-            for path in counts.glob(f"*@{glob.escape(version)}.*.counts"):
-                path.unlink(missing_ok=True)
+            remove_counts(Path(self.parameters["state_dir"]) / "counts", version)
 
     def _wanted(self, worker: str) -> Wanted:
         slots = tuple(self.slots[worker])

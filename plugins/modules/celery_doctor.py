@@ -119,6 +119,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     notes,
     report,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
@@ -298,9 +299,7 @@ def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
     except OSError as error:
         return {"error": f"epmd, which runs beside it: {error}"}
     code, output, errors = module.run_command(
-        [command, "--silent", "--timeout", "20", "--formatter", "json", "alarms"],
-        cwd="/var/lib/rabbitmq",
-        environ_update={"HOME": "/var/lib/rabbitmq"},
+        as_rabbitmq(command, "--silent", "--timeout", "20", "--formatter", "json", "alarms"), cwd="/"
     )
     if code or "{" not in output:
         # It says the reason first, and then much of what it looked at.
@@ -355,7 +354,7 @@ def look(module: AnsibleModule) -> dict[str, Any]:
     directories = ["/", "/var/log", app["root"], app["state_dir"], app["log_dir"]]
     told: dict[str, Any] = {
         "nodename": socket.gethostname(),
-        "drained": (state_dir / DRAINED).exists(),
+        "drained": (Path(app["root"]) / DRAINED).exists(),
         "current": current.resolve().name if current.is_symlink() else "",
         "programs": programs,
         "supervisor": supervisor,

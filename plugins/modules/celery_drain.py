@@ -24,8 +24,12 @@ options:
     description: The application.
     type: str
     required: true
+  root:
+    description: The application's directory, in which is kept that the host is drained.
+    type: path
+    required: true
   state_dir:
-    description: Directory in which is kept that the host is drained.
+    description: Directory of the counts.
     type: path
     required: true
   programs:
@@ -51,6 +55,7 @@ EXAMPLES = r"""
 - name: Take the workers off
   fleet.celery.celery_drain:
     app_name: shop
+    root: /srv/shop
     state_dir: /var/lib/shop
     programs: [shop-email]
     deadline: 300
@@ -92,7 +97,7 @@ class Drain:
         self.module = module
         self.parameters: dict[str, Any] = module.params
         self.names: list[str] = module.params["programs"]
-        self.marker = Path(module.params["state_dir"]) / DRAINED
+        self.marker = Path(module.params["root"]) / DRAINED
         self.server = SocketServer(module.params["socket"])
         self.changed = False
 
@@ -164,6 +169,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "app_name": {"type": "str", "required": True},
+            "root": {"type": "path", "required": True},
             "state_dir": {"type": "path", "required": True},
             "programs": {"type": "list", "elements": "str", "required": True},
             "drained": {"type": "bool", "default": True},

@@ -46,7 +46,7 @@ options:
 EXAMPLES = r"""
 - name: Let no other rollout begin
   fleet.celery.celery_lock:
-    path: /var/lib/shop/.rollout.lock
+    path: /run/celery-fleet/shop.lock
     run: "{{ run }}"
     owner: ann@controller
 """
@@ -62,8 +62,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
+from ansible_collections.fleet.celery.plugins.module_utils._files import make_directory, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder, take
+
+# A turn takes milliseconds.
+TURN_SECONDS = 60
 
 
 def read(path: Path) -> Holder | None:
@@ -71,6 +74,19 @@ def read(path: Path) -> Holder | None:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def taken(mutex: int) -> bool:
+    """Return whether it became this process's turn."""
+    deadline = time.monotonic() + TURN_SECONDS
+    while True:
+        try:
+            fcntl.flock(mutex, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
 
 
 def this_run(module: AnsibleModule) -> Holder:
@@ -92,11 +108,16 @@ def main() -> None:
         supports_check_mode=True,
     )
     path, run = Path(module.params["path"]), module.params["run"]
-    if not path.parent.is_dir():
+    if module.check_mode and not path.parent.is_dir():
         module.exit_json(changed=False, told="")
+    # Of root alone: whoever else could open the files could hold them, for as long as they like.
+    make_directory(path.parent, 0o700, "root", "root")
     # Two that ask at the same moment ask one after the other.
     with path.with_name(f"{path.name}.mutex").open("w") as mutex:
-        fcntl.flock(mutex, fcntl.LOCK_EX)
+        if not taken(mutex.fileno()):
+            module.fail_json(
+                msg=f"{mutex.name} is held for longer than {TURN_SECONDS} s. See who has it: fuser -v {mutex.name}"
+            )
         holder = read(path)
         if not module.params["held"]:
             if holder and holder.run == run and not module.check_mode:

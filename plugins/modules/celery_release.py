@@ -163,7 +163,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, moves, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
-from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, write_file
+from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, make_directory, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     CHECK,
     SETTINGS,
@@ -208,8 +208,8 @@ class Host:
             (self.config_dir, 0o755, "root", "root"),
             (self.config_dir / "programs", 0o750, "root", user),
             (Path(self.parameters["state_dir"]), 0o750, user, user),
-            (Path(self.parameters["state_dir"]) / "counts", 0o750, user, user),
-            (Path(self.parameters["log_dir"]), 0o750, user, user),
+            # Supervisor's, which root is: the application could have it write elsewhere by a link.
+            (Path(self.parameters["log_dir"]), 0o750, "root", user),
         ]
 
     def files(self) -> list[tuple[Path, str, int, str, bool]]:
@@ -227,9 +227,7 @@ class Host:
                 continue
             self.changed = True
             if not self.module.check_mode:
-                path.mkdir(parents=True, exist_ok=True)
-                path.chmod(mode)
-                shutil.chown(path, owner, group)
+                make_directory(path, mode, owner, group)
 
     def contents(self) -> list[bytes]:
         """Return what a program of this release starts from, in the wrapper's order."""

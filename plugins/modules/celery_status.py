@@ -174,10 +174,10 @@ def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, P
     return programs_of(module.params["app_name"], Path(module.params["socket"]), Path(module.params["directory"]))
 
 
-def previous(state_dir: Path) -> str:
+def previous(root: Path) -> str:
     """Return the release before the latest activation."""
     try:
-        found: str = json.loads((state_dir / ACTIVATION).read_text(encoding="utf-8"))["previous"]
+        found: str = json.loads((root / ACTIVATION).read_text(encoding="utf-8"))["previous"]
     except (FileNotFoundError, ValueError, KeyError):
         return ""
     return found
@@ -235,9 +235,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "changed": False,
         "now": time.time(),
         "nodename": socket.gethostname(),
-        "drained": (Path(module.params["state_dir"]) / DRAINED).exists(),
+        "drained": (root / DRAINED).exists(),
         "current": current.readlink().name if current.is_symlink() else "",
-        "previous": previous(Path(module.params["state_dir"])),
+        "previous": previous(root),
         "releases": releases(root),
         "programs": [state_of(process) for process in processes.values()],
         "ended": {name: process.ended for name, process in gone.items()},

@@ -138,12 +138,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._files import give, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import (
     SALT_BYTES,
+    USER,
     DefinitionsError,
     Desired,
     Difference,
     User,
+    as_rabbitmq,
     difference,
 )
 
@@ -159,22 +162,16 @@ class Broker:
         self._command: str | None = module.get_bin_path("rabbitmqctl", opt_dirs=["/usr/lib/rabbitmq/bin"])
 
     def _run(self, *arguments: str) -> tuple[int, str, str]:
-        code, out, err = self._module.run_command(
-            [self._command, "--silent", *arguments],
-            cwd="/var/lib/rabbitmq",
-            environ_update={"HOME": "/var/lib/rabbitmq"},
-        )
+        code, out, err = self._module.run_command(as_rabbitmq(str(self._command), "--silent", *arguments), cwd="/")
         return int(code), str(out), str(err)
 
     def _import(self, text: str) -> tuple[int, str, str]:
-        """Import definitions from a file that only root can read: through a pipe, RabbitMQ 4.0 waits for ever."""
-        handle, name = tempfile.mkstemp(dir=self._module.tmpdir)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        try:
-            return self._run("import_definitions", name)
-        finally:
-            Path(name).unlink()
+        """Import definitions from a file that only RabbitMQ can read: through a pipe, RabbitMQ 4.0 waits for ever."""
+        with tempfile.TemporaryDirectory(dir="/run", prefix="celery-fleet-") as directory:
+            give(Path(directory), 0o710, USER)
+            file = Path(directory) / "definitions.json"
+            write_file(file, text, 0o640, USER)
+            return self._run("import_definitions", str(file))
 
     def _fail(self, what: str, err: str) -> NoReturn:
         self._module.fail_json(msg=f"RabbitMQ did not {what}: {err.strip()[-2000:]}")

@@ -34,6 +34,10 @@ options:
     description: The server's ACL file.
     type: path
     required: true
+  state_dir:
+    description: Root's directory, in which the administrator's password is kept.
+    type: path
+    required: true
   administrator:
     description: A user of the ACL file that may do anything.
     type: str
@@ -49,6 +53,7 @@ EXAMPLES = r"""
   fleet.celery.redis_users:
     socket: /run/redis/redis.sock
     acl_file: /etc/redis/users.acl
+    state_dir: /var/lib/celery-fleet/redis
     administrator: shop-admin
     password: "{{ vault_redis_administrator_password }}"
 """
@@ -61,12 +66,12 @@ loaded:
 """
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._config_files import make_parents
+from ansible_collections.fleet.celery.plugins.module_utils._files import make_directory, write_file
 
 
 class Server:
@@ -118,20 +123,13 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file by one for root only."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(name).replace(path)
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "flavor": {"type": "str", "choices": ["redis", "valkey"], "default": "redis"},
             "socket": {"type": "path", "required": True},
             "acl_file": {"type": "path", "required": True},
+            "state_dir": {"type": "path", "required": True},
             "administrator": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
         },
@@ -139,8 +137,8 @@ def main() -> None:
     )
     given: dict[str, Any] = module.params
     acl_file = Path(given["acl_file"])
-    password_file = acl_file.with_name("administrator.password")
-    state_file = acl_file.with_name(f"{acl_file.name}.loaded")
+    state_dir = Path(given["state_dir"])
+    password_file, state_file = state_dir / "administrator.password", state_dir / "users.loaded"
     if module.check_mode and not Path(given["socket"]).exists():
         module.exit_json(changed=True, loaded=True)
 
@@ -158,8 +156,10 @@ def main() -> None:
         server = Server(module, given["password"])
         if not server.password:
             module.fail_json(msg=f"{acl_file} has another password of {given['administrator']}: {server.said}")
-        write(password_file, given["password"])
-        write(state_file, state_of(acl_file, server.ask("ACL", "LIST")))
+        make_parents(password_file)
+        make_directory(state_dir, 0o700, "root", "root")
+        write_file(password_file, given["password"], 0o600, "root")
+        write_file(state_file, state_of(acl_file, server.ask("ACL", "LIST")), 0o600, "root")
     module.exit_json(changed=changed, loaded=stale)
 
 

@@ -69,7 +69,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
     return {
         "app": "shop",
         "current": str(tmp_path / "current"),
-        "drained": str(tmp_path / ".drained"),
+        "drained": str(tmp_path / "drained"),
         "programs": [
             {
                 "name": "shop-email",
@@ -221,7 +221,7 @@ def test_tasks_beyond_the_places_are_told_as_others(tell: Callable[..., dict[str
 
 def test_a_drained_host_says_so(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     assert tell()[series("celery_host_drained")] == 0
-    (tmp_path / ".drained").touch()
+    (tmp_path / "drained").touch()
     assert tell()[series("celery_host_drained")] == 1
 
 

@@ -19,6 +19,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._counts import (
     Counts,
     CountsFile,
     read_counts,
+    remove_counts,
 )
 
 NAME = "shop-email@1.0.0"
@@ -208,3 +209,28 @@ def test_a_file_of_another_form_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.0.counts").write_bytes(b"fleet 1\0" + b"\1" * 70_000)
     CountsFile(tmp_path, NAME).count(DONE, "email", "mailer.send", NOW)
     assert found(tmp_path).totals["done"] == 1
+
+
+def test_what_the_application_puts_beside_its_counts_is_neither_followed_nor_waited_for(tmp_path: Path) -> None:
+    directory, secret = tmp_path / "counts", tmp_path / "secret.counts"
+    CountsFile(directory, "shop-email@1.0").begin("email", "send", 1000.0)
+    secret.write_bytes((directory / "shop-email@1.0.0.counts").read_bytes())
+    (directory / "link@1.0.0.counts").symlink_to(secret)
+    os.mkfifo(directory / "pipe@1.0.0.counts")
+    (directory / "directory@1.0.0.counts").mkdir()
+    assert list(read_counts(directory)) == [("shop-email", "1.0")]
+
+    other = tmp_path / "other"
+    directory.rename(other)
+    directory.symlink_to(other)
+    assert read_counts(directory) == {}
+    remove_counts(directory, "1.0")
+    assert (other / "shop-email@1.0.0.counts").exists()
+
+
+def test_the_counts_of_a_release_are_removed(tmp_path: Path) -> None:
+    for release in ("1.0", "1.1"):
+        CountsFile(tmp_path, f"shop-email@{release}")
+    (tmp_path / "link@1.0.0.counts").symlink_to(tmp_path / "shop-email@1.1.0.counts")
+    remove_counts(tmp_path, "1.0")
+    assert [path.name for path in tmp_path.iterdir()] == ["shop-email@1.1.0.counts"]

@@ -102,7 +102,7 @@ class Exporter:
             "app": "shop",
             "counts": str(directory / "counts"),
             "current": str(directory / "current"),
-            "drained": str(directory / ".drained"),
+            "drained": str(directory / "drained"),
             "file": str(self._file),
             "interval": 0.2,
             "programs": [

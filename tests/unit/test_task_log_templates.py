@@ -26,7 +26,7 @@ CLOUDWATCH = {
     "celery_task_log_cloudwatch_secret_key": "secret",
 }
 ROLE = Role("celery_task_log", inventory_hostname="worker1", celery_task_log_app=APP)
-FILE = "/var/log/my-shop/tasks.jsonl"
+FILE = "/var/log/my-shop-tasks/tasks.jsonl"
 
 
 def ini(text: str) -> configparser.ConfigParser:
@@ -98,7 +98,7 @@ def test_the_journal_is_bounded_and_drops_nothing_for_its_rate() -> None:
 @pytest.mark.parametrize(
     ("given", "keys", "writes"),
     [
-        ({"celery_task_log_sink": "file"}, None, "/var/lib/my-shop /var/log/my-shop"),
+        ({"celery_task_log_sink": "file"}, None, "/var/lib/my-shop /var/log/my-shop-tasks"),
         (CLOUDWATCH, "/etc/my-shop/task-log.env", "/var/lib/my-shop"),
         ({**CLOUDWATCH, "celery_task_log_cloudwatch_credentials": "instance"}, None, "/var/lib/my-shop"),
     ],

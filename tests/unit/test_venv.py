@@ -159,7 +159,7 @@ def test_what_python_compiled_is_linked_too(tmp_path: Path) -> None:
 
 def test_nothing_of_a_wheel_runs_where_it_is_installed(tmp_path: Path) -> None:
     attack = f"import pathlib; pathlib.Path({str(tmp_path / 'done')!r}).touch()\n"
-    evil = {"evil.pth": attack, "sitecustomize.py": attack, "installer.py": attack, "evil-1.data/scripts/python": attack}
+    evil = dict.fromkeys(("evil.pth", "sitecustomize.py", "installer.py", "evil-1.data/scripts/python"), attack)
     make(really, sys.executable, packed(tmp_path / "1.tar", wheel("evil", "1", attack, **evil)), tmp_path / "1")
     assert not (tmp_path / "done").exists()
     # It was a real one: a Python of the environment runs it.
@@ -168,7 +168,7 @@ def test_nothing_of_a_wheel_runs_where_it_is_installed(tmp_path: Path) -> None:
     assert (tmp_path / "done").exists()
 
 
-@pytest.mark.parametrize("path", ["../../../../evil", "/tmp/evil", "evil-1.data/scripts/../../evil"])
+@pytest.mark.parametrize("path", ["../../../../evil", "/evil", "evil-1.data/scripts/../../evil"])
 def test_a_wheel_can_not_write_beside_its_environment(tmp_path: Path, path: str) -> None:
     artifact = packed(tmp_path / "1.tar", wheel("evil", "1", "", **{path: "attack"}))
     with pytest.raises(ReleaseError, match=r"evil-1-py3-none-any\.whl holds .*, which lies outside of the environment"):
@@ -179,7 +179,8 @@ def test_a_wheel_can_not_write_beside_its_environment(tmp_path: Path, path: str)
 def test_two_wheels_may_bring_the_same_file(tmp_path: Path) -> None:
     wheels = [wheel(name, "1", says_where(name), **{"tests/__init__.py": name}) for name in ("one", "two")]
     make(really, sys.executable, packed(tmp_path / "1.tar", *wheels), tmp_path / "1")
-    assert [says(tmp_path / "1", name) for name in ("one", "two")] == [f"{each} {tmp_path}/1/venv" for each in ("one", "two")]
+    venv = f"{tmp_path}/1/venv"
+    assert [says(tmp_path / "1", name) for name in ("one", "two")] == [f"one {venv}", f"two {venv}"]
 
 
 def test_the_nearest_release_is_linked(tmp_path: Path) -> None:

@@ -188,14 +188,24 @@ def test_the_record_names_the_tasks(host: Any) -> None:
 def test_what_is_installed_is_what_the_lock_names(host: Any) -> None:
     python = host.check_output("/usr/bin/python3 -c 'import platform; print(platform.python_version())'")
     lock = resolve([], [EXAMPLE / "requirements.lock"], python=python, machine="x86_64", directory=EXAMPLE)
-    # These come with a virtual environment, the second on Python 3.11 alone.
     expected = {package.name: package.version for package in lock} | {"shop": "1.0.0"}
-    pip = f"{RUN} python -m pip --disable-pip-version-check list --format json"
-    found = {re.sub(r"[._]", "-", item["name"].lower()): item["version"] for item in json.loads(host.check_output(pip))}
-    for tool in ("pip", "setuptools"):
-        if tool not in expected:
-            found.pop(tool, None)
-    assert found == expected
+    code = (
+        "import json; from importlib.metadata import distributions; "
+        "print(json.dumps([[each.metadata['Name'], each.version] for each in distributions()]))"
+    )
+    installed = json.loads(host.check_output(f'{RUN} python -c "{code}"'))
+    assert {re.sub(r"[._]", "-", name.lower()): version for name, version in installed} == expected
+
+
+def test_the_application_can_not_choose_where_root_writes(one: Any) -> None:
+    as_shop = "runuser -u shop -- "
+    for path in ("/var/log/shop/shop-email.log", "/srv/shop/drained", "/srv/shop/current/venv/bin/celery"):
+        assert "Permission denied" in one.run(f"{as_shop} ln -sf /etc/victim {path}").stderr
+    one.check_output("install -d -m 755 /etc/victim")
+    one.check_output(f"{as_shop} ln -sfn /etc/victim /var/lib/shop/counts")
+    apply("--limit", "debian12")
+    assert one.check_output("stat -c '%a %U' /etc/victim") == "755 root"
+    one.check_output("rm /var/lib/shop/counts && rmdir /etc/victim")
 
 
 def test_a_command_of_root_is_run_as_the_applications_user(host: Any) -> None:

@@ -14,7 +14,7 @@ from shared.deployed import wait_until
 CONVERGE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml"
 JOURNAL = "journalctl --namespace=shop --quiet --output=cat SYSLOG_IDENTIFIER=celery"
 FAILURES = f"{JOURNAL} CELERY_TASK=customers.sync CELERY_STATE=FAILURE --since today"
-TASKS = "/var/log/shop/tasks.jsonl"
+TASKS = "/var/log/shop-tasks/tasks.jsonl"
 
 
 def refused(host: Any, processes: int = 1, tasks: int = 0) -> int:

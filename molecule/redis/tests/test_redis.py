@@ -81,6 +81,11 @@ class Server:
     def pid(self) -> str:
         return main_pid(self.host, f"{self.flavor}-server")
 
+    @property
+    def state(self) -> str:
+        """Return the directory of what root keeps of it."""
+        return f"/var/lib/celery-fleet/{self.flavor}"
+
     def runs(self) -> bool:
         return bool(self.host.service(f"{self.flavor}-server").is_running)
 
@@ -391,17 +396,24 @@ def test_secrets_are_for_their_owner_only(server: Server) -> None:
         assert re.fullmatch(r"[A-Za-z0-9]{32}", path.read_text().strip())
     assert len(set(server.passwords.values())) == len(USERS)
     modes = server.host.check_output(
-        f"cd /etc/{server.flavor} && stat -c '%n %a %U %G' users.acl administrator.password"
+        f"stat -c '%n %a %U %G' /etc/{server.flavor} /etc/{server.flavor}/users.acl {server.state}"
     )
-    assert [line.split()[:3] for line in modes.splitlines()] == [
-        ["users.acl", "640", "root"],
-        ["administrator.password", "600", "root"],
+    assert [line.split() for line in modes.splitlines()] == [
+        [f"/etc/{server.flavor}", "750", "root", server.flavor],
+        [f"/etc/{server.flavor}/users.acl", "640", "root", server.flavor],
+        [server.state, "700", "root", "root"],
     ]
+
+
+def test_the_servers_user_can_write_no_file_that_root_reads(server: Server) -> None:
+    attempt = f"runuser -u {server.flavor} -- ln -sf /etc/shadow"
+    for path in (f"/etc/{server.flavor}/users.acl", f"{server.state}/administrator.password"):
+        assert "Permission denied" in server.host.run(f"{attempt} {path}").stderr
 
 
 def test_root_of_the_host_logs_in_without_knowing_the_password(server: Server) -> None:
     cli = f"{server.flavor}-cli -s /run/{server.flavor}/{server.flavor}.sock --user shop-admin"
-    command = f"REDISCLI_AUTH=$(cat /etc/{server.flavor}/administrator.password) {cli} ACL WHOAMI"
+    command = f"REDISCLI_AUTH=$(cat {server.state}/administrator.password) {cli} ACL WHOAMI"
     assert server.host.check_output(command).strip() == "shop-admin"
 
 

@@ -31,7 +31,8 @@ CONTROL = f"{RUN} celery -A shop.celery:app"
 CURRENT = "/srv/shop/current"
 PACKAGES = "/srv/shop/releases/1.0.0/venv/lib/python3*/site-packages"
 OLD = "billiard-4.2.1.dist-info"
-REDIS = "REDISCLI_AUTH=$(cat /etc/redis/administrator.password) redis-cli -s /run/redis/redis.sock --user shop-admin"
+PASSWORD = "/var/lib/celery-fleet/redis/administrator.password"
+REDIS = f"REDISCLI_AUTH=$(cat {PASSWORD}) redis-cli -s /run/redis/redis.sock --user shop-admin"
 ALARM = {
     "rabbitmq": "rabbitmqctl set_vm_memory_high_watermark absolute 1MB",
     "redis": f"{REDIS} config set maxmemory 1mb",

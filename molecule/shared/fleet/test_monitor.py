@@ -275,7 +275,7 @@ def told(alerts: list[dict[str, Any]], status: str) -> set[str]:
 def test_a_drained_host_is_no_alarm(shop: Shop, monitor: Monitor) -> None:
     """Its workers are gone on purpose."""
     with ExitStack() as stack:
-        marker = "/var/lib/shop/.drained"
+        marker = "/srv/shop/drained"
         stack.enter_context(shop.altered("worker1", f"touch {marker}", f"rm {marker}"))
         stack.enter_context(
             shop.altered("worker1", "supervisorctl stop shop-customers", "supervisorctl start shop-customers")
@@ -421,7 +421,7 @@ def test_a_task_log_that_loses_is_told_and_forgotten(shop: Shop, monitor: Monito
 
 @pytest.mark.skipif(BROKER == "rabbitmq", reason="only the other fleet brings its task log to a file")
 def test_a_task_log_that_is_behind_is_told_and_forgotten(shop: Shop, monitor: Monitor) -> None:
-    before = shop.output("wc -l </var/log/shop/tasks.jsonl", "worker1")
+    before = shop.output("wc -l </var/log/shop-tasks/tasks.jsonl", "worker1")
     hang, go_on = (f"systemctl kill --signal {signal} shop-task-log" for signal in ("STOP", "CONT"))
     with shop.altered("worker1", hang, go_on):
         ids = shop.send(*[call("customers.noop") for _ in range(20)])
@@ -429,7 +429,8 @@ def test_a_task_log_that_is_behind_is_told_and_forgotten(shop: Shop, monitor: Mo
     mine = [line for line in shop.wait_for(ids) if line["host"] == "worker1"]
     expected = int(before) + len(mine)
     wait_until(
-        lambda: int(shop.output("wc -l </var/log/shop/tasks.jsonl", "worker1")) >= expected, "not all are in the file"
+        lambda: int(shop.output("wc -l </var/log/shop-tasks/tasks.jsonl", "worker1")) >= expected,
+        "not all are in the file",
     )
 
 
