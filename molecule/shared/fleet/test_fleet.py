@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,18 @@ PORTS = {
 }
 GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
 
+# Listens on an address, has the exporter of Redis look there, and prints what it was sent.
+LURE = """
+import socket, sys, threading, urllib.request
+here, exporter = sys.argv[1:]
+server = socket.create_server((here, 7777))
+ask = f"http://{exporter}:9121/scrape?target=redis://{here}:7777"
+threading.Thread(target=urllib.request.urlopen, args=(ask,), kwargs={"timeout": 60}, daemon=True).start()
+server.settimeout(60)
+client, _ = server.accept()
+print(client.recv(1000), flush=True)
+"""
+
 
 @pytest.fixture(scope="module")
 def shop() -> Shop:
@@ -45,6 +58,15 @@ def broker_process(shop: Shop) -> str:
     return shop.output(
         f"if systemctl is-active -q {unit}; then systemctl show -p MainPID --value {unit}; fi", "broker1"
     )
+
+
+@pytest.mark.skipif(BROKER != "redis", reason="RabbitMQ tells its numbers itself")
+def test_the_exporter_of_redis_logs_in_nowhere_else(shop: Shop) -> None:
+    here, exporter = (shop.host(name).ansible.get_variables()["ansible_host"] for name in ("worker1", "broker1"))
+    sent = shop.output(f"python3 -c {shlex.quote(LURE)} {here} {exporter}", "worker1")
+    password = shop.output("cat /etc/prometheus-redis-exporter/passwords.json", "broker1").split('"')[3]
+    assert "b'" in sent
+    assert password not in sent
 
 
 def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None:
