@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -24,6 +25,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 MAXCLIENTS_LEAST = 1000
 # Valkey came with Debian 13.
 VALKEY_SINCE = 13
+
+_ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,17 @@ def broker_host(
                 "Set it, or gather facts",
             )
         )
-    if flavor == "valkey" and host.debian is not None and host.debian < VALKEY_SINCE:
+    if not _ADDRESS.fullmatch(address or "-"):
+        problems.append(
+            Problem(
+                "celery_broker_address", f"{address!r} is no address", "Give a name or an IP address, such as 10.0.0.10"
+            )
+        )
+    if flavor == "valkey" and host.system and host.system[0] == "Debian" and host.system[1] < VALKEY_SINCE:
         problems.append(
             Problem(
                 "celery_broker",
-                f"{host.name} has Debian {host.debian}, which has no Valkey",
+                f"{host.name} has Debian {host.system[1]}, which has no Valkey",
                 f"Take redis, or a host with Debian {VALKEY_SINCE}",
             )
         )
@@ -108,7 +117,12 @@ def listen_addresses(
 
     Where its address is a public one, that must be told.
     """
-    given = [str(address) for address in raw.get("broker_listen_addresses") or []]
+    told = raw.get("broker_listen_addresses") or []
+    if not isinstance(told, list):
+        what = f"{told!r} is not a list"
+        problems.append(Problem("celery_broker_listen_addresses", what, f"Write it as [{told}]"))
+        told = []
+    given = [str(address) for address in told]
     away = sorted(set(fleet_hosts) - {broker.name})
     if given:
         if away and all(address in LOOPBACK for address in given):

@@ -8,7 +8,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Queue, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import Clients, Costs
-from ansible_collections.fleet.celery.plugins.module_utils._units import MIB
+from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 DELIVERY_LIMIT = 50
 # RabbitMQ's own default, never gone below, and what a message is granted beyond its run time.
@@ -17,6 +17,8 @@ CONSUMER_TIMEOUT_MARGIN = 600
 # Redis sees a message that was not acknowledged for so long as one whose worker died. Its sweep is up to 100 s late.
 VISIBILITY_MARGIN = 300
 LONGEST_COUNTDOWN = 3600
+# RabbitMQ 4's max_message_size.
+_LARGEST_MESSAGE = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,10 @@ class RabbitMQ:
         """
         for queue in demand.queues:
             where = f"celery_queues[{queue.name}]"
+            if queue.message_size > _LARGEST_MESSAGE:
+                largest = format_size(_LARGEST_MESSAGE)
+                what = f"{format_size(queue.message_size)} is above the {largest} that RabbitMQ 4 takes"
+                problems.append(Problem(f"{where}.message_size", what, "Send a reference to what is large instead"))
             if queue.max_priority and queue.type == "quorum":
                 problems.append(
                     Problem(f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic, too")

@@ -33,6 +33,49 @@ _HIGHEST_PRIORITY = 255
 ACTIVATIONS = ("warm", "handover")
 _RESERVED_WORKERS = ("beat", "flower")
 _SECONDS_A_DAY = 86400
+_LONGEST_SECONDS = 366 * _SECONDS_A_DAY
+# Supervisor's programs, files and counts are named after a worker, its application and release, in 255 bytes.
+_LONGEST_WORKER = 64
+#: Options of `celery worker` that the plan gives, and where to say what they are to be.
+_PLANNED_OPTIONS = {
+    "--queues": "queues",
+    "-Q": "queues",
+    "--exclude-queues": "queues",
+    "-X": "queues",
+    "--concurrency": "concurrency",
+    "-c": "concurrency",
+    "--autoscale": "autoscale",
+    "--pool": "pool",
+    "-P": "pool",
+    "--hostname": "node_name",
+    "-n": "node_name",
+    "--prefetch-multiplier": "prefetch_multiplier",
+    "--time-limit": "time_limit",
+    "--soft-time-limit": "soft_time_limit",
+    "--max-tasks-per-child": "max_tasks_per_child",
+    "--max-memory-per-child": "max_memory_per_child",
+    "--loglevel": "log_level",
+    "-l": "log_level",
+    "--optimization": "optimization",
+    "-O": "optimization",
+    "--task-events": "celery_settings.worker_send_task_events",
+    "--events": "celery_settings.worker_send_task_events",
+    "-E": "celery_settings.worker_send_task_events",
+    "--beat": "the group beat",
+    "-B": "the group beat",
+    "--schedule-filename": "the group beat",
+    "--scheduler": "celery_settings.beat_scheduler",
+    "-s": "the group beat",
+    "--detach": "nothing: Supervisor keeps it in the foreground",
+    "-D": "nothing: Supervisor keeps it in the foreground",
+    "--logfile": "nothing: Supervisor writes it",
+    "-f": "nothing: Supervisor writes it",
+    "--pidfile": "nothing: Supervisor knows its process",
+    "--uid": "celery_app_name",
+    "--gid": "celery_app_name",
+    "--purge": "nothing: it would throw away what waits",
+    "--discard": "nothing: it would throw away what waits",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -175,7 +218,11 @@ class Reader:
         return number
 
     def seconds(self, key: str) -> int | None:
-        return self.integer(key, unit="a number of seconds")
+        value = self.integer(key, unit="a number of seconds")
+        if value is not None and value > _LONGEST_SECONDS:
+            self.problem(key, f"{value} s is longer than a year", "Set what the longest task may take, in seconds")
+            return None
+        return value
 
     def size(self, key: str) -> int | None:
         value = self._take(key)
@@ -191,7 +238,11 @@ class Reader:
         value = self._take(key)
         if value is None:
             return default
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
+        if isinstance(value, bool):
+            what = f"{value!r} is not a text, and what YAML makes of yes, no, on, off, true and false without quotes"
+            self.problem(key, what, f'Quote it, as in {key}: "on"')
+            return default
+        if not isinstance(value, (str, int)):
             self.problem(key, f"{value!r} is not a text", f"Write it as {key}: some-text")
             return default
         return str(value)
@@ -390,6 +441,8 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
     name = reader.name()
     if name in _RESERVED_WORKERS:
         reader.problem("name", f"{name!r} is the name of a program of the fleet itself", "Choose another")
+    if len(name) > _LONGEST_WORKER:
+        reader.problem("name", f"has more than {_LONGEST_WORKER} characters", "Choose a shorter one")
     group = reader.text("group")
     if not group:
         reader.problem("group", "is missing", "Name the inventory group whose hosts run this worker")
@@ -413,6 +466,9 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
     for argument in extra_args:
         if "\n" in argument or "\0" in argument:
             reader.problem("extra_args", f"{argument!r} has a line break", "Give each argument on one line")
+        option = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
+        if option in _PLANNED_OPTIONS:
+            reader.problem("extra_args", f"{option} would override the plan", f"Set {_PLANNED_OPTIONS[option]} instead")
     node_name = reader.text("node_name")
     if node_name and not re.fullmatch(r"[^\s,@%]+(%[hndIip][^\s,@%]*)*", node_name):
         reader.problem(

@@ -36,10 +36,11 @@ _DATA = PurePath("/var/lib")
 
 
 def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return memory_mb, processors, address, declared_memory, disk, debian and role_variables of a host.
+    """Return what the plan asks of a host, None where it is not known.
 
-    What is not known is None. disk: bytes of the file system that a broker's data is on. debian: the release's number.
-    role_variables: those of DERIVED_ROLE_VARIABLES that are set.
+    disk: bytes of the file system that a broker's data is on. system: the distribution and its release's number.
+    login: the user that Ansible logs in as. role_variables: those of DERIVED_ROLE_VARIABLES that are set.
+    variables: all that begin as the fleet's do.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     route: Mapping[str, Any] = facts.get("default_ipv4") or {}
@@ -49,7 +50,11 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "address": route.get("address") or variables.get("ansible_host"),
         "declared_memory": variables.get("celery_host_memory"),
         "disk": _file_system_size(facts.get("mounts") or ()),
-        "debian": facts.get("distribution_major_version"),
+        "system": [facts["distribution"], facts["distribution_major_version"]] if "distribution" in facts else None,
+        "machine_id": facts.get("machine_id"),
+        "nodename": facts.get("nodename"),
+        "login": variables.get("ansible_user"),
+        "variables": [name for name in variables if str(name).startswith("celery_")],
         "role_variables": [name for name in DERIVED_ROLE_VARIABLES if name in variables],
     }
 

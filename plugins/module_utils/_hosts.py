@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
+
+#: What the roles were tried on.
+PLATFORMS = (("Debian", 12), ("Debian", 13))
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,12 @@ class Host:
         processors: None if it is not known.
         address: what other hosts reach it by; empty if it is not known.
         disk: bytes of the file system below /var/lib; None if it is not known.
-        debian: number of the release; None if it is not known.
+        system: the distribution and the number of its release; None if it is not known.
         role_variables: set there, though the plan derives them.
+        machine_id: of systemd's, which a machine has for itself.
+        nodename: what Celery takes for %h.
+        login: the user that Ansible logs in as.
+        variables: set there, of those that begin as the fleet's do.
     """
 
     name: str
@@ -28,8 +35,12 @@ class Host:
     processors: int | None = None
     address: str = ""
     disk: int | None = None
-    debian: int | None = None
+    system: tuple[str, int] | None = None
     role_variables: tuple[str, ...] = ()
+    machine_id: str = ""
+    nodename: str = ""
+    login: str = ""
+    variables: tuple[str, ...] = ()
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -52,7 +63,62 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             facts.get("processors") or None,
             str(facts.get("address") or ""),
             facts.get("disk"),
-            as_integer(facts.get("debian")),
+            _system(facts.get("system")),
             tuple(facts.get("role_variables") or ()),
+            str(facts.get("machine_id") or ""),
+            str(facts.get("nodename") or ""),
+            str(facts.get("login") or ""),
+            tuple(facts.get("variables") or ()),
         )
     return hosts
+
+
+def _system(found: Sequence[Any] | None) -> tuple[str, int] | None:
+    release = as_integer(found[1]) if found else None
+    return (str(found[0]), release) if found and release is not None else None
+
+
+def check_platforms(hosts: Iterable[Host], problems: list[Problem], *, untested: bool) -> None:
+    """Refuse hosts of systems that the roles were not tried on, unless that is wanted."""
+    for host in hosts:
+        if host.system and host.system not in PLATFORMS and not untested:
+            name, release = host.system
+            problems.append(
+                Problem(
+                    f"the host {host.name}",
+                    f"has {name} {release}, on which the roles were not tried",
+                    f"Take {' or '.join(f'{name} {release}' for name, release in PLATFORMS)}, or set "
+                    "celery_untested_platforms: true",
+                )
+            )
+
+
+def check_identities(hosts: Iterable[Host], workers: Collection[str], problems: list[Problem]) -> None:
+    """Refuse names of an inventory that stand for one machine, and workers of one name.
+
+    Args:
+        workers: the names of the hosts that run workers.
+    """
+    hosts = list(hosts)
+    identities = (
+        (
+            "the address",
+            {host.name: host.address for host in hosts},
+            "Name each host once, with an ansible_host of its own",
+        ),
+        (
+            "the machine id",
+            {host.name: host.machine_id for host in hosts},
+            "Name each host once. Of a copied machine: rm /etc/machine-id && systemd-machine-id-setup",
+        ),
+        (
+            "the host name",
+            {host.name: host.nodename for host in hosts if host.name in workers},
+            "Celery names a worker after it. Give each host its own: hostnamectl hostname NAME",
+        ),
+    )
+    for what, values, fix in identities:
+        for value in sorted({value for value in values.values() if value}):
+            names = [name for name, its in values.items() if its == value]
+            if len(names) > 1:
+                problems.append(Problem(f"the hosts {' and '.join(names)}", f"have {what} {value} in common", fix))

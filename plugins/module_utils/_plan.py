@@ -5,6 +5,7 @@ Pure: no file, no network, no clock. Sizes are bytes, times are seconds unless a
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -34,10 +35,17 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     read_declaration,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import read_hooks
-from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host, read_hosts
+from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
+    Host,
+    check_identities,
+    check_platforms,
+    read_hosts,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
+from ansible_collections.fleet.celery.plugins.module_utils._variables import unknown_variables
 
 # Seconds between the end of the longest task and the SIGKILL that Supervisor would send.
 STOP_MARGIN = 60
@@ -63,6 +71,18 @@ _DERIVED_SETTINGS = {
     "task_queue_max_priority": "max_priority of celery_queues",
     "broker_url": "celery_broker and its address and password",
 }
+# Where the broker's permissions end: to change one of these would take the fleet's right to it away.
+_FIXED_SETTINGS = {
+    "control_exchange",
+    "event_exchange",
+    "event_queue_prefix",
+    "task_create_missing_queues",
+    "task_default_exchange",
+    "task_default_exchange_type",
+    "task_default_routing_key",
+}
+_SETTING_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 
 @dataclass(frozen=True)
@@ -318,7 +338,7 @@ def _route_options(queue: Queue) -> dict[str, Any]:
 
 
 def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> None:
-    for name in sorted(overrides):
+    for name, value in sorted(overrides.items()):
         if name in _DERIVED_SETTINGS:
             problems.append(
                 Problem(
@@ -327,10 +347,16 @@ def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> No
                     f"Set {_DERIVED_SETTINGS[name]} instead",
                 )
             )
-        elif name != name.lower():
-            problems.append(
-                Problem(f"celery_settings.{name}", "is not a Celery setting's name", f"Write it as {name.lower()}")
-            )
+        elif name in _FIXED_SETTINGS:
+            what = "is what the broker's permissions are made for, so that workers would be refused"
+            problems.append(Problem(f"celery_settings.{name}", what, "Remove it"))
+        elif not _SETTING_NAME.fullmatch(name):
+            fix = f"Write it as {name.lower()}" if _SETTING_NAME.fullmatch(name.lower()) else "Remove it"
+            problems.append(Problem(f"celery_settings.{name}", "is not a Celery setting's name", fix))
+        if _PASSWORD_IN_URL.search(str(value)):
+            what = "holds a password, in a file that every user of a host can read"
+            fix = "Give it by celery_app_environment, such as CELERY_RESULT_BACKEND"
+            problems.append(Problem(f"celery_settings.{name}", what, fix))
     options = overrides.get("broker_transport_options")
     if isinstance(options, Mapping) and "visibility_timeout" in options:
         problems.append(
@@ -348,6 +374,12 @@ def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> No
                 "Set 1 for long tasks, 4 for short ones",
             )
         )
+
+
+def _check_secrets_dir(path: str, problems: list[Problem]) -> None:
+    if not path.startswith("/") or ".." in path.split("/"):
+        what = f"{path!r} is no absolute path, or leads elsewhere by .."
+        problems.append(Problem("celery_secrets_dir", what, "Set it, or celery_fleet_name, which is a part of it"))
 
 
 def _merged(settings: Mapping[str, Setting], name: str, value: object) -> object:
@@ -407,7 +439,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     hosts = read_hosts(facts, problems)
     app = declaration.app_name
     queues = {queue.name: queue for queue in declaration.queues}
-    overrides = raw.get("settings") or {}
+    overrides = {str(name): value for name, value in (raw.get("settings") or {}).items()}
     placed = place(declaration, groups, hosts, problems, events=bool(overrides.get("worker_send_task_events", True)))
     flavor = broker_flavor(raw, problems)
     kind = BROKERS[flavor].kind
@@ -423,6 +455,12 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
 
     producers = list(groups.get(str(raw.get("producer_group") or "producers"), ()))
     names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host, monitor_host]) if name]
+    used = [hosts[name] for name in dict.fromkeys([*names, *producers]) if name in hosts]
+    check_platforms(used, problems, untested=bool(raw.get("untested_platforms")))
+    check_identities(used, placed, problems)
+    check_app_name(app, {host.login for host in used}, problems)
+    warnings += unknown_variables({name for host in used for name in host.variables}, problems)
+    _check_secrets_dir(str(raw.get("secrets_dir") or "/"), problems)
     demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)
     broker = {
         "kind": kind,
@@ -436,6 +474,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "metrics_address": str(raw.get("broker_metrics_address") or "")
         or (broker_on.address if monitor_host not in ("", broker_on.name) else "127.0.0.1"),
     } | BROKERS[flavor].values(demand, problems, warnings)
+    check_queue_names(queues, kind, str(broker.get("dead_letter_queue") or ""), problems)
     settings = celery_settings(broker=broker, app_name=app, default_queue=declaration.default_queue)
     merged = {name: _merged(settings, name, value) for name, value in overrides.items()}
     all_settings = {name: item.value for name, item in settings.items()} | merged

@@ -43,7 +43,9 @@ def test_an_inventory_of_the_project_can_be_planned(name: str) -> None:
     variables = next(iter(hosts.values()))
     raw = {key.removeprefix("celery_"): value for key, value in variables.items() if key.startswith("celery_")}
     groups = {group: members(listed, group) for group in listed if group != "_meta"}
-    facts = {host: {"memory_mb": 4096, "processors": 2, "address": "192.0.2.1"} for host in hosts}
+    facts = {
+        host: {"memory_mb": 4096, "processors": 2, "address": f"192.0.2.{number}"} for number, host in enumerate(hosts)
+    }
     plan = make_plan(raw, groups, facts)
     assert plan.problems == ()
     assert plan.values["beat_host"]

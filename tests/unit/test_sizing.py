@@ -116,7 +116,11 @@ def test_the_broker_gets_what_its_host_has_left() -> None:
         ({"broker_memory": "much"}, {}, "celery_broker_memory: 'much' is not a size with a unit"),
         ({"web_processes": "some"}, {}, "celery_web_processes: 'some' is no number of processes"),
         ({}, {"disk": 10 * MIB}, "disk of broker1: the declared tasks need "),
-        ({"broker": "valkey"}, {"debian": "12"}, "celery_broker: broker1 has Debian 12, which has no Valkey"),
+        (
+            {"broker": "valkey"},
+            {"system": ["Debian", "12"]},
+            "celery_broker: broker1 has Debian 12, which has no Valkey",
+        ),
         ({"broker": "redis"}, {"role_variables": ["redis_maxmemory"]}, "redis_maxmemory: is derived by the plan"),
     ],
 )

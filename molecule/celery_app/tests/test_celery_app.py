@@ -122,7 +122,7 @@ def test_directories_and_files_are_closed_to_others(host: Any) -> None:
         "/etc/shop/celery_fleet_settings.py": "644 root root",
         "/etc/shop/programs": "750 root shop",
         "/var/lib/shop": "750 shop shop",
-        "/var/log/shop": "750 shop shop",
+        "/var/log/shop": "750 root shop",
     }
     found = host.check_output(f"stat -c '%n %a %U %G' {' '.join(expected)}").splitlines()
     assert dict(line.split(" ", 1) for line in found) == expected
@@ -410,6 +410,13 @@ def test_a_module_without_the_application_is_refused(one: Any) -> None:
     assert "Release 1.0.0 does not import, so nothing was changed or restarted" in output
     assert "shop.settings imports, but holds no Celery application where celery_app_module says" in output
     assert state(one) == before
+
+
+def test_a_user_of_the_hosts_is_not_taken(one: Any) -> None:
+    directories = {name: f"/srv/games/{name}" for name in ("root", "config_dir", "state_dir", "log_dir")}
+    output = refuse(celery_app_app={"name": "games", "user": "games", "module": "shop.celery:app", **directories})
+    assert "games is a user of debian12 already, whose home is /usr/games. Choose another celery_app_name" in output
+    assert not one.file("/srv/games").exists
 
 
 def test_a_virtual_environment_that_broke_is_found(one: Any) -> None:

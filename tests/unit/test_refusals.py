@@ -1,0 +1,171 @@
+"""What a declaration can't be, because a name is taken or a host is not what it seems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
+from ansible_collections.fleet.celery.plugins.module_utils._variables import OF_PLAYBOOKS, OF_ROLES
+from fleet import FACTS, GROUPS, declaration, with_worker
+
+ROOT = Path(__file__).parents[2]
+
+
+def refused(raw: dict[str, Any], **facts: dict[str, Any]) -> list[str]:
+    """Return the problems of a declaration; what is given of hosts is added to what is known of them."""
+    return [str(problem) for problem in planned(raw, **facts).problems]
+
+
+def planned(raw: dict[str, Any], **facts: dict[str, Any]) -> Plan:
+    return make_plan(raw, GROUPS, {name: {**known, **facts.get(name, {})} for name, known in FACTS.items()})
+
+
+def with_queues(*names: str, **changes: Any) -> dict[str, Any]:
+    """Return the declaration with these queues, which one worker consumes."""
+    worker = {"name": "all", "group": "workers", "queues": list(names), "concurrency": 1}
+    return declaration(queues=[{"name": name} for name in names], workers=[worker], **changes)
+
+
+@pytest.mark.parametrize("app", ["root", "systemd", "mail", "redis", "systemd-network"])
+def test_an_application_takes_no_user_or_directory_of_the_systems(app: str) -> None:
+    (problem,) = refused(declaration(app_name=app))
+    assert problem.startswith(f"celery_app_name: {app!r} is a user, or a directory below /etc")
+
+
+def test_an_application_does_not_take_the_user_that_ansible_logs_in_as() -> None:
+    (problem,) = refused(declaration(app_name="deploy"), worker1={"login": "deploy"})
+    assert "is the user that Ansible logs in as" in problem
+
+
+@pytest.mark.parametrize(
+    ("broker", "name", "purpose"),
+    [
+        ("rabbitmq", "amq.mail", "RabbitMQ itself"),
+        ("rabbitmq", "celery_delayed_3", "tasks for later"),
+        ("rabbitmq", "shop.dead", "dead letters"),
+        ("rabbitmq", "celeryev", "events"),
+        ("redis", "celeryev.1", "events"),
+        ("redis", "reply.celery.pidbox", "remote control"),
+        ("redis", "unacked_index", "what is not acknowledged"),
+        ("redis", "_kombu.binding.shop", "bindings"),
+        ("redis", "celery-task-meta-1", "results"),
+    ],
+)
+def test_a_queue_takes_no_name_that_means_something_else(broker: str, name: str, purpose: str) -> None:
+    problems = refused(with_queues(name, broker=broker))
+    what = f"celery_queues[{name}]: the name is that of a queue or key for {purpose}. Choose another"
+    assert what in problems
+
+
+def test_a_queues_tasks_do_not_run_twice() -> None:
+    (problem,) = refused(with_queues("email", "bulk.email"))
+    assert problem == (
+        "celery_queues[bulk.email]: its tasks would run twice, because it ends with .email, a queue too. "
+        "Name it bulk-email"
+    )
+    assert refused(with_queues("email", "bulk.email", broker="redis")) == []
+    assert refused(with_queues("email", "email.bulk", "bulkemail")) == []
+
+
+def test_names_fit_where_they_are_used() -> None:
+    assert any("more than 255 bytes" in problem for problem in refused(with_queues("q" * 256)))
+    assert any("more than 64 characters" in problem for problem in refused(with_worker(name="w" * 65)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("address", "10.0.0.2", "the hosts worker1 and worker2: have the address 10.0.0.2 in common"),
+        ("machine_id", "4711", "the hosts worker1 and worker2: have the machine id 4711 in common"),
+        ("nodename", "vm", "the hosts worker1 and worker2: have the host name vm in common"),
+    ],
+)
+def test_a_machine_has_one_name(key: str, value: str, what: str) -> None:
+    (problem,) = refused(declaration(), worker1={key: value}, worker2={key: value})
+    assert problem.startswith(what)
+    # Only workers are named after their hosts.
+    assert bool(refused(declaration(), worker1={key: value}, broker1={key: value})) == (key != "nodename")
+
+
+@pytest.mark.parametrize("system", [["Ubuntu", "22"], ["Debian", "11"], ["Debian", "14"]])
+def test_a_system_on_which_nothing_was_tried_is_named(system: list[str]) -> None:
+    (problem,) = refused(declaration(), worker1={"system": system})
+    assert problem == (
+        f"the host worker1: has {system[0]} {system[1]}, on which the roles were not tried. "
+        "Take Debian 12 or Debian 13, or set celery_untested_platforms: true"
+    )
+    assert refused(declaration(untested_platforms=True), worker1={"system": system}) == []
+    assert refused(declaration(), worker1={"system": ["Debian", "12"]}) == []
+
+
+def test_a_variable_that_is_misspelt_is_named_and_one_of_ones_own_is_told() -> None:
+    plan = planned(declaration(), worker1={"variables": ["celery_default_quue", "celery_colour", "celery_queues"]})
+    assert [str(problem) for problem in plan.problems] == [
+        "celery_default_quue: is not known (did you mean 'celery_default_queue'?). "
+        "Write celery_default_queue, or give a variable of your own another name"
+    ]
+    assert [text for text in plan.warnings if "celery_colour" in text]
+
+
+def test_the_variables_of_roles_and_playbooks_are_known() -> None:
+    specs = [yaml.safe_load(path.read_text()) for path in ROOT.glob("roles/*/meta/argument_specs.yml")]
+    options = {name for spec in specs for entry in spec["argument_specs"].values() for name in entry.get("options", {})}
+    assert {name for name in options if name.startswith("celery_")} == OF_ROLES
+    playbooks = "".join(path.read_text() for path in ROOT.glob("p*/**/*.yml")) + (
+        ROOT / "plugins/module_utils/_facts.py"
+    ).read_text(encoding="utf-8")
+    assert {name for name in OF_PLAYBOOKS if name not in playbooks} == set()
+
+
+@pytest.mark.parametrize("argument", ["--queues=other", "-Qother", "--pool", "-c4", "--purge", "--detach", "-n"])
+def test_an_option_of_the_plans_is_not_overridden(argument: str) -> None:
+    (problem,) = refused(with_worker(extra_args=[argument]))
+    assert "would override the plan" in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"control_exchange": "x"}, "celery_settings.control_exchange: is what the broker's permissions are made for"),
+        ({1: 2}, "celery_settings.1: is not a Celery setting's name"),
+        ({"a b": 2}, "celery_settings.a b: is not a Celery setting's name"),
+        ({"result_backend": "redis://:pw@10.0.0.9"}, "celery_settings.result_backend: holds a password"),
+        ({"result_backend": "db+postgresql://a:pw@10.0.0.9/x"}, "celery_settings.result_backend: holds a password"),
+    ],
+)
+def test_settings_that_can_not_be_or_would_be_read_by_others_are_refused(settings: dict[Any, Any], what: str) -> None:
+    (problem,) = refused(declaration(settings=settings))
+    assert problem.startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"broker_listen_addresses": "10.0.0.1"}, "celery_broker_listen_addresses: '10.0.0.1' is not a list"),
+        ({"broker_address": "http://x/ y"}, "celery_broker_address: 'http://x/ y' is no address"),
+        ({"secrets_dir": "secrets"}, "celery_secrets_dir: 'secrets' is no absolute path"),
+        ({"secrets_dir": "/home/a/../../tmp"}, "celery_secrets_dir: '/home/a/../../tmp' is no absolute path"),
+    ],
+)
+def test_places_are_what_they_seem(changes: dict[str, Any], what: str) -> None:
+    (problem,) = refused(declaration(**changes))
+    assert problem.startswith(what)
+
+
+def test_limits_have_an_end_and_words_of_yaml_are_named() -> None:
+    (problem,) = refused(with_worker(time_limit=10**15))
+    assert "is longer than a year" in problem
+    problems = refused(declaration(queues=[{"name": True}]))
+    assert any(
+        "what YAML makes of yes, no, on, off, true and false without quotes. Quote it" in each for each in problems
+    )
+
+
+def test_a_message_fits_the_broker() -> None:
+    raw = with_queues("email")
+    raw["queues"][0]["message_size"] = "20MB"
+    assert any("is above the 16 MB that RabbitMQ 4 takes" in problem for problem in refused(raw))
+    assert not any("RabbitMQ" in problem for problem in refused({**raw, "broker": "redis"}))
