@@ -403,6 +403,28 @@ def test_the_check_finds_the_application_of_a_package(project: Project) -> None:
     assert "No module named 'no_such_package'" in run.stderr
 
 
+def test_a_task_may_wait_for_less_than_a_second(project: Project) -> None:
+    tell = (
+        "import json\nfrom celery.app import base\n{}\n"
+        "try:\n    told = base.calculate_routing_key(int(0.5), 'video')[-9:]\n"
+        "except ValueError as error:\n    told = str(error)\nprint(json.dumps(told))"
+    )
+    # Once Celery takes it by itself, the loader need not.
+    assert project.run(tell.format("")) == "countdown must be a positive number"
+    assert project.run(tell.format("from shop_app import app; app.conf.timezone; app.conf.timezone")) == "0.1.video"
+
+
+def test_a_message_that_is_too_late_comes_to_a_worker(project: Project) -> None:
+    tell = (
+        "import json\nfrom shop_app import app\n"
+        "app.send_task('video.cut', expires=60)\n"
+        "with app.connection_for_read() as connection:\n"
+        "    message = connection.SimpleQueue('video').get(timeout=10)\n"
+        "print(json.dumps(['expiration' in message.properties, bool(message.headers['expires'])]))"
+    )
+    assert project.run(tell, CELERY_BROKER_URL="memory://") == [False, True]
+
+
 @pytest.fixture(scope="module", params=["5.3.6", "5.4.0", "5.5.3", "5.6.2"])
 def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """An older Celery, and the directory that it is installed in."""

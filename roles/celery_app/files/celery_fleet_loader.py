@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
+from celery.app import base
 from celery.app.defaults import DEFAULTS
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
+from celery.signals import before_task_publish
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.utils.url import maybe_sanitize_url
 
@@ -40,6 +42,8 @@ class Loader(AppLoader):  # type: ignore[misc]
     def apply(self, **_: object) -> None:
         """Put the fleet's settings around those of the application."""
         conf = self.app.conf
+        before_task_publish.connect(leave_expiry_to_workers)
+        take_fractions_of_a_second()
         if fleet.PRODUCER:
             _declare_nothing()
         # The last are Celery's defaults. The first takes what code sets from now on.
@@ -53,6 +57,29 @@ class Loader(AppLoader):  # type: ignore[misc]
         conf.__dict__["maps"] = [firm, *own, weak, defaults]
         # What copies of these settings are made from.
         conf.__dict__["defaults"] = [firm, *own[1:], weak, defaults]
+
+
+def leave_expiry_to_workers(properties: dict[str, Any], **_: object) -> None:
+    """Let a message that is too late come to a worker, which tells that its task is revoked.
+
+    RabbitMQ would drop it by itself, and for a dead letter: whoever waits for its result would wait for ever.
+    """
+    properties.pop("expiration", None)
+
+
+def take_fractions_of_a_second() -> None:
+    """Let a task that is to run within the next second wait for one.
+
+    With quorum queues, Celery 5.5 to 5.7 refuses its countdown, and a retry that has one is lost (Celery.send_task).
+    """
+    calculate = getattr(base, "calculate_routing_key", None)
+    if calculate and not hasattr(calculate, "celery_fleet"):
+
+        def at_least_one_second(countdown: int, routing_key: str) -> str:
+            return str(calculate(max(countdown, 1), routing_key))
+
+        at_least_one_second.celery_fleet = True  # type: ignore[attr-defined]
+        base.calculate_routing_key = at_least_one_second
 
 
 def _declare_nothing() -> None:
