@@ -395,6 +395,13 @@ def consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 "Nobody starts its workers again when they end",
                 "systemctl status supervisor and /var/log/supervisor/supervisord.log there",
             )
+        for stray in seen["strays"]:
+            yield Finding(
+                f"{stray['program']} on {host}",
+                f"its process {stray['pid']} belongs to no Supervisor, since one was killed",
+                "It works beside the program's own process, with as much memory and concurrency again",
+                f"kill -TERM {stray['pid']} there: it ends its tasks, and takes no more",
+            )
     if "consumed" not in fleet.asked:
         return
     for host, program, nodes in fleet.programs():

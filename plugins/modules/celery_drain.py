@@ -71,6 +71,7 @@ broken_off: {description: Programs that had to be ended by SIGKILL., type: list,
 """
 
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
+from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, end, strays, supervisord
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     Process,
@@ -100,6 +102,7 @@ class Drain:
         self.marker = Path(module.params["root"]) / DRAINED
         self.server = SocketServer(module.params["socket"])
         self.changed = False
+        self.told: set[Stray] = set()
 
     def since(self) -> float:
         """Return when the host was first told, and note it."""
@@ -115,6 +118,10 @@ class Drain:
     def left(self) -> dict[str, Process]:
         return {name: process for name, process in self.server.processes().items() if name in self.names}
 
+    def strays(self) -> list[Stray]:
+        """Return the workers' processes that a supervisord left which was killed."""
+        return [stray for stray in strays(supervisord()) if stray.program in self.names]
+
     def tell(self) -> None:
         """Have all workers end, and Supervisor forget those that have."""
         directory = Path(self.parameters["directory"])
@@ -127,6 +134,8 @@ class Drain:
                 self.server.remove(name)
             elif process.state != "STOPPING":
                 self.server.stop(name)
+        end([stray for stray in self.strays() if stray not in self.told])
+        self.told.update(self.strays())
 
     def run(self) -> dict[str, Any]:
         if not self.parameters["drained"]:
@@ -142,18 +151,22 @@ class Drain:
         until = time.monotonic() + self.parameters["seconds"]
         while True:
             self.tell()
-            left = self.left()
-            if not left or time.monotonic() > until:
+            left, strays_left = self.left(), self.strays()
+            if not (left or strays_left) or time.monotonic() > until:
                 break
             if deadline and time.time() > told + deadline:
-                broken_off |= set(left)
+                broken_off |= {*left, *(stray.program for stray in strays_left)}
                 for name in left:
                     self.server.kill(name)
+                end(strays_left, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
         return {
             "changed": self.changed,
-            "done": not left,
-            "waits": [self._waits(name, process, told) for name, process in left.items()],
+            "done": not (left or strays_left),
+            "waits": [
+                *(self._waits(name, process, told) for name, process in left.items()),
+                *(f"{stray.program} (process {stray.pid}, of no Supervisor) ends its tasks" for stray in strays_left),
+            ],
             "broken_off": sorted(broken_off),
         }
 

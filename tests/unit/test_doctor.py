@@ -56,6 +56,7 @@ def host(name: str, **differs: Any) -> dict[str, Any]:
         "current": "1.4.0",
         "programs": [{"name": "shop-email-a", "state": "RUNNING", "release": "1.4.0"}],
         "supervisor": "",
+        "strays": [],
         "oom": [],
         "killed": [],
         "runs": {"email": [500.0, 1000]},
@@ -118,6 +119,11 @@ def killed(*moments: float) -> list[dict[str, Any]]:
             fleet(plan=RABBITMQ, killed=killed(1_000_000_000.0)),
             "processes that were killed",
             ["1 times", "given to others", "alerts.md#celerytaskskilled"],
+        ),
+        (
+            fleet(strays=[{"program": "shop-email-a", "pid": 4711}]),
+            "consumers",
+            ["shop-email-a on worker1: its process 4711 belongs to no Supervisor", "kill -TERM 4711"],
         ),
         (
             fleet(asked={"registered": {NODES[0]: ["other"], NODES[1]: ["mailer.send"]}}),

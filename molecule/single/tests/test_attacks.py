@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from shared.application import play
 from shared.deployed import Shop
@@ -18,7 +20,8 @@ def test_root_neither_waits_for_what_the_application_leaves_nor_runs_what_the_br
     pipes = [f"/var/lib/shop/counts/shop-quick{name}" for name in ("@9.9.9.0.counts", ".ending")]
     shop.output(f"runuser -u shop -- mkfifo {' '.join(pipes)}")
     code = 'os:cmd("id --user --name >>/var/lib/rabbitmq/ran").'
-    shop.output(f"runuser -u rabbitmq -- sh -c 'echo {code!r} >/var/lib/rabbitmq/.erlang'")
+    write = f"printf %s {shlex.quote(code)} >/var/lib/rabbitmq/.erlang"
+    shop.output(f"runuser -u rabbitmq -- sh -c {shlex.quote(write)}")
     play("doctor")
     play("status")
     assert set(shop.output("cat /var/lib/rabbitmq/ran").split()) == {"rabbitmq"}

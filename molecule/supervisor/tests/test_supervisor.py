@@ -41,6 +41,15 @@ def test_a_stop_of_the_service_waits_for_all_programs_at_once(busy: Any) -> None
     assert not busy.check_output("pgrep -f '[t]ouch up-' || true"), "a program outlived the service"
 
 
+def test_what_a_killed_supervisord_leaves_ends_warm_and_runs_once(busy: Any) -> None:
+    before = busy.check_output("cat /run/supervisord.pid")
+    busy.check_output("rm /root/up-*; kill -KILL %s", before.strip())
+    wait_until(lambda: busy.run("ls /root/up-0 /root/up-1 /root/up-2").rc == 0, "the programs don't run again")
+    assert len(busy.check_output("cat /root/ended").split()) == 3, "a program was killed before it had ended"
+    assert len(busy.check_output("pgrep -f '[t]ouch up-'").split()) == 3, "a program runs twice"
+    assert busy.check_output("cat /run/supervisord.pid") != before
+
+
 def test_a_restart_of_the_host_waits_too(busy: Any) -> None:
     assert busy.check_output("systemctl show -p TimeoutStopUSec --value supervisor") == "2min"
     after = busy.check_output("systemctl show -p After --value supervisor")
