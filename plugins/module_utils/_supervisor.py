@@ -127,6 +127,13 @@ class SocketServer:
     def stop(self, name: str) -> None:
         self._call("stopProcess", name, False, ignore=NOT_RUNNING)
 
+    def quit(self, name: str) -> None:
+        """Have a worker end at once and hand back what it is at, by SIGQUIT to itself alone."""
+        process = self.processes().get(name)
+        if process and process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGQUIT)
+
     def kill(self, name: str) -> None:
         """End a program and all that it started at once, by SIGKILL: children left alone would end their tasks."""
         process = self.processes().get(name)

@@ -12,8 +12,9 @@ description:
   - Tells all workers of the host to end, warm, at the same time, and has Supervisor forget them, so that they don't
     come back with the host either. Other modules start none while it is drained.
   - Returns after O(seconds), ended or not, with what it waits for. Called again it goes on.
-  - After the O(deadline) it ends by SIGKILL what is left. RabbitMQ then gives the tasks to others at once; with Redis,
-    C(playbooks/drain.yml) does so.
+  - Ten seconds before the O(deadline) it has workers that are left hand back their tasks, by SIGQUIT. After it, it ends
+    by SIGKILL what is left still. RabbitMQ then gives the tasks to others at once; with Redis, C(playbooks/drain.yml)
+    does so.
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
@@ -67,7 +68,7 @@ EXAMPLES = r"""
 RETURN = r"""
 done: {description: Whether no worker is left., type: bool, returned: success}
 waits: {description: What is waited for., type: list, elements: str, returned: success}
-broken_off: {description: Programs that had to be ended by SIGKILL., type: list, elements: str, returned: success}
+broken_off: {description: Programs whose tasks were not ended., type: list, elements: str, returned: success}
 """
 
 import json
@@ -90,6 +91,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
 from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
 
 POLL_SECONDS = 0.5
+# A worker that is to hand back its tasks does so within a second or two.
+HAND_BACK_SECONDS = 10
 
 
 class Drain:
@@ -103,17 +106,23 @@ class Drain:
         self.server = SocketServer(module.params["socket"])
         self.changed = False
         self.told: set[Stray] = set()
+        # When the host was first told, and when its workers were told to hand back what they are at.
+        self.since, self.handed_back = 0.0, 0.0
 
-    def since(self) -> float:
-        """Return when the host was first told, and note it."""
+    def read(self) -> None:
+        """Take up what an earlier call noted, or begin."""
         try:
-            told: float = json.loads(self.marker.read_text(encoding="utf-8"))["since"]
+            noted = json.loads(self.marker.read_text(encoding="utf-8"))
+            self.since, self.handed_back = float(noted["since"]), float(noted.get("handed_back", 0))
         except (FileNotFoundError, ValueError, KeyError):
-            told = time.time()
+            self.since = time.time()
             self.changed = True
             if not self.module.check_mode:
-                write_file(self.marker, json.dumps({"since": told}) + "\n", 0o644, "root")
-        return told
+                self.write()
+
+    def write(self) -> None:
+        noted = {"since": self.since, "handed_back": self.handed_back}
+        write_file(self.marker, json.dumps(noted) + "\n", 0o644, "root")
 
     def left(self) -> dict[str, Process]:
         return {name: process for name, process in self.server.processes().items() if name in self.names}
@@ -143,38 +152,52 @@ class Drain:
             if there and not self.module.check_mode:
                 self.marker.unlink()
             return {"changed": there, "done": True, "waits": [], "broken_off": []}
-        told, deadline = self.since(), self.parameters["deadline"]
+        self.read()
         if self.module.check_mode:
             waits = [f"{name} would end" for name, process in self.left().items() if not process.stopped]
             return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
-        broken_off = set()
+        broken_off: set[str] = set()
         until = time.monotonic() + self.parameters["seconds"]
         while True:
             self.tell()
             left, strays_left = self.left(), self.strays()
             if not (left or strays_left) or time.monotonic() > until:
                 break
-            if deadline and time.time() > told + deadline:
+            if self.break_off(left, strays_left):
                 broken_off |= {*left, *(stray.program for stray in strays_left)}
-                for name in left:
-                    self.server.kill(name)
-                end(strays_left, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
         return {
             "changed": self.changed,
             "done": not (left or strays_left),
             "waits": [
-                *(self._waits(name, process, told) for name, process in left.items()),
+                *(self._waits(name, process) for name, process in left.items()),
                 *(f"{stray.program} (process {stray.pid}, of no Supervisor) ends its tasks" for stray in strays_left),
             ],
             "broken_off": sorted(broken_off),
         }
 
-    def _waits(self, name: str, process: Process, told: float) -> str:
+    def break_off(self, left: dict[str, Process], strays_left: list[Stray]) -> bool:
+        """Near the deadline, have workers hand back what they are at, and then end them; return whether it is so near."""
+        deadline, now = self.parameters["deadline"], time.time()
+        if not deadline or now < self.since + max(deadline - HAND_BACK_SECONDS, deadline / 2):
+            return False
+        if not self.handed_back:
+            self.handed_back = now
+            self.write()
+            for name in left:
+                self.server.quit(name)
+            end(strays_left, signal.SIGQUIT)
+        elif now > max(self.since + deadline, self.handed_back + HAND_BACK_SECONDS / 2):
+            for name in left:
+                self.server.kill(name)
+            end(strays_left, signal.SIGKILL)
+        return True
+
+    def _waits(self, name: str, process: Process) -> str:
         counts = Path(self.parameters["state_dir"]) / "counts"
         tasks = still_at(counts, name, process.pid, time.time())
         deadline = self.parameters["deadline"]
-        until = f"; broken off in {max(0.0, told + deadline - time.time()):.0f} s" if deadline else ""
+        until = f"; broken off in {max(0.0, self.since + deadline - time.time()):.0f} s" if deadline else ""
         return f"{name} ends its tasks{f': {tasks}' if tasks else ''}{until}"
 
 

@@ -304,6 +304,8 @@ def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop
         output = play("drain", "--limit", "worker2", celery_drain_deadline=deadline, celery_drain_force=True)
         assert output.count("TASK [Have the workers end]") > 3
         assert re.search(r"msg: shop-reports-\w had to be broken off", output)
+        # It handed its task back, so that nothing of it waits for others to find it.
+        assert "Cold shutdown" in shop.output("cat /var/log/shop/shop-reports-*.log", "worker2")
         assert shop.pids("worker2") == {}
         found = status()["worker2"]
         assert found["drained"]
