@@ -177,7 +177,7 @@ class Drain:
         }
 
     def break_off(self, left: dict[str, Process], strays_left: list[Stray]) -> bool:
-        """Near the deadline, have workers hand back what they are at, and then end them; return whether it is so near."""
+        """Near the deadline, have workers hand back their tasks, and then end them; return whether it is so near."""
         deadline, now = self.parameters["deadline"], time.time()
         if not deadline or now < self.since + max(deadline - HAND_BACK_SECONDS, deadline / 2):
             return False

@@ -30,7 +30,7 @@ FILE = "/var/log/my-shop-tasks/tasks.jsonl"
 
 
 def ini(text: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser = configparser.ConfigParser(strict=False, interpolation=None)  # SystemCallFilter comes twice
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(text)
     return parser
