@@ -8,7 +8,11 @@ from typing import Any
 
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
+
+# Lookups of the templates are found by it.
+init_plugin_loader()
 
 
 class Role:

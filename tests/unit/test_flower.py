@@ -86,5 +86,5 @@ def test_the_defaults_have_no_problem() -> None:
 
 @pytest.mark.parametrize(("given_", "limit"), [("512MB", "512M"), ("2GiB", "2G"), ("700M", "700M")])
 def test_memory_is_written_as_systemd_reads_it(given_: str, limit: str) -> None:
-    text = render("flower.service.j2", flower_memory_max=given_, __flower_venv="/opt/flower/venv")
+    text = ROLE.render("flower.service.j2", flower_memory_max=given_, __flower_venv="/opt/flower/venv")
     assert f"\nMemoryMax={limit}\n" in text
