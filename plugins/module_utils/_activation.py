@@ -15,6 +15,20 @@ DIES_SECONDS = 10.0
 _UP = frozenset({"STARTING", "RUNNING"})
 DOWN = frozenset({"STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN"})
 
+SLICE_LEAST_SECONDS, SLICE_MOST_SECONDS = 15.0, 300.0
+
+
+def slice_seconds(waited: float) -> float:
+    """Return for how long a call waits, so that who looks on sees what is waited for.
+
+    Each call is a task of Ansible's within the one before, of which it can't take many hundreds: so the longer it has
+    waited, the longer it waits. A day is some 350 calls.
+
+    Args:
+        waited: seconds that earlier calls have waited.
+    """
+    return min(max(waited / 20, SLICE_LEAST_SECONDS), SLICE_MOST_SECONDS)
+
 
 @dataclass(frozen=True)
 class Wanted:

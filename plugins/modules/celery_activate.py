@@ -96,9 +96,9 @@ options:
     type: int
     default: 180
   seconds:
-    description: Seconds after which it returns, ready or not.
+    description: Seconds after which it returns, ready or not. 0 is 15, and more and more once it has waited for minutes.
     type: int
-    default: 15
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -136,7 +136,14 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._activation import DOWN, Seen, Step, Wanted, next_step
+from ansible_collections.fleet.celery.plugins.module_utils._activation import (
+    DOWN,
+    Seen,
+    Step,
+    Wanted,
+    next_step,
+    slice_seconds,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
@@ -182,6 +189,7 @@ class Notes:
         # Those that were started, now or by an activation that failed, and never were at work.
         self.idle: set[str] = set(raw.get("idle", []))
         self.phases: dict[str, list[list[Any]]] = mine.get("phases", {})
+        self.began: float = mine.get("began", time.time())
 
     def phase(self, program: str, name: str) -> None:
         phases = self.phases.setdefault(program, [])
@@ -199,6 +207,7 @@ class Notes:
             "told": self.told,
             "idle": sorted(self.idle),
             "phases": self.phases,
+            "began": self.began,
         }
         write_file(self._path, json.dumps(kept, indent=1) + "\n", 0o600, "root")
 
@@ -411,7 +420,7 @@ class Activation:
         diff = self.point()
         if self.module.check_mode:
             return self._foreseen(diff)
-        deadline = time.monotonic() + self.parameters["seconds"]
+        deadline = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.notes.began))
         waits: dict[str, str] = {}
         failures: list[str] = []
         try:
@@ -508,7 +517,7 @@ def main() -> None:
             "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},
             "keep_releases": {"type": "int", "default": 0},
             "start_timeout": {"type": "int", "default": 180},
-            "seconds": {"type": "int", "default": 15},
+            "seconds": {"type": "int", "default": 0},
             **OPTIONS,
         },
         supports_check_mode=True,

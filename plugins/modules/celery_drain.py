@@ -47,9 +47,9 @@ options:
     type: int
     default: 0
   seconds:
-    description: Seconds after which it returns, ended or not.
+    description: Seconds after which it returns, ended or not. 0 is 15, and more and more once it has waited for minutes.
     type: int
-    default: 15
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -78,6 +78,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._activation import slice_seconds
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
 from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, end, strays, supervisord
@@ -157,7 +158,7 @@ class Drain:
             waits = [f"{name} would end" for name, process in self.left().items() if not process.stopped]
             return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
         broken_off: set[str] = set()
-        until = time.monotonic() + self.parameters["seconds"]
+        until = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.since))
         while True:
             self.tell()
             left, strays_left = self.left(), self.strays()
@@ -210,7 +211,7 @@ def main() -> None:
             "programs": {"type": "list", "elements": "str", "required": True},
             "drained": {"type": "bool", "default": True},
             "deadline": {"type": "int", "default": 0},
-            "seconds": {"type": "int", "default": 15},
+            "seconds": {"type": "int", "default": 0},
             **OPTIONS,
         },
         supports_check_mode=True,

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._activation import Seen, Step, Wanted, next_step
+from ansible_collections.fleet.celery.plugins.module_utils._activation import (
+    Seen,
+    Step,
+    Wanted,
+    next_step,
+    slice_seconds,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._lock import STALE_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,3 +163,14 @@ def test_no_handover_ends_a_worker_before_another_is_at_work(mine: Seen, beside:
     if step.stop == "shop-email-a":
         assert programs["shop-email-b"].answers
         assert programs["shop-email-b"].current
+
+
+def test_a_day_of_waiting_takes_fewer_calls_than_ansible_can_nest() -> None:
+    waited, calls = 0.0, 0
+    while waited < 86400:
+        waited += slice_seconds(waited)
+        calls += 1
+    assert calls < 400
+    assert slice_seconds(0) == slice_seconds(299) == 15
+    # A lock that nobody renews for a quarter of an hour is taken for dead.
+    assert slice_seconds(10**6) < STALE_SECONDS / 2
