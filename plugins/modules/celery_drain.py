@@ -47,7 +47,7 @@ options:
     type: int
     default: 0
   seconds:
-    description: Seconds after which it returns, ended or not. 0 is 15, and more and more once it has waited for minutes.
+    description: Seconds after which it returns, ended or not. 0 is 15, and more once it has waited for minutes.
     type: int
     default: 0
 """
