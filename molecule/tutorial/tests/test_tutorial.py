@@ -59,6 +59,18 @@ def test_tasks_are_done_on_the_queues_that_the_declaration_names(tutorial: Appli
     wait_until(lambda: tutorial.python(name) == "new", "the widget has its old name")
 
 
+def test_a_task_of_the_next_moment_is_done_and_one_that_is_too_late_is_no_dead_letter(tutorial: Application) -> None:
+    late, soon = tutorial.python(
+        "late = tasks.add.apply_async((1, 2), expires=0.001)\n"
+        "soon = tasks.add.apply_async((1, 2), countdown=0.4)\n"
+        "print(json.dumps([late.id, soon.id]))"
+    )
+    wait_until(lambda: runs(tutorial, [soon]), "it is not done")
+    assert runs(tutorial, [late]) == []
+    queues = connect("broker1").check_output("rabbitmqctl -q -p tutorial list_queues name messages")
+    assert "tutorial.dead\t0" in queues.splitlines()
+
+
 def test_files_beside_the_code_are_there(tutorial: Application) -> None:
     ids = tutorial.python("w = Widget.objects.create(name='Ann')\nprint(json.dumps([tasks.write_mail.delay(w.id).id]))")
     wait_until(lambda: runs(tutorial, ids), "it is not done")
