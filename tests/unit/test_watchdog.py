@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_a_worker_that_does_not_answer_is_stuck() -> None:
     assert watchdog.stuck(sights(answered=False), PATIENCE) == "it has not answered for 60 s"
 
 
-@pytest.mark.parametrize("changes", [{"active": 1}, {"waiting": 0}])
+@pytest.mark.parametrize("changes", [{"active": 1}, {"held": 1}, {"waiting": 0}])
 def test_a_worker_that_is_busy_or_has_nothing_to_do_is_not(changes: dict[str, int]) -> None:
     assert not watchdog.stuck(sights(**changes), PATIENCE)
 
@@ -55,15 +56,30 @@ def test_one_that_took_a_task_or_answered_once_or_was_restarted_is_not() -> None
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_none_is_restarted_before_its_patience_is_over(answers: list[bool]) -> None:
     memory = watchdog.Memory(PATIENCE)
-    silent = 0
+    silent, patience = 0, PATIENCE
     for number, answered in enumerate(answers):
         silent = 0 if answered else silent + 1
         reason = memory.add("a", watchdog.Sight(number * 10.0, 1, answered))
         if reason:
-            assert silent * 10 > PATIENCE
-            silent = 0
+            assert silent * 10 > patience
+            silent, patience = 0, patience * 2
         elif silent:
-            assert (silent - 1) * 10 < PATIENCE
+            assert (silent - 1) * 10 < patience
+
+
+def test_one_that_a_restart_does_not_mend_is_restarted_less_and_less() -> None:
+    memory, restarts = watchdog.Memory(PATIENCE), []
+    for look in range(0, 40_000, 10):
+        if memory.add("a", watchdog.Sight(float(look), 1, answered=False)):
+            restarts.append(look)
+    gaps = [after - before for before, after in pairwise(restarts)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] >= 2 * PATIENCE
+    assert gaps[-1] == pytest.approx(64 * PATIENCE, abs=20)
+    # One that did a task since begins anew.
+    assert not memory.add("a", watchdog.Sight(40_000.0, 1, answered=True, done=1))
+    silent = [memory.add("a", watchdog.Sight(40_010.0 + look, 1, answered=False)) for look in range(0, 60, 10)]
+    assert any(silent)
 
 
 def judged(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], looks: int, life: float = 100.0) -> dict[str, str]:
@@ -81,9 +97,28 @@ def test_the_queues_of_a_worker_count_together(monkeypatch: pytest.MonkeyPatch) 
     assert judged(monkeypatch, {**seen, "waiting": {"other": 9}}, looks=6) == {}
 
 
+def test_a_queue_that_it_was_told_to_leave_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = {"done": 1, "active": 0, "queues": ["email"]}
+    seen = {"broker": True, "workers": {"email@h": answer}, "waiting": {"email": 0, "rest": 2}}
+    assert judged(monkeypatch, seen, looks=20) == {}
+    answer["queues"] = ["email", "rest"]
+    assert "while 2 wait" in judged(monkeypatch, seen, looks=6)["shop-email"]
+
+
+def test_what_the_application_prints_is_passed_over() -> None:
+    program = "print('loading', flush=True); print('{}'); print('celery-fleet {\"broker\": true}', flush=True); input()"
+    told = watchdog.observations([sys.executable, "-c", program], silence=60)
+    assert next(told) == {"broker": True}
+    told.close()
+
+
 def test_nothing_is_restarted_while_the_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judged(monkeypatch, {"broker": False, "error": "refused"}, looks=20) == {}
 
 
 def test_a_worker_that_has_just_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert judged(monkeypatch, {"broker": True, "workers": {}, "waiting": {}}, looks=20, life=30.0) == {}
+    silent = {"broker": True, "workers": {}, "waiting": {}}
+    assert judged(monkeypatch, silent, looks=20, life=30.0) == {}
+    # A large application is not there after half a minute.
+    assert judged(monkeypatch, silent, looks=20, life=170.0) == {}
+    assert judged(monkeypatch, silent, looks=20, life=190.0)

@@ -17,6 +17,8 @@ from typing import Any
 from celery.app.utils import find_app
 
 REPLY_SECONDS = 5
+# Tells its lines from what the application prints.
+MARK = "celery-fleet "
 
 
 def ground(config: dict[str, Any]) -> list[object]:
@@ -44,10 +46,17 @@ def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa:
             inspect = app.control.inspect(destination=nodes, timeout=REPLY_SECONDS, connection=connection)
             stats = inspect.stats() or {}
             active = inspect.active() or {}
+            reserved = inspect.reserved() or {}
+            consumed = inspect.active_queues() or {}
     except Exception as error:  # whatever it is, nothing is known of the workers then
         return {"broker": False, "error": f"{type(error).__name__}: {error}"}
     answers = {
-        node: {"done": sum(answer.get("total", {}).values()), "active": len(active.get(node) or ())}
+        node: {
+            "done": sum(answer.get("total", {}).values()),
+            "active": len(active.get(node) or ()),
+            "held": len(reserved.get(node) or ()),
+            **({"queues": [queue["name"] for queue in consumed[node]]} if node in consumed else {}),
+        }
         for node, answer in stats.items()
     }
     return {"broker": True, "workers": answers, "waiting": waiting}
@@ -60,7 +69,7 @@ def main() -> None:
     app = find_app(name)
     while ground(config) == started_from:
         began = time.monotonic()
-        print(json.dumps(observe(app, config["workers"])), flush=True)
+        print(MARK + json.dumps(observe(app, config["workers"])), flush=True)
         time.sleep(max(0.0, config["interval"] - (time.monotonic() - began)))
 
 

@@ -21,6 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# As long as a release waits for a worker to be at work.
+START_SECONDS = 180.0
+# At the beginning of what celery_observe.py tells.
+MARK = "celery-fleet "
+MOST_DOUBLINGS = 6
+SLOW_INTERVALS = 2.5
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -32,7 +39,8 @@ class Sight:
         answered: it said how it is; what follows is known only then.
         done: tasks that it took since it started.
         active: tasks that it is at work on.
-        waiting: messages in its queues.
+        held: tasks that it has received and not begun, as under a rate limit.
+        waiting: messages in the queues that it consumes.
     """
 
     at: float
@@ -40,6 +48,7 @@ class Sight:
     answered: bool
     done: int = 0
     active: int = 0
+    held: int = 0
     waiting: int = 0
 
 
@@ -55,18 +64,19 @@ def stuck(sights: list[Sight], patience: float) -> str:
     last = sights[-1]
     if not any(sight.answered for sight in sights):
         return f"it has not answered for {last.at - sights[0].at:.0f} s"
-    idle = all(sight.answered and not sight.active and sight.waiting for sight in sights)
+    idle = all(sight.answered and not (sight.active or sight.held) and sight.waiting for sight in sights)
     if idle and len({sight.done for sight in sights}) == 1:
         return f"it has taken no task for {last.at - sights[0].at:.0f} s, while {last.waiting} wait in its queues"
     return ""
 
 
 class Memory:
-    """The recent sights of each worker."""
+    """The recent sights of each worker, and how often it was restarted in vain."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._sights: dict[str, list[Sight]] = {}
+        self._restarts: dict[str, int] = {}
 
     def forget(self) -> None:
         """Begin anew, since for a while nothing was seen."""
@@ -75,11 +85,18 @@ class Memory:
     def add(self, name: str, sight: Sight) -> str:
         """Note a sight and return why the worker is to be restarted, if it is."""
         sights = [*self._sights.get(name, []), sight]
+        if sight.done:
+            self._restarts.pop(name, None)
+        # What a restart did not mend, another does not mend sooner.
+        restarts = self._restarts.get(name, 0)
+        patience = self._patience * 2 ** min(restarts, MOST_DOUBLINGS)
         # One more than patience spans, so that the span can be as long.
-        while len(sights) > 2 and sight.at - sights[1].at >= self._patience:  # noqa: PLR2004
+        while len(sights) > 2 and sight.at - sights[1].at >= patience:  # noqa: PLR2004
             sights.pop(0)
-        reason = stuck(sights, self._patience)
+        reason = stuck(sights, patience)
         self._sights[name] = [] if reason else sights
+        if reason:
+            self._restarts[name] = restarts + 1
         return reason
 
 
@@ -140,11 +157,14 @@ def judge(
     reasons = {}
     for worker in config["workers"]:
         pid, life = running.get(worker["program"], (0, 0.0))
-        if not pid or life < config["patience"]:
+        answer = dict(seen["workers"].get(worker["node"]) or {})
+        # A large application takes its time to start.
+        if not pid or life < (config["patience"] if answer else max(config["patience"], START_SECONDS)):
             continue
-        answer = seen["workers"].get(worker["node"])
-        waiting = sum(seen["waiting"].get(name, 0) for name in worker["queues"])
-        sight = Sight(time.monotonic(), pid, answer is not None, waiting=waiting, **(answer or {}))
+        # Of a queue that it was told to consume no more, it takes nothing.
+        consumed = answer.pop("queues", worker["queues"])
+        waiting = sum(seen["waiting"].get(name, 0) for name in worker["queues"] if name in consumed)
+        sight = Sight(time.monotonic(), pid, bool(answer), waiting=waiting, **answer)
         if reason := memory.add(worker["program"], sight):
             reasons[worker["program"]] = reason
     return reasons
@@ -164,7 +184,9 @@ def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - J
             threading.Thread(target=read, daemon=True).start()
             try:
                 while (line := lines.get(timeout=silence)) is not None:
-                    yield json.loads(line)
+                    # The application may print, too.
+                    if line.startswith(MARK):
+                        yield json.loads(line.removeprefix(MARK))
             except (queue.Empty, ValueError):
                 pass
             finally:
@@ -194,8 +216,12 @@ def main() -> None:
     away = ""
     busy: dict[str, threading.Thread] = {}
     say(f"Watching {', '.join(worker['program'] for worker in config['workers'])}")
+    told = time.monotonic()
     for seen in observations(command, silence=6 * config["interval"]):
-        if seen is None:
+        late = time.monotonic() - told > SLOW_INTERVALS * config["interval"]
+        told = time.monotonic()
+        if seen is None or late:
+            # Where the observer itself is slow, so may be the answers of workers that are well.
             memory.forget()
             continue
         error = "" if seen["broker"] else seen["error"]
