@@ -428,3 +428,13 @@ def test_its_data_are_not_filed_under_the_hosts_name(broker: Broker) -> None:
     data = broker.host.check_output("ls /var/lib/rabbitmq/mnesia")
     assert "rabbit@localhost" in data
     assert broker.host.check_output("hostname").strip() not in data
+
+
+def test_a_run_that_ended_before_the_broker_was_started_can_be_run_again(brokers: list[Broker]) -> None:
+    for broker in brokers:
+        broker.host.check_output("systemctl stop rabbitmq-server")
+    run = converge(rabbitmq_disk_free_limit="123MB")
+    assert run.returncode == 0, run.stdout[-3000:]
+    for broker in brokers:
+        assert broker.ctl("eval", "rabbit_disk_monitor:get_disk_free_limit().") == "123000000"
+    assert changes(converge()) == {2}
