@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import urllib.error
@@ -428,6 +429,20 @@ def test_its_data_are_not_filed_under_the_hosts_name(broker: Broker) -> None:
     data = broker.host.check_output("ls /var/lib/rabbitmq/mnesia")
     assert "rabbit@localhost" in data
     assert broker.host.check_output("hostname").strip() not in data
+
+
+def test_what_the_brokers_user_leaves_in_its_home_does_not_run_as_root(brokers: list[Broker]) -> None:
+    home = "/var/lib/rabbitmq"
+    code = f'os:cmd("id -un >>{home}/ran").'
+    write = f"printf %s {shlex.quote(code)} >{home}/.erlang"
+    for broker in brokers:
+        broker.host.check_output(f"runuser -u rabbitmq -- sh -c {shlex.quote(write)}")
+    assert changes(converge()) == {0}
+    # RabbitMQ 4 reads no such file; 3.10 does.
+    ran = {user for broker in brokers for user in broker.host.run(f"cat {home}/ran").stdout.split()}
+    for broker in brokers:
+        broker.host.check_output(f"rm -f {home}/.erlang {home}/ran")
+    assert ran == {"rabbitmq"}
 
 
 def test_a_run_that_ended_before_the_broker_was_started_can_be_run_again(brokers: list[Broker]) -> None:
