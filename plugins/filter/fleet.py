@@ -219,7 +219,9 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
         elif status["drained"]:
             rows.append((host, status["current"], "-", "-", "drained"))
         rows += [(host, status["current"], *program) for program in programs]
-        rows += [(host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status["strays"]]
+        rows += [
+            (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
+        ]
     return table(("host", "current", "program", "runs", "state"), rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     look,
     release_before,
@@ -67,3 +68,16 @@ def test_a_verdict_names_hosts_that_are_away_as_a_queue_may_be_deep_for_want_of_
     slices: dict[str, dict[str, Any]] = {"w1": {"done": True, "version": "1.0"}, "w2": {"unreachable": True}}
     told = verdict("Release 1.1", ["118 tasks wait in video (before: 0)"], slices, away=["w2", "w3"])
     assert told.splitlines()[-2:] == ["Of the others, which it may be due to:", "  w3: it can't be reached any more"]
+
+
+def test_each_process_has_a_line_also_one_of_no_supervisor_and_a_host_that_went_away_has_one() -> None:
+    at_work = {"name": "shop-email", "release": "1.1", "state": "RUNNING"}
+    stray = {"program": "shop-email", "pid": 4711}
+    well = {"current": "1.1", "drained": False, "programs": [at_work], "strays": [stray]}
+    hostvars = {"w1": {"told": well}, "w2": {"told": {"unreachable": True}}}
+    table = FilterModule().filters()["status_table"](hostvars, ["w1", "w2"], "told")
+    assert [line.split() for line in table[2:]] == [
+        ["w1", "1.1", "shop-email", "1.1", "RUNNING"],
+        ["w1", "1.1", "shop-email", "-", "of", "no", "Supervisor"],
+        ["w2", "-", "-", "-", "unreachable"],
+    ]
