@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
-# Lookups of the templates are found by it.
-init_plugin_loader()
+# A file that a template takes in as it is. With its own lookup, Ansible would look for all imports from then on.
+_TAKEN_IN = re.compile(r"\{\{ lookup\('ansible\.builtin\.file', role_path ~ '([^']+)'\) \}\}")
 
 
 class Role:
@@ -34,7 +34,9 @@ class Role:
 
     def render(self, template: str, **given: Any) -> str:
         """Return a template of the role as Ansible's module template writes it; it may use no filter of ours."""
-        return str(self._template((self.path / "templates" / template).read_text(encoding="utf-8"), given))
+        text = (self.path / "templates" / template).read_text(encoding="utf-8")
+        text = _TAKEN_IN.sub(lambda found: Path(f"{self.path}{found[1]}").read_text(encoding="utf-8"), text)
+        return str(self._template(text, given))
 
     def _template(self, text: str, given: dict[str, Any]) -> Any:
         templar = Templar(loader=DataLoader(), variables=self._variables | given)
