@@ -53,7 +53,7 @@ def test_a_step_without_hosts_is_measured_by_what_it_used() -> None:
     meter.end("", 107.5, process_seconds(os.getpid()) + 3)
     (cost,) = meter.costs
     assert (cost.step, cost.phase, cost.wall, cost.hosts) == ("lint", "", 7.5, 0.0)
-    assert 3 <= cost.controller < 60
+    assert 2.99 < cost.controller < 60
 
 
 def test_the_machine_never_uses_more_than_it_has() -> None:
