@@ -122,3 +122,12 @@ def test_a_worker_that_has_just_started_is_left_alone(monkeypatch: pytest.Monkey
     # A large application is not there after half a minute.
     assert judged(monkeypatch, silent, looks=20, life=170.0) == {}
     assert judged(monkeypatch, silent, looks=20, life=190.0)
+    # One that has answered since it started is there.
+    memory = watchdog.Memory(PATIENCE)
+    for look in range(20):
+        monkeypatch.setattr(watchdog.time, "monotonic", lambda look=look: look * 10.0)
+        seen = silent | {"workers": {} if look else {"email@h": {"done": 0, "active": 0}}}
+        if reasons := watchdog.judge(seen, CONFIG, {"shop-email": (7, 60.0 + 10 * look)}, memory):
+            break
+    assert reasons == {"shop-email": "it has not answered for 40 s"}
+    assert look < 10

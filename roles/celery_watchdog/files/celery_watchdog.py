@@ -77,6 +77,13 @@ class Memory:
         self._patience = patience
         self._sights: dict[str, list[Sight]] = {}
         self._restarts: dict[str, int] = {}
+        self._answered: dict[str, int] = {}
+
+    def has_answered(self, name: str, pid: int, *, now: bool) -> bool:
+        """Return whether a process of a worker has ever answered, now included."""
+        if now:
+            self._answered[name] = pid
+        return self._answered.get(name) == pid
 
     def forget(self) -> None:
         """Begin anew, since for a while nothing was seen."""
@@ -159,7 +166,8 @@ def judge(
         pid, life = running.get(worker["program"], (0, 0.0))
         answer = dict(seen["workers"].get(worker["node"]) or {})
         # A large application takes its time to start.
-        if not pid or life < (config["patience"] if answer else max(config["patience"], START_SECONDS)):
+        started = memory.has_answered(worker["program"], pid, now=bool(answer))
+        if not pid or life < (config["patience"] if started else max(config["patience"], START_SECONDS)):
             continue
         # Of a queue that it was told to consume no more, it takes nothing.
         consumed = answer.pop("queues", worker["queues"])
