@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,13 @@ def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa:
                         waiting[queue] = channel.queue_declare(queue, passive=passive).message_count
                     except connection.channel_errors:
                         waiting[queue] = 0
-            inspect = app.control.inspect(destination=nodes, timeout=REPLY_SECONDS, connection=connection)
-            stats = inspect.stats() or {}
-            active = inspect.active() or {}
-            reserved = inspect.reserved() or {}
-            consumed = inspect.active_queues() or {}
+            ask = partial(app.control.inspect, timeout=REPLY_SECONDS, connection=connection)
+            stats = ask(destination=nodes).stats() or {}
+            # Each question waits for those that do not answer: only the first is put to all.
+            inspect = ask(destination=list(stats))
+            active = (stats and inspect.active()) or {}
+            reserved = (stats and inspect.reserved()) or {}
+            consumed = (stats and inspect.active_queues()) or {}
     except Exception as error:  # whatever it is, nothing is known of the workers then
         return {"broker": False, "error": f"{type(error).__name__}: {error}"}
     answers = {
