@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # Who is at no task ends within that; others end theirs beside the new ones.
@@ -45,6 +45,11 @@ def strays(supervisord: int = 0, proc: Path = Path("/proc")) -> list[Stray]:
     return sorted(
         Stray(name, pid) for pid, (name, parent) in found.items() if parent != supervisord and parent not in found
     )
+
+
+def strays_of(app_name: str) -> list[dict[str, object]]:
+    """Return program and pid of each of an application's programs that the host's supervisord does not own."""
+    return [asdict(stray) for stray in strays(supervisord()) if stray.program.startswith(f"{app_name}-")]
 
 
 def end(those: list[Stray], signum: int = signal.SIGTERM) -> None:

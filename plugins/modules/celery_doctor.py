@@ -103,7 +103,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
-from ansible_collections.fleet.celery.plugins.module_utils._strays import strays, supervisord
+from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     SupervisorError,
@@ -360,7 +359,7 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         "current": current.resolve().name if current.is_symlink() else "",
         "programs": programs,
         "supervisor": supervisor,
-        "strays": [asdict(stray) for stray in strays(supervisord()) if stray.program.startswith(f"{app['name']}-")],
+        "strays": strays_of(app["name"]),
         "oom": oom(module),
         "killed": killed(app, began - module.params["hours"] * 3600),
         "runs": runs(state_dir / "counts"),

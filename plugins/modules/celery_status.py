@@ -96,7 +96,6 @@ import json
 import socket
 import time
 from collections import Counter
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
-from ansible_collections.fleet.celery.plugins.module_utils._strays import strays, supervisord
+from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     Process,
@@ -222,7 +221,6 @@ def depths(module: AnsibleModule, seconds: float) -> tuple[dict[str, int], dict[
 
 
 def run(module: AnsibleModule) -> dict[str, Any]:
-    app_name = module.params["app_name"]
     root, directory = Path(module.params["root"]), Path(module.params["state_dir"]) / "counts"
     left = wait_for_tasks(module, directory) if module.params["version"] else 0
     first_depths, last_depths = depths(module, left)
@@ -244,7 +242,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "previous": previous(root),
         "releases": releases(root),
         "programs": [state_of(process) for process in processes.values()],
-        "strays": [asdict(each) for each in strays(supervisord()) if each.program.startswith(f"{app_name}-")],
+        "strays": strays_of(module.params["app_name"]),
         "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},
         "depths": last_depths,
