@@ -1,4 +1,4 @@
-"""The pages for readers: their links lead somewhere, what they name is there, and their lines stay narrow."""
+"""Pages for readers: links resolve, named paths exist, each alert has a runbook, prose fits the width."""
 
 from __future__ import annotations
 
