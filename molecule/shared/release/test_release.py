@@ -89,6 +89,14 @@ done
 """
 
 
+# How many of the workers' programs are from the inventory's own template, and how many there are.
+OWN_TEMPLATE = """
+cd /etc/supervisor/conf.d
+grep -l "^; From the user's own template" shop-*.conf | wc -l
+ls shop-*.conf | grep -cv beat
+"""
+
+
 def releases_of(shop: Shop) -> set[str]:
     """Return the releases that the hosts point to and their processes run on; those that end tasks don't count."""
     found = set()
@@ -405,6 +413,12 @@ def test_remote_control_reaches_each_worker_after_all_that(shop: Shop, status: A
 
     # A worker that handed over to another, and ends, answers until it has ended.
     wait_until(reached, "others answer than there are")
+
+
+def test_a_template_of_the_users_own_holds_after_all_that(shop: Shop) -> None:
+    for host in ("worker1", "worker2"):
+        own, programs = shop.output(OWN_TEMPLATE, host).splitlines()
+        assert own == programs != "0", host
 
 
 def test_beat_was_never_doubled_by_all_that(shop: Shop) -> None:
