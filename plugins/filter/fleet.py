@@ -249,7 +249,7 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
     """
     rows = []
     for host, status in _registered(hostvars, hosts, name).items():
-        programs = [(each["name"], each["release"] or "-", each["state"]) for each in status.get("programs", [])]
+        programs = [(each["name"], each["release"] or "-", _state(each)) for each in status.get("programs", [])]
         if status.get("unreachable"):
             rows.append((host, "-", "-", "-", "unreachable"))
         elif status["drained"]:
@@ -259,6 +259,12 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
             (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
         ]
     return table(("host", "current", "program", "runs", "state"), rows)
+
+
+def _state(program: Mapping[str, Any]) -> str:
+    """Return the state of a program, with the time for which its worker has not responded."""
+    silent = program.get("silent")
+    return f"{program['state']}, not responding for {silent} s" if silent else str(program["state"])
 
 
 def _config_file_entries(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:

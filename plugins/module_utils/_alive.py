@@ -77,9 +77,7 @@ def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
     except OSError:
         return None
     try:
-        file = os.open(
-            f"{program}{_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place
-        )
+        file = os.open(f"{program}{_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
     except OSError:
         return None
     finally:

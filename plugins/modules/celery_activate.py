@@ -196,6 +196,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._activation import (
     next_step,
     slice_seconds,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
@@ -220,6 +221,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
 from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, celery_run, still_at
 
 POLL_SECONDS = 0.5
+# A worker that runs longer without a file of its own is asked by remote control.
+SILENT_SECONDS = 30.0
 
 
 class Notes:
@@ -285,6 +288,7 @@ class Activation:
         self.notes = Notes(
             self.root / ACTIVATION, module.params["version"], module.params["run"], keep=not module.check_mode
         )
+        self.counts = Path(module.params["state_dir"]) / "counts"
         self.current = self.root / "current"
         self.target = Path("releases") / module.params["version"]
         self.asker: Asker | None = None
@@ -356,7 +360,10 @@ class Activation:
                 # Beat answers nobody: Supervisor's word, that it stayed up, is all there is.
                 up = name in self.working or process.state == "RUNNING"
                 found[name] = (up, frozenset(item["queues"]))
-            else:
+            elif alive := read_alive(self.counts, name, process.pid):
+                found[name] = (is_fresh(alive), frozenset(alive.queues))
+            elif time.time() - process.started > SILENT_SECONDS:
+                # It could not write its file, as on a full disk.
                 asked[item["node"]] = name
         if asked:
             for node, queues in self._ask(asked).items():
@@ -513,7 +520,7 @@ class Activation:
         self.pruned = prunable([record for path in releases.glob("*") if (record := read_record(path))], keep, needed)
         for version in self.pruned:
             shutil.rmtree(releases / version)
-            remove_counts(Path(self.parameters["state_dir"]) / "counts", version)
+            remove_counts(self.counts, version)
 
     def _wanted(self, worker: str) -> Wanted:
         slots = tuple(self.slots[worker])
@@ -539,7 +546,7 @@ class Activation:
         process = self.server.processes().get(name)
         if not process or process.state != "STOPPING":
             return text
-        tasks = still_at(Path(self.parameters["state_dir"]) / "counts", name, process.pid, time.time())
+        tasks = still_at(self.counts, name, process.pid, time.time())
         return f"{text}: {tasks}" if tasks else text
 
 

@@ -15,6 +15,7 @@ from wheels import wheel
 
 ROOT = Path(__file__).parents[2]
 MODULES = ROOT / "roles" / "celery_app" / "files"
+ALIVE = ROOT / "plugins" / "module_utils" / "_alive.py"
 PYTHON = platform.python_version()
 SETTINGS = """
 from kombu import Queue
@@ -42,10 +43,12 @@ def imported(
     wheels.mkdir(exist_ok=True)
     # In place of Celery's wheel and those of its dependencies.
     here = {"here.pth": sysconfig.get_path("purelib")}
-    wheel(wheels, "mail-1.0", APP.format(more=more), tag, more=here)
-    artifact = tmp_path / "mail.tar"
-    pack(wheels, artifact, {"name": "mail", "version": "1.0", "python": "3"})
+    artifact = tmp_path / f"mail-{tag}.tar"
+    if not artifact.exists():
+        wheel(wheels, "mail-1.0", APP.format(more=more), tag, more=here)
+        pack(wheels, artifact, {"name": "mail", "version": "1.0", "python": "3"})
     modules = {path.name: path.read_text() for path in MODULES.glob("*.py")}
+    modules["celery_fleet_alive.py"] = ALIVE.read_text()
     return import_application(
         artifact,
         python=python,

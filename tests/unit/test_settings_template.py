@@ -94,6 +94,7 @@ class Project:
         for module in MODULES.glob("*.py"):
             shutil.copy(module, self.directory)
         shutil.copy(COUNTS, self.directory / "celery_fleet_counts.py")
+        shutil.copy(COUNTS.with_name("_alive.py"), self.directory / "celery_fleet_alive.py")
         (self.directory / "shop_app.py").write_text(APP.format(reads=reads))
 
     def django(self, text: str) -> None:

@@ -8,15 +8,19 @@ sets nothing. What the release's Celery does not know is left out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
 from celery.app import base
 from celery.app.defaults import DEFAULTS
+from celery.bootsteps import StartStopStep
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish
+from celery_fleet_alive import INTERVAL_SECONDS, AliveFile  # type: ignore[import-not-found]  # module_utils/_alive.py
 
 
 class Loader(AppLoader):  # type: ignore[misc]
@@ -42,6 +46,8 @@ class Loader(AppLoader):  # type: ignore[misc]
         take_fractions_of_a_second()
         if fleet.PRODUCER:
             _declare_nothing()
+        if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
+            self.app.steps["consumer"].add(SignOfLife)
         # The last are Celery's defaults. The first takes what code sets from now on.
         *own, defaults = conf.maps
         self.own = tuple(own)
@@ -53,6 +59,31 @@ class Loader(AppLoader):  # type: ignore[misc]
         conf.__dict__["maps"] = [firm, *own, weak, defaults]
         # What copies of these settings are made from.
         conf.__dict__["defaults"] = [firm, *own[1:], weak, defaults]
+
+
+class SignOfLife(StartStopStep):  # type: ignore[misc]
+    """Has a worker report each second that it is alive, from its own event loop."""
+
+    # It starts anew when the worker is connected anew, which clears the timers.
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **options: object) -> None:  # noqa: ANN401
+        super().__init__(parent, **options)
+        self._file = AliveFile(Path(os.environ["CELERY_FLEET_COUNTS"]), os.environ["SUPERVISOR_PROCESS_NAME"])
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401
+        parent.timer.call_repeatedly(INTERVAL_SECONDS, self.report, (parent,))
+
+    def report(self, consumer: Any) -> None:  # noqa: ANN401
+        from celery.worker import state  # noqa: PLC0415 - there in a worker; a sender need not load it
+
+        active = len(state.active_requests)
+        self._file.write(
+            [queue.name for queue in consumer.task_consumer.queues],
+            active=active,
+            held=max(0, len(state.reserved_requests) - active),
+            done=sum(state.total_count.values()),
+        )
 
 
 def leave_expiry_to_workers(properties: dict[str, Any], **_: object) -> None:

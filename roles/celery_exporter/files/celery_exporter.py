@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 # The application's configuration directory, where workers find it too, is on the path.
+from celery_fleet_alive import read_alive  # type: ignore[import-not-found]
 from celery_fleet_counts import BOUNDS, Counts, Tasks, read_counts  # type: ignore[import-not-found]
 from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -52,6 +53,7 @@ HELP = {
     "celery_worker_tasks_retried": "Tasks of it that sent themselves again.",
     "celery_worker_memory_bytes": "Bytes of it that are in memory.",
     "celery_worker_start_time_seconds": "When its process was started. Of two, one hands over to the other.",
+    "celery_worker_heartbeat_age_seconds": "Seconds since the event loop of its process last turned.",
     "celery_worker_broken_off": "Tasks that ran when their process was killed.",
     "celery_worker_untold": "Ends of tasks that the journal did not take.",
     "celery_host_drained": "Whether the host is drained, so that no worker is to run.",
@@ -271,6 +273,11 @@ def tell(
     for sender, sent in latest_sent(counts).items():
         told.gauge("celery_program_sent_timestamp_seconds", sent, program=sender)
     tell_tasks(told, together, now)
+    for program in programs:
+        for process in program.parents:
+            if alive := read_alive(Path(config["counts"]), process.program, process.pid):
+                age = max(0.0, time.monotonic() - alive.at)
+                told.gauge("celery_worker_heartbeat_age_seconds", age, program=program.name, slot=process.program)
     told.gauge("celery_host_drained", Path(config["drained"]).exists())
     current = Path(config["current"])
     if current.is_symlink():
