@@ -297,13 +297,13 @@ def kept(shop: Shop, host: str) -> list[str]:
 def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop, status: Any) -> None:
     before = releases_of(shop)
     with load(shop):
-        assert "Nobody would consume reports, video any more" in refused("drain", "--limit", "worker2")
+        assert "No worker would consume reports, video." in refused("drain", "--limit", "worker2")
         report = shop.report("2026-07")
         # It is asked about each 15 s: often enough that the loop is one.
         deadline = 35 + ample(shop)
         output = play("drain", "--limit", "worker2", celery_drain_deadline=deadline, celery_drain_force=True)
-        assert output.count("TASK [Have the workers end]") > 3
-        assert re.search(r"msg: shop-reports-\w had to be broken off", output)
+        assert output.count("TASK [Drain the workers for one time slice]") > 3
+        assert re.search(r"msg: shop-reports-\w did not finish before the deadline", output)
         # It handed its task back, so that nothing of it waits for others to find it.
         assert "Cold shutdown" in shop.output("cat /var/log/shop/shop-reports-*.log", "worker2")
         assert shop.pids("worker2") == {}
@@ -375,15 +375,15 @@ def test_old_releases_go_but_none_that_runs(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("name", "variables", "reason"),
     [
-        ("rollback", {"celery_app_version": "9.9.9"}, "Release 9.9.9 is not on worker1, which has .*1.6.0"),
-        ("restart", {"celery_restart_queues": ["vidoe"]}, "vidoe: no worker is or consumes that"),
+        ("rollback", {"celery_app_version": "9.9.9"}, "Release 9.9.9 is not installed on worker1, which has .*1.6.0"),
+        ("restart", {"celery_restart_queues": ["vidoe"]}, "vidoe: not a program or queue of a worker"),
         ("deploy", {"celery_app_version": "../1"}, "celery_app_version '../1' can't name a release"),
         (
             "deploy",
             {"celery_app_version": "1.7.0", "celery_rollout_batches": ["1", "200%", "few"]},
             "'200%' is neither a number of hosts nor a percentage .*'few' is neither",
         ),
-        ("drain", {}, "Nobody would consume customers, email, reports, ticks, video any more"),
+        ("drain", {}, "No worker would consume customers, email, reports, ticks, video."),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_touched(
