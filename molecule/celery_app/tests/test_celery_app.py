@@ -415,7 +415,7 @@ def test_a_module_without_the_application_is_refused(one: Any) -> None:
 def test_a_user_of_the_hosts_is_not_taken(one: Any) -> None:
     directories = {name: f"/srv/games/{name}" for name in ("root", "config_dir", "state_dir", "log_dir")}
     output = refuse(celery_app_app={"name": "games", "user": "games", "module": "shop.celery:app", **directories})
-    assert "games is a user of debian12 already, whose home is /usr/games. Choose another celery_app_name" in output
+    assert "games exists on debian12 already, with the home directory /usr/games. Set celery_app_name" in output
     assert not one.file("/srv/games").exists
 
 
