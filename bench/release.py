@@ -173,7 +173,7 @@ class Bench:
                 more = {"celery_rollout_batches": ["100%"]} if batches == "all" else {}
                 run = deploy(number, name, LOGS / f"{name}.log", {"celery_app_source": str(source), **more})
             tasks = settle(fleet, sent, 0)
-            judged = next((moment for moment, line in run.lines if "is bad, and is taken back" in line), None)
+            judged = next((moment for moment, line in run.lines if "failed, and is rolled back" in line), None)
             if judged is None:
                 raise RuntimeError(f"nobody saw that {name} is bad: {''.join(line for _, line in run.lines[-20:])}")
             found.append(
