@@ -62,17 +62,17 @@ def test_what_works_is_not_refused(given: dict[str, Any]) -> None:
     [
         (
             {**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": ""},
-            "it has no credentials. Give it celery_task_log_",
+            "there are no credentials. Set celery_task_log_",
         ),
-        ({**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"}, "it has no credentials"),
+        ({**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"}, "there are no credentials"),
         ({**CLOUDWATCH, "celery_task_log_cloudwatch_region": ""}, "celery_task_log_cloudwatch_region is empty"),
         ({**CLOUDWATCH, "celery_task_log_cloudwatch_group": "a b"}, "celery_task_log_cloudwatch_group is 'a b'"),
         ({"celery_task_log_cloudwatch_metrics": "Celery"}, "Only the sink cloudwatch has metrics"),
-        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "They read the file of the sink file"),
+        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "Agents read the file of the sink file"),
         ({"celery_task_log_size": "1 GB"}, "celery_task_log_size is '1 GB'"),
-        ({"celery_task_log_days": 0}, "celery_task_log_days is 0. It is no less than 1"),
-        ({"celery_task_log_files": 0}, "celery_task_log_files is 0. It is no less than 1"),
-        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. It is no less than 65536"),
+        ({"celery_task_log_days": 0}, "celery_task_log_days is 0. Set it to at least 1"),
+        ({"celery_task_log_files": 0}, "celery_task_log_files is 0. Set it to at least 1"),
+        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. Set it to at least 65536"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], told: str) -> None:
