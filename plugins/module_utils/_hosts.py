@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._facts import SHARED_PASSWORDS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
 
 #: What the roles were tried on.
@@ -28,6 +29,7 @@ class Host:
         nodename: what Celery takes for %h.
         login: the user that Ansible logs in as.
         variables: set there, of those that begin as the fleet's do.
+        passwords: a token for the value of each of SHARED_PASSWORDS that is set there.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Host:
     nodename: str = ""
     login: str = ""
     variables: tuple[str, ...] = ()
+    passwords: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -69,6 +72,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             str(facts.get("nodename") or ""),
             str(facts.get("login") or ""),
             tuple(facts.get("variables") or ()),
+            facts.get("passwords") or {},
         )
     return hosts
 
@@ -122,3 +126,26 @@ def check_identities(hosts: Iterable[Host], workers: Collection[str], problems: 
             names = [name for name, its in values.items() if its == value]
             if len(names) > 1:
                 problems.append(Problem(f"the hosts {' and '.join(names)}", f"have {what} {value} in common", fix))
+
+
+def check_passwords(hosts: Iterable[Host], owners: Mapping[str, str], problems: list[Problem]) -> None:
+    """Refuse passwords that are set for a host, though another host's value is the one that counts.
+
+    Args:
+        owners: for each duty of SHARED_PASSWORDS, the name of its host; empty if the fleet has none.
+    """
+    known = {host.name: host for host in hosts}
+    for duty, names in SHARED_PASSWORDS.items():
+        if not (owner := known.get(owners.get(duty, ""))):
+            continue
+        for name in names:
+            value = owner.passwords.get(name)
+            others = [host.name for host in known.values() if host.passwords.get(name, value) != value]
+            if others:
+                problems.append(
+                    Problem(
+                        name,
+                        f"{' and '.join(others)} would use another value than {owner.name}",
+                        f"Set it for {owner.name}, whose value all hosts use, or for all hosts (group_vars/all)",
+                    )
+                )

@@ -1,98 +1,127 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Tell what a host knows of what can go wrong with a fleet, or judge what all hosts have told."""
+"""Collect the symptoms of a host, or evaluate those of all hosts."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_doctor
-short_description: Tell what a host knows of what can go wrong with a fleet, or judge what all hosts have told
+short_description: Collect the symptoms of a host, or evaluate those of all hosts
 description:
-  - Tells which processes were killed, how long tasks run, how full the disks are, what its clock says, what runs on
-    which release, and which versions are installed.
-  - On the broker's host it tells what the broker complains of. With O(ask) it asks the broker and all workers as well.
-  - With O(plan) it looks at nothing, but judges what hosts have told (O(told)).
+  - With O(app), collects a host's symptoms. These are killed processes, run times of tasks, free disk space, the clock,
+    the release of each program, installed versions, and on the broker's host the broker's alarms.
+  - With O(app) and O(ask), also queries the broker for queue depths, and the workers for their queues and tasks.
+  - With O(plan), collects nothing, and returns the findings from the symptoms in O(observations).
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
-  check_mode: {support: full, description: It changes nothing.}
-  diff_mode: {support: none, description: There is nothing to differ.}
+  check_mode: {support: full, description: Changes nothing.}
+  diff_mode: {support: none, description: Changes nothing.}
 options:
   app:
-    description: The application, as the plan has it.
+    description: The plan's C(app). Collects the host's symptoms. Mutually exclusive with O(plan).
     type: dict
   now:
-    description: The controller's clock, in seconds since the epoch.
+    description: The controller's clock, in seconds since the epoch. The host's clock is compared with it.
     type: float
     default: 0
   hours:
-    description: How far it looks back for processes that were killed.
+    description: Hours of logs to search for killed processes.
     type: int
     default: 24
   ask:
-    description: Whether this host asks the broker and the workers.
+    description: Whether to query the broker and the workers. One host of the fleet is enough.
     type: bool
     default: false
   queues:
-    description: Queues whose depths it asks the broker for.
+    description: Queues whose depths the broker is queried for.
     type: list
     elements: str
     default: []
   programs:
-    description: For each worker of the fleet the names of the nodes that it may be.
+    description: For each worker of the fleet, the node names that it may have. A worker with two slots has two.
     type: list
     elements: list
     default: []
   broker:
-    description: Which broker the host has, if it has one.
+    description: The broker that runs on the host. Empty if none does.
     type: str
     choices: ["", rabbitmq, redis, valkey]
     default: ""
   broker_user:
-    description: Who asks Redis.
+    description: User of Redis that may run C(INFO).
     type: str
     default: ""
   broker_password:
-    description: That user's password.
+    description: Password of O(broker_user).
     type: str
     default: ""
   plan:
-    description: The plan, to judge by.
+    description: The plan, as M(fleet.celery.celery_plan) returns it. Mutually exclusive with O(app).
     type: dict
-  told:
-    description: For each host what the module returned there as told, and as after the controller's clock then.
+  observations:
+    description:
+      - For each host, a mapping of C(symptoms) and C(after).
+      - C(symptoms) is what the module returned on that host. C(after) is the controller's clock once it had.
     type: dict
     default: {}
-  silent:
-    description: Hosts that have told nothing.
+  unreachable:
+    description: Hosts that could not be reached, or on which the module failed.
     type: list
     elements: str
     default: []
   skew:
-    description: Seconds that a host's clock may differ from the controller's.
+    description: Largest difference between a host's clock and the controller's, in seconds.
     type: float
     default: 2
   disk:
-    description: Percent of a file system that must be free.
+    description: Smallest share of a file system that must be free, in percent.
     type: float
     default: 10
 """
 
 EXAMPLES = r"""
-- name: See what the host knows
+- name: Collect the host's symptoms
   fleet.celery.celery_doctor:
     app: "{{ celery_plan.app }}"
     now: "{{ now().timestamp() }}"
   register: doctor
+
+- name: Evaluate the symptoms of all hosts
+  fleet.celery.celery_doctor:
+    plan: "{{ celery_plan }}"
+    observations:
+      worker1:
+        symptoms: "{{ hostvars.worker1.doctor.symptoms }}"
+        after: "{{ now().timestamp() }}"
+    unreachable: [worker2]
+  delegate_to: localhost
 """
 
 RETURN = r"""
-told: {description: What the host knows., type: dict, returned: without plan}
-report: {description: "Each check with what it found, for people.", type: list, elements: str, returned: with plan}
-checks: {description: "What each check found: where, what, meaning and action.", type: dict, returned: with plan}
-notes: {description: "What the checks of releases found, no fault.", type: list, elements: str, returned: with plan}
-summary: {description: How much was found., type: str, returned: with plan}
+symptoms:
+  description: The host's symptoms, for O(observations).
+  type: dict
+  returned: with O(app)
+report:
+  description: Lines for people. Each check with its findings.
+  type: list
+  elements: str
+  returned: with O(plan)
+checks:
+  description: For each check its findings, each with C(where), C(what), C(meaning) and C(action).
+  type: dict
+  returned: with O(plan)
+notes:
+  description: Remarks of the releases' own checks that are no findings.
+  type: list
+  elements: str
+  returned: with O(plan)
+summary:
+  description: The number of findings, for people.
+  type: str
+  returned: with O(plan)
 """
 
 import json
@@ -114,10 +143,10 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     Fleet,
     Limits,
     as_values,
-    count,
     examine,
     notes,
     report,
+    summary,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
@@ -130,9 +159,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
-# Runs in the application's environment, as its user. A node that does not answer costs REPLY seconds, all others none.
-# Arguments of tasks may hold secrets, so they stay with the workers.
-ASK = (
+# Runs in the application's environment, as its user. It waits REPLY seconds if a node does not answer, else not at all.
+# Arguments of tasks may hold secrets, so they are not returned.
+QUERY = (
     DEPTHS_OF
     + """
 import json, sys, time
@@ -140,53 +169,57 @@ from celery.app.utils import find_app
 REPLY = 5
 app = find_app(sys.argv[1])
 queues, programs = json.loads(sys.argv[2])
-told = {}
+answers = {}
 try:
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=REPLY)
-        told["depths"] = depths_of(connection, queues)
+        answers["depths"] = depths_of(connection, queues)
         def inspect(**options):
             return app.control.inspect(timeout=REPLY, connection=connection, **options)
         consumed = inspect(limit=len(programs)).active_queues() or {}
-        # So many may be others than those that are looked for: two of a worker answer during a handover.
+        # The first replies may come from other nodes: during a handover, both slots of a worker answer.
         if not all(set(nodes) & set(consumed) for nodes in programs):
             consumed.update(inspect().active_queues() or {})
         known = inspect(destination=list(consumed)) if consumed else None
         registered, active = (known.registered() or {}, known.active(safe=True) or {}) if known else ({}, {})
         now = time.time()
-        told["consumed"] = {node: [queue["name"] for queue in found] for node, found in consumed.items()}
-        told["registered"] = {node: [name.split(" ")[0] for name in found] for node, found in registered.items()}
-        told["active"] = {
+        answers["consumed"] = {node: [queue["name"] for queue in found] for node, found in consumed.items()}
+        answers["registered"] = {node: [name.split(" ")[0] for name in found] for node, found in registered.items()}
+        answers["active"] = {
             node: [{"name": task["name"], "id": task["id"], "seconds": now - task["time_start"]}
                    for task in found if task["time_start"]]
             for node, found in active.items()
         }
 except Exception as error:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    told["workers_error" if "depths" in told else "error"] = text
-print("\\n" + json.dumps(told))
+    answers["workers_error" if "depths" in answers else "error"] = text
+print("\\n" + json.dumps(answers))
 """
 )
-ASK_SECONDS = 60
+QUERY_SECONDS = 60
 EPMD = ("127.0.0.1", 4369)
-#: Of a log, from its end. What is older is not looked at.
+#: Bytes at the end of a log that are searched.
 LOG_BYTES = 4 * 1024 * 1024
 SUPERVISOR_LOG = Path("/var/log/supervisor/supervisord.log")
 MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d")
 CHILD_KILLED = re.compile(r"exited with 'signal 9 \(SIGKILL\)'")
 WORKER_KILLED = re.compile(r"(?:exited|stopped): (\S+) \(terminated by SIGKILL")
-# Shares of what Redis may use, from which on it soon refuses.
+# Share of Redis' memory or connections at which it counts as full.
 FULL = 0.95
 ERROR_LENGTH = 300
 
 
-def brief(error: str) -> str:
-    """Return what a program complained of in one line: its last words, as of a traceback."""
+def one_line(error: str) -> str:
+    """Return the end of an error message, such as a traceback, in one line."""
     return " ".join(error.split())[-ERROR_LENGTH:]
 
 
 def lines_since(path: Path, since: float) -> Iterator[tuple[float, str]]:
-    """Yield a log's lines that begin with a moment after this one, with it: local time, as the log has it."""
+    """Yield the lines of a log that begin with a time after this one, each with its time.
+
+    Args:
+        since: seconds since the epoch. The log's times are local times.
+    """
     try:
         if path.stat().st_mtime < since:
             return
@@ -203,25 +236,25 @@ def lines_since(path: Path, since: float) -> Iterator[tuple[float, str]]:
 
 
 def killed(app: dict[str, Any], since: float) -> list[dict[str, Any]]:
-    """Return what was killed by SIGKILL: workers, as Supervisor's log says, and children, as their workers' logs do."""
-    found = []
+    """Return processes that were killed by SIGKILL: workers in Supervisor's log, their children in workers' logs."""
+    kills = []
     for path in (SUPERVISOR_LOG, SUPERVISOR_LOG.with_name(f"{SUPERVISOR_LOG.name}.1")):
         for at, line in lines_since(path, since):
             match = WORKER_KILLED.search(line)
             if match and match[1].startswith(f"{app['name']}-"):
-                found.append({"program": match[1], "what": "the worker", "at": at})
+                kills.append({"program": match[1], "what": "the worker", "at": at})
     record = read_record(Path(app["root"], "current").resolve())
     with local_time(record.timezone if record else ""):
         for path in Path(app["log_dir"]).glob(f"{app['name']}-*.log*"):
             for at, line in lines_since(path, since):
                 if CHILD_KILLED.search(line):
-                    found.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
-    return found
+                    kills.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
+    return kills
 
 
 @contextmanager
 def local_time(timezone: str) -> Iterator[None]:
-    """Let local time be that of a time zone, as Django does with its TIME_ZONE; that of the host if it is empty."""
+    """Set the local time zone for the block, as Django does with its TIME_ZONE; empty keeps that of the host."""
     before = os.environ.get("TZ")
     try:
         if timezone:
@@ -235,16 +268,16 @@ def local_time(timezone: str) -> Iterator[None]:
         time.tzset()
 
 
-def oom(module: AnsibleModule) -> list[str]:
-    """Return what the kernel said; nothing where its log can't be read, as in a container."""
+def oom_kills(module: AnsibleModule) -> list[str]:
+    """Return the kernel's messages about killed processes; empty where its log can't be read, as in a container."""
     command = ["journalctl", "--dmesg", f"--since=-{module.params['hours']}h", "--output=cat", "--no-pager", "--quiet"]
     _, output, _ = module.run_command([*command, "--grep=out of memory: killed process"])
     return [line for line in output.splitlines() if "illed process" in line]
 
 
 def free_percent(directories: list[str]) -> dict[str, float]:
-    """Return what is free of each file system that these are on, of its bytes and of its inodes, by its directory."""
-    found = {}
+    """Return the free share of each file system of these directories, in bytes and in inodes, by its mount point."""
+    free = {}
     for directory in directories:
         mount = Path(directory)
         if not mount.is_dir():
@@ -252,97 +285,99 @@ def free_percent(directories: list[str]) -> dict[str, float]:
         while mount != mount.parent and mount.stat().st_dev == mount.parent.stat().st_dev:
             mount = mount.parent
         usage, status = shutil.disk_usage(mount), os.statvfs(mount)
-        found[str(mount)] = round(100 * usage.free / usage.total, 1)
+        free[str(mount)] = round(100 * usage.free / usage.total, 1)
         if status.f_files:
-            found[f"{mount} (inodes)"] = round(100 * status.f_favail / status.f_files, 1)
-    return found
+            free[f"{mount} (inodes)"] = round(100 * status.f_favail / status.f_files, 1)
+    return free
 
 
-def runs(directory: Path) -> dict[str, tuple[float, int]]:
-    """Return for each queue the seconds that its tasks ran, and how many."""
-    found: dict[str, tuple[float, int]] = {}
+def run_times(directory: Path) -> dict[str, tuple[float, int]]:
+    """Return for each queue the seconds that its tasks ran in total, and their number."""
+    total: dict[str, tuple[float, int]] = {}
     for counts in read_counts(directory, seconds=False).values():
         for (queue, _), tasks in counts.tasks.items():
-            seconds, ended = found.get(queue, (0.0, 0))
-            found[queue] = seconds + tasks.run_seconds, ended + sum(tasks.runs)
-    return found
+            seconds, ended = total.get(queue, (0.0, 0))
+            total[queue] = seconds + tasks.run_seconds, ended + sum(tasks.runs)
+    return total
 
 
 def versions(release: Path) -> dict[str, str]:
-    """Return which of the parts with known bugs a release has."""
+    """Return the installed versions of the packages with known bugs, in a release."""
     parts = {bug.part for bug in KNOWN_BUGS}
     names = (path.name.removesuffix(".dist-info") for path in release.glob("venv/lib/*/site-packages/*.dist-info"))
     found = (name.partition("-")[::2] for name in names)
     return {name.lower(): version for name, version in found if name.lower() in parts}
 
 
-def ask(module: AnsibleModule) -> dict[str, Any]:
-    """Return what the broker and the workers say."""
+def query(module: AnsibleModule) -> dict[str, Any]:
+    """Return the answers of the broker and the workers."""
     app = module.params["app"]
-    run = ["timeout", str(ASK_SECONDS), *celery_run(app["root"], app["user"]), "python", "-c", ASK, app["module"]]
+    run = ["timeout", str(QUERY_SECONDS), *celery_run(app["root"], app["user"]), "python", "-c", QUERY, app["module"]]
     code, output, error = module.run_command(
         [*run, json.dumps([module.params["queues"], module.params["programs"]])], cwd="/"
     )
     if code:
-        return {"error": brief(error) or f"no answer in {ASK_SECONDS} s"}
-    told: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return told
+        return {"error": one_line(error) or f"no answer within {QUERY_SECONDS} s"}
+    answers: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return answers
 
 
 def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
-    # RabbitMQ's own, not Debian's wrapper in /usr/sbin, which hands its arguments to a shell.
+    """Return the alarms of RabbitMQ, or why it does not answer."""
+    # Not Debian's wrapper in /usr/sbin, which passes its arguments to a shell.
     command = module.get_bin_path("rabbitmq-diagnostics", opt_dirs=["/usr/lib/rabbitmq/bin"])
     if not command:
         return {"error": "it is not installed"}
     try:
-        # Where no port mapper runs, rabbitmq-diagnostics would leave one behind.
+        # Where epmd is not running, rabbitmq-diagnostics would start one and leave it behind.
         socket.create_connection(EPMD, timeout=5).close()
     except OSError as error:
-        return {"error": f"epmd, which runs beside it: {error}"}
+        return {"error": f"epmd at {EPMD[0]}:{EPMD[1]} does not answer: {error}"}
     code, output, errors = module.run_command(
         as_rabbitmq(command, "--silent", "--timeout", "20", "--formatter", "json", "alarms"), cwd="/"
     )
     if code or "{" not in output:
-        # It says the reason first, and then much of what it looked at.
-        return {"error": brief((errors or output).strip().partition("\n")[0])}
+        # The first line is the reason, the rest are its diagnostics.
+        return {"error": one_line((errors or output).strip().partition("\n")[0])}
     return {"alarms": rabbitmq_alarms(json.loads(output[output.index("{") :]))}
 
 
-def rabbitmq_alarms(said: dict[str, Any]) -> list[str]:
-    """Return the alarms in what rabbitmq-diagnostics says: its own node's and others' apart, or neither."""
-    return [f"it has an alarm: {alarm}" for alarm in (*said.get("local", []), *said.get("global", []))]
+def rabbitmq_alarms(output: dict[str, Any]) -> list[str]:
+    """Return the alarms in the output of rabbitmq-diagnostics: the node's own (local) and those of other nodes."""
+    return [f"alarm: {alarm}" for alarm in (*output.get("local", []), *output.get("global", []))]
 
 
 def redis(module: AnsibleModule) -> dict[str, Any]:
+    """Return the alarms of Redis, or why it does not answer."""
     flavor = module.params["broker"]
     command = module.get_bin_path(f"{flavor}-cli")
     if not command:
         return {"error": "it is not installed"}
     run = [command, "-s", f"/run/{flavor}/{flavor}.sock", "--user", module.params["broker_user"], "--no-auth-warning"]
-    # Not an argument, which every user of the host could read.
+    # Not as an argument, which every user of the host can read.
     variables = {"REDISCLI_AUTH": module.params["broker_password"]}
     _, output, error = module.run_command([*run, "info"], environ_update=variables)
-    said = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", output))
-    if "used_memory" not in said:
-        return {"error": brief(f"{error} {output}")}
-    return {"alarms": redis_alarms(said)}
+    info = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", output))
+    if "used_memory" not in info:
+        return {"error": one_line(f"{error} {output}")}
+    return {"alarms": redis_alarms(info)}
 
 
-def redis_alarms(said: dict[str, str]) -> list[str]:
-    """Return what is wrong, of what INFO says."""
+def redis_alarms(info: dict[str, str]) -> list[str]:
+    """Return what is wrong with Redis, from its INFO."""
     alarms = []
-    if int(said["used_memory"]) > FULL * int(said["maxmemory"]) > 0:
-        alarms.append(f"its memory is full: {said['used_memory_human']} of {said['maxmemory_human']}")
-    if int(said["connected_clients"]) > FULL * int(said["maxclients"]):
-        alarms.append(f"its connections are used up: {said['connected_clients']} of {said['maxclients']}")
+    if int(info["used_memory"]) > FULL * int(info["maxmemory"]) > 0:
+        alarms.append(f"memory is full: {info['used_memory_human']} of {info['maxmemory_human']}")
+    if int(info["connected_clients"]) > FULL * int(info["maxclients"]):
+        alarms.append(f"connections are used up: {info['connected_clients']} of {info['maxclients']}")
     for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"):
-        if said.get(name, "ok") != "ok":
-            alarms.append(f"it can't write its files: {name} is {said[name]}")
+        if info.get(name, "ok") != "ok":
+            alarms.append(f"can't write its files: {name} is {info[name]}")
     return alarms
 
 
-def look(module: AnsibleModule) -> dict[str, Any]:
-    """Return what the host knows."""
+def collect(module: AnsibleModule) -> dict[str, Any]:
+    """Return the symptoms of the host."""
     began = time.time()
     app, kind = module.params["app"], module.params["broker"]
     state_dir, current = Path(app["state_dir"]), Path(app["root"], "current")
@@ -353,41 +388,41 @@ def look(module: AnsibleModule) -> dict[str, Any]:
     except SupervisorError as error:
         programs, supervisor = [], str(error)
     directories = ["/", "/var/log", app["root"], app["state_dir"], app["log_dir"]]
-    told: dict[str, Any] = {
+    symptoms: dict[str, Any] = {
         "nodename": socket.gethostname(),
         "drained": (Path(app["root"]) / DRAINED).exists(),
         "current": current.resolve().name if current.is_symlink() else "",
         "programs": programs,
         "supervisor": supervisor,
         "strays": strays_of(app["name"]),
-        "oom": oom(module),
+        "oom": oom_kills(module),
         "killed": killed(app, began - module.params["hours"] * 3600),
-        "runs": runs(state_dir / "counts"),
+        "runs": run_times(state_dir / "counts"),
         "free_percent": free_percent([*directories, f"/var/lib/{kind}"] if kind else directories),
         "tasks": list(record.tasks) if record else [],
         "findings": list(record.findings) if record else [],
         "versions": versions(current.resolve()),
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
-        "asked": ask(module) if module.params["ask"] else {},
+        "asked": query(module) if module.params["ask"] else {},
     }
-    return {"changed": False, "told": told | {"clock": [module.params["now"], began, time.time()]}}
+    return {"changed": False, "symptoms": symptoms | {"clock": [module.params["now"], began, time.time()]}}
 
 
-def judge(module: AnsibleModule) -> dict[str, Any]:
-    """Return what is wrong, of what all hosts have told."""
-    told = {
-        host: {**each["told"], "clock": [*each["told"]["clock"], each["after"]]}
-        for host, each in module.params["told"].items()
+def evaluate(module: AnsibleModule) -> dict[str, Any]:
+    """Return the findings from the symptoms of all hosts."""
+    symptoms = {
+        host: {**each["symptoms"], "clock": [*each["symptoms"]["clock"], each["after"]]}
+        for host, each in module.params["observations"].items()
     }
     limits = Limits(module.params["skew"], module.params["disk"], module.params["hours"])
-    fleet = Fleet(module.params["plan"], told, module.params["silent"])
-    found, noted = examine(fleet, limits), notes(fleet)
+    fleet = Fleet(module.params["plan"], symptoms, module.params["unreachable"])
+    checks, remarks = examine(fleet, limits), notes(fleet)
     return {
         "changed": False,
-        "report": report(found, noted),
-        "checks": as_values(found),
-        "notes": noted,
-        "summary": count(found),
+        "report": report(checks, remarks),
+        "checks": as_values(checks),
+        "notes": remarks,
+        "summary": summary(checks),
     }
 
 
@@ -404,8 +439,8 @@ def main() -> None:
             "broker_user": {"type": "str", "default": ""},
             "broker_password": {"type": "str", "default": "", "no_log": True},
             "plan": {"type": "dict"},
-            "told": {"type": "dict", "default": {}},
-            "silent": {"type": "list", "elements": "str", "default": []},
+            "observations": {"type": "dict", "default": {}},
+            "unreachable": {"type": "list", "elements": "str", "default": []},
             "skew": {"type": "float", "default": 2},
             "disk": {"type": "float", "default": 10},
             **OPTIONS,
@@ -414,7 +449,7 @@ def main() -> None:
         required_one_of=[("app", "plan")],
         supports_check_mode=True,
     )
-    module.exit_json(**(judge(module) if module.params["plan"] else look(module)))
+    module.exit_json(**(evaluate(module) if module.params["plan"] else collect(module)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
-from ansible_collections.fleet.celery.plugins.module_utils._release import CHECK
 from fleet import FACTS, GROUPS, declaration
 from jinja2 import Environment, FileSystemLoader
 
@@ -54,6 +53,8 @@ print(json.dumps({
         "broker_transport_options", "task_default_queue", "accept_content")},
 }))
 """
+
+CHECK = "import celery_fleet_check; celery_fleet_check.main()"
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,14 @@ done
 """
 
 
+# How many of the workers' programs are from the inventory's own template, and how many there are.
+OWN_TEMPLATE = """
+cd /etc/supervisor/conf.d
+grep -l "^; From the user's own template" shop-*.conf | wc -l
+ls shop-*.conf | grep -cv beat
+"""
+
+
 def releases_of(shop: Shop) -> set[str]:
     """Return the releases that the hosts point to and their processes run on; those that end tasks don't count."""
     found = set()
@@ -234,7 +242,7 @@ def test_a_release_that_fails_its_tasks_is_taken_back(shop: Shop, status: Any, t
     since = now()
     with flow(shop) as ids:
         said = refused("deploy", celery_app_version="2.1.0", celery_app_source=source)
-    assert re.search(r"on worker1, \d+ of \d+ tasks failed \(\d+%; before: 0%\)", said), said[-SHOWN:]
+    assert re.search(r"on worker1, \d+ of \d+ tasks failed \(\d+%; baseline: 0%\)", said), said[-SHOWN:]
     assert "worker1: runs on 1.1.0" in said, said[-SHOWN:]
     found = status()
     assert runs(found) == {"1.1.0"}
@@ -255,7 +263,7 @@ def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop) -> No
                 said = told(run.end())
             finally:
                 start(shop.host("worker2"), "worker2")
-        assert "worker2: it can't be reached any more" in said, said[-SHOWN:]
+        assert "worker2: unreachable" in said, said[-SHOWN:]
         assert "worker1: runs on 1.1.0" in said, said[-SHOWN:]
         wait_until(lambda: len(shop.pids("worker2")) == 4, "its workers do not come up")
         play("sweep")
@@ -405,6 +413,12 @@ def test_remote_control_reaches_each_worker_after_all_that(shop: Shop, status: A
 
     # A worker that handed over to another, and ends, answers until it has ended.
     wait_until(reached, "others answer than there are")
+
+
+def test_a_template_of_the_users_own_holds_after_all_that(shop: Shop) -> None:
+    for host in ("worker1", "worker2"):
+        own, programs = shop.output(OWN_TEMPLATE, host).splitlines()
+        assert own == programs != "0", host
 
 
 def test_beat_was_never_doubled_by_all_that(shop: Shop) -> None:

@@ -8,7 +8,7 @@ sets nothing. What the release's Celery does not know is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
@@ -17,10 +17,6 @@ from celery.app.defaults import DEFAULTS
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish
-from kombu import Queue  # type: ignore[attr-defined]
-from kombu.utils.url import maybe_sanitize_url
-
-_UNSET = object()
 
 
 class Loader(AppLoader):  # type: ignore[misc]
@@ -95,140 +91,3 @@ def _listed(routes: object) -> list[Any]:
     if not routes:
         return []
     return [*routes] if isinstance(routes, (list, tuple)) else [routes]
-
-
-def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
-    """Return the settings for which application and fleet say different things.
-
-    Args:
-        app: a Celery application that has this loader.
-
-    Returns:
-        Of each, its name, both values as text without passwords, and whose value applies: "application" or "fleet".
-    """
-    conf, view = app.conf, _own(app)
-    found = []
-    for name, fleets in sorted((fleet.DEFAULTS | fleet.FIRM).items()):
-        own = view.get(name, _UNSET)
-        if own is _UNSET or own == fleets or (name == "task_routes" and not own):
-            continue
-        applies = "application" if conf.get(name) == own else "fleet"
-        if name == "task_routes":
-            applies = "fleet, then application"
-        found.append({"name": name, "application": _text(own), "fleet": _text(fleets), "applies": applies})
-    return found
-
-
-def _text(value: object) -> str:
-    if isinstance(value, (list, tuple)) and value and all(isinstance(each, Queue) for each in value):
-        return ", ".join(f"{queue.name} of the exchange {queue.exchange.name!r}" for queue in value)
-    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else repr(value)
-
-
-def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the queues that the application sends tasks to and the fleet does not declare, with where it says so.
-
-    Args:
-        app: a Celery application that has this loader.
-    """
-    declared = {queue.name for queue in fleet.FIRM["task_queues"]}
-    found: dict[str, str] = {}
-    for queue in _own(app).get("task_queues") or ():
-        found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
-    for where, route in _destinations(app):
-        queue = route.get("queue")
-        name = getattr(queue, "name", queue)
-        if isinstance(name, str) and name:
-            found.setdefault(name, where)
-    return {name: where for name, where in found.items() if name not in declared}
-
-
-def _destinations(app: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ANN401
-    """Yield where tasks go, as far as that does not depend on their arguments, each after where it is said."""
-    for name, entry in (app.conf.beat_schedule or {}).items():
-        yield f"beat_schedule[{name!r}]", entry.get("options") or {}
-    for name, task in app.tasks.items():
-        if own := getattr(task, "queue", None):
-            yield f"the task {name}", {"queue": own}
-            continue
-        try:
-            route = app.amqp.router.lookup_route(name)
-        except Exception:  # noqa: S112 - a router of the application's that wants arguments
-            continue
-        yield f"the route of the task {name}", {"queue": route} if isinstance(route, str) else route or {}
-
-
-def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
-    """Return the highest priorities that the application wants and no queue of the fleet has, by where it says so.
-
-    Args:
-        app: a Celery application that has this loader.
-    """
-    if "task_queue_max_priority" not in fleet.FIRM:  # queues of Redis have priorities without it
-        return {}
-    view = _own(app)
-    declared = {queue.name: _highest(queue) for queue in fleet.FIRM["task_queues"]}
-    found = {
-        f"task_queues[{queue.name!r}]": _highest(queue)
-        for queue in view.get("task_queues") or ()
-        if not isinstance(queue, str) and _highest(queue) > declared.get(queue.name, 0)
-    }
-    wanted = view.get("task_queue_max_priority") or 0
-    if wanted and not any(declared.values()):
-        found["task_queue_max_priority"] = wanted
-    return found
-
-
-def _highest(queue: Any) -> int:  # noqa: ANN401
-    return queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority") or 0
-
-
-def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Return the tasks whose own time limit is above that of the workers of their queue.
-
-    Args:
-        app: a Celery application that has this loader.
-
-    Returns:
-        Of each, its name, its queue, and both limits in seconds.
-    """
-    found = []
-    for name, task in sorted(app.tasks.items()):
-        if task.time_limit:
-            queue = queue_of(app, task)
-            longest = fleet.LONGEST_TASK.get(queue)
-            if longest and task.time_limit > longest:
-                found.append({"name": name, "queue": queue, "task": task.time_limit, "worker": longest})
-    return found
-
-
-def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
-    """Return the queue that a task goes to; nothing where that depends on more than its name."""
-    own = getattr(task, "queue", None)
-    try:
-        return str(app.amqp.router.route({"queue": own} if own else {}, task.name)["queue"].name)
-    except Exception:
-        return ""
-
-
-def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the exchanges that tasks go to and the fleet does not declare, with where it is said.
-
-    Args:
-        app: a Celery application that has this loader.
-    """
-    declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
-    found: dict[str, str] = {}
-    for where, route in _destinations(app):
-        exchange = route.get("exchange")
-        name = getattr(exchange, "name", exchange)
-        if name and name not in declared:
-            found.setdefault(str(name), where)
-    return found
-
-
-def _own(app: Any) -> Any:  # noqa: ANN401
-    """Return what the application sets itself, as settings without any default."""
-    conf = app.conf
-    conf.finalize()
-    return type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)
