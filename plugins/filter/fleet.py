@@ -217,7 +217,12 @@ def _rollout_page(
 ) -> str:
     """Return the report of a rollout as an HTML page, from the results that each host registered."""
     hosts = list(hosts)
-    names = ("__celery_rollout_before", "__celery_app_release", "__celery_rollout_slice", "__celery_rollout_end")
+    names = (
+        "__celery_rollout_baseline",
+        "__celery_app_release",
+        "__celery_rollout_activation",
+        "__celery_rollout_final_status",
+    )
     before, staged, slices, after = (_registered(hostvars, hosts, name) for name in names)
     results = {
         host: Results(before.get(host, {}), staged.get(host, {}), slices.get(host, {}), after.get(host, {}))

@@ -92,7 +92,7 @@ def check_platforms(hosts: Iterable[Host], problems: list[Problem], *, untested:
                     f"the host {host.name}",
                     f"has {name} {release}, on which the roles were not tried",
                     f"Take {' or '.join(f'{name} {release}' for name, release in PLATFORMS)}, or set "
-                    "celery_untested_platforms: true",
+                    "celery_allow_untested_platforms: true",
                 )
             )
 

@@ -96,7 +96,7 @@ def test_a_system_on_which_nothing_was_tried_is_named(system: list[str]) -> None
     (problem,) = refused(declaration(), worker1={"system": system})
     assert problem == (
         f"the host worker1: has {system[0]} {system[1]}, on which the roles were not tried. "
-        "Take Debian 12 or Debian 13, or set celery_untested_platforms: true"
+        "Take Debian 12 or Debian 13, or set celery_allow_untested_platforms: true"
     )
     assert refused(declaration(untested_platforms=True), worker1={"system": system}) == []
     assert refused(declaration(), worker1={"system": ["Debian", "12"]}) == []

@@ -32,7 +32,7 @@ LOAD = [
     call("reports.build", "2026-05", 0.2),
 ]
 # Load is steady, so there is enough to judge by soon.
-QUICK = {"celery_rollout_judge_seconds": 10}
+QUICK = {"celery_rollout_observe_seconds": 10}
 WORKERS = ("worker1", "worker2")
 # Of what a playbook said, where it is not what it should have.
 SHOWN = 4000
@@ -183,7 +183,7 @@ def test_a_release_loses_and_repeats_nothing(shop: Shop, status: Any) -> None:
 
 
 def test_back_and_forth_while_an_old_worker_still_ends_its_tasks(shop: Shop) -> None:
-    at_once = {"celery_rollout_batches": ["100%"], "celery_rollout_judge_seconds": 0}
+    at_once = {"celery_rollout_batches": ["100%"], "celery_rollout_observe_seconds": 0}
     with load(shop):
         report = shop.report("2026-06")
         play("rollback", **at_once)
@@ -336,7 +336,7 @@ def test_a_restart_takes_what_it_was_told_and_nothing_else(shop: Shop, by: str) 
             "restart",
             celery_restart_queues=["video"],
             celery_restart_programs=["shop-email"],
-            celery_rollout_stop_by=by,
+            celery_rollout_stop_method=by,
         )
     for host, pids in before.items():
         after = shop.pids(host)
