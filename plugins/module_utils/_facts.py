@@ -1,4 +1,4 @@
-"""What the plan needs to know of a host, from its variables and gathered facts."""
+"""The facts of a host that the plan depends on, from its variables and gathered facts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
-#: What a user might set for a broker's role, and what the plan takes instead. Unnoticed, the plan's value would win.
+#: Variables of the brokers' roles that the plan sets, and the variables to set instead.
 DERIVED_ROLE_VARIABLES = {
     "rabbitmq_application_user": "celery_app_name",
     "rabbitmq_consumer_timeout": "time_limit and prefetch_multiplier",
@@ -49,16 +49,16 @@ SHARED_PASSWORDS = {
 }
 # Tells values apart within one run, without giving them away.
 _KEY = secrets.token_bytes(32)
-# Where Debian's brokers keep what they hold.
+# Data directories of Debian's brokers are below it.
 _DATA = PurePath("/var/lib")
 
 
 def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the plan asks of a host, None where it is not known.
+    """Return the facts of a host; None where they are not known.
 
-    disk: bytes of the file system that a broker's data is on. system: the distribution and its release's number.
+    disk: bytes of the file system of the brokers' data. system: the distribution and its major version.
     login: the user that Ansible logs in as. role_variables: those of DERIVED_ROLE_VARIABLES that are set.
-    variables: all that begin as the fleet's do. passwords: a token for each of SHARED_PASSWORDS that is set.
+    variables: all variables whose names begin with celery_. passwords: a token for each of SHARED_PASSWORDS that is set.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     route: Mapping[str, Any] = facts.get("default_ipv4") or {}
