@@ -58,7 +58,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
 
     disk: bytes of the file system of the brokers' data. system: the distribution and its major version.
     login: the user that Ansible logs in as. role_variables: those of DERIVED_ROLE_VARIABLES that are set.
-    variables: all variables whose names begin with celery_. passwords: a token for each of SHARED_PASSWORDS that is set.
+    variables: all variables whose names begin with celery_. passwords: a token for each of SHARED_PASSWORDS.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     route: Mapping[str, Any] = facts.get("default_ipv4") or {}
