@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,12 @@ def test_a_task_that_old_messages_need_is_not_removed(tmp_path: Path) -> None:
     told = refused("deploy", test_source=changed_source(SOURCE, tmp_path / "a", change))
     assert "The task demoapp.tasks.add requires z, which messages of the old release don't have" in told
     assert "No worker was touched" in told
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the controller has another Python than worker1")
+def test_a_plan_imports_the_project_and_reports_its_settings() -> None:
+    told = play("plan", celery_plan_build=True)
+    assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in told
+    told = refused("plan", celery_plan_build=True, celery_app_module="proj.missing:app")
+    assert "proj.missing:app (celery_app_module) can't be imported, so no host was touched" in told
+    assert "No module named 'proj.missing'" in told
