@@ -4,16 +4,16 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """What _supervisor.OPTIONS holds, for people."""
+    """Documentation of _supervisor.OPTIONS."""
 
     DOCUMENTATION = r"""
 options:
   directory:
-    description: Directory that Supervisor includes.
+    description: Directory of the programs' configuration files, which Supervisor includes.
     type: path
     default: /etc/supervisor/conf.d
   socket:
-    description: Supervisor's socket.
+    description: Supervisor's Unix socket.
     type: path
     default: /run/supervisor.sock
 """

@@ -1,34 +1,34 @@
-"""What the modules that unpack an artifact have in common."""
+"""Options of the modules that unpack an artifact."""
 
 from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """What _unpacked.OPTIONS holds, for people."""
+    """Documentation of _unpacked.OPTIONS."""
 
     DOCUMENTATION = r"""
 notes:
-  - Another content of the same version gets a directory of its own, so what runs on the old one is not disturbed. The
-    one before is kept, older ones are removed.
+  - The directory's name holds the version and the checksum, so an update never changes files of a running program.
+  - Keeps the current directory and the one before. Older ones are removed.
   - Restarts nothing.
 attributes:
-  check_mode: {support: full, description: It says what it would make.}
-  diff_mode: {support: full, description: It names the directory that is made.}
+  check_mode: {support: full, description: Reports whether the directory would be created.}
+  diff_mode: {support: full, description: Shows the directory that is created.}
 options:
   root:
-    description: Directory that holds the directories.
+    description: Parent directory.
     type: path
     required: true
   version:
-    description: Begins the directory's name.
+    description: The program's version. The directory's name begins with it.
     type: str
     required: true
   artifact:
-    description: The artifact's file on the host.
+    description: Path of the artifact on the host.
     type: path
     required: true
   sha256:
-    description: The artifact's checksum.
+    description: SHA-256 checksum of the artifact.
     type: str
     required: true
 """

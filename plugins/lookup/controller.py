@@ -1,25 +1,30 @@
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Tell which run of Ansible this is."""
+"""Return the user, the machine and the process of this run of Ansible."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: controller
-short_description: Tell which run of Ansible this is, and which others there are on the controller
-description: So that a run that was killed can be told from one that is still at work.
+short_description: Return the user, the machine and the process of this run of Ansible
+description:
+  - Identifies this run, and lists the processes of all runs of Ansible on the controller.
+  - M(fleet.celery.celery_lock) takes the lock from a run whose process has ended.
 author: Celery Fleet (@celery-fleet)
 options: {}
 """
 
 EXAMPLES = r"""
-- name: Tell which run this is
+- name: Show the run
   ansible.builtin.debug:
     msg: "{{ lookup('fleet.celery.controller') }}"
 """
 
 RETURN = r"""
-_raw: {description: "One entry: user, machine, process and processes.", type: list, elements: dict}
+_raw:
+  description: One mapping of C(user), C(machine), C(process) and C(processes).
+  type: list
+  elements: dict
 """
 
 from dataclasses import asdict

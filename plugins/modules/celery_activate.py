@@ -1,30 +1,33 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Bring a host's programs to a release that is on it already."""
+"""Activate a staged release on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_activate
-short_description: Bring a host's programs to a release that is on it, warm or by handover, a slice of time a call
+short_description: Activate a staged release on a host, by warm restart or by handover
 description:
-  - Points C(current) to the release, restarts all programs that run on another, all at the same time, and waits until
-    each runs on it, answers by remote control and consumes its queues.
-  - Returns after O(seconds), ready or not, with what it waits for. Called again it goes on where it was, also after the
-    controller or the host was away.
+  - Points C(current) to the release, and restarts all programs that run on another one, all at the same time.
+  - A program with one slot is restarted warm. The old worker ends its tasks, then the new one starts.
+  - A program with two slots is handed over. The new worker starts beside the old one, which ends its tasks once the
+    new one consumes.
+  - A program is done once it runs on the release, answers a ping by remote control and consumes its queues.
+  - Returns after O(seconds), whether all programs are done or not. Call it again until RV(done) is true. It continues
+    where it was, also after a crash of the controller or of the host.
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
-  check_mode: {support: full, description: It says which programs would be restarted.}
-  diff_mode: {support: full, description: Of the release that C(current) points to.}
+  check_mode: {support: full, description: Returns the programs that would be restarted.}
+  diff_mode: {support: full, description: Shows the release that C(current) points to.}
 options:
   app_name:
-    description: The application.
+    description: The application's name.
     type: str
     required: true
   app:
-    description: What C(celery -A) takes.
+    description: The application as C(celery -A) takes it.
     type: str
     required: true
   user:
@@ -32,23 +35,23 @@ options:
     type: str
     required: true
   version:
-    description: The release. It must have been made, and checked, by M(fleet.celery.celery_release).
+    description: The release. M(fleet.celery.celery_release) must have staged and checked it.
     type: str
     required: true
   run:
-    description: Tells calls for the same activation from those for another one to the same release.
+    description: Identifier of the activation. Calls with another one begin a new activation of the same release.
     type: str
     default: ""
   root:
-    description: The application's directory.
+    description: The application's directory, which holds C(current) and C(releases).
     type: path
     required: true
   config_dir:
-    description: Directory of its environment and settings.
+    description: Directory of the application's environment and settings.
     type: path
     required: true
   state_dir:
-    description: Directory in which is kept what a later call must know.
+    description: Directory below which the programs count their tasks.
     type: path
     required: true
   programs:
@@ -57,52 +60,74 @@ options:
     elements: dict
     required: true
     suboptions:
-      name: {description: The program's name in Supervisor., type: str, required: true}
-      slot_of: {description: As for M(fleet.celery.supervisor_programs)., type: str, default: ""}
-      kind: {description: As for M(fleet.celery.supervisor_programs)., type: str, default: worker}
-      node: {description: Name of its node. Without one it is not asked., type: str, default: ""}
-      queues: {description: Queues that it must consume., type: list, elements: str, default: []}
-      config: {description: Text of its configuration file. Needed of slots alone., type: str, default: ""}
-      environment: {description: Variables of this program alone., type: dict, default: {}}
+      name:
+        description: The program's name in Supervisor.
+        type: str
+        required: true
+      slot_of:
+        description: The worker that the program is a slot of. See M(fleet.celery.supervisor_programs).
+        type: str
+        default: ""
+      kind:
+        description: The kind of program, part of its file's name. See M(fleet.celery.supervisor_programs).
+        type: str
+        default: worker
+      node:
+        description: The node name. A program without one is done once Supervisor reports it RUNNING.
+        type: str
+        default: ""
+      queues:
+        description: Queues that the program must consume.
+        type: list
+        elements: str
+        default: []
+      config:
+        description: Content of the program's configuration file. Only slots need it.
+        type: str
+        default: ""
+      environment:
+        description: Environment variables of this program alone.
+        type: dict
+        default: {}
   previous:
-    description: The release to be noted as the one before, if it is another than C(current) points to.
+    description: The release to record as the previous one. The default is the one that C(current) pointed to.
     type: str
   only:
-    description: Names of the workers, or of their programs, that are restarted; all if empty.
+    description: Restart only these programs, or programs of these workers. Empty restarts all.
     type: list
     elements: str
     default: []
   restart_before:
     description:
-      - Restarts also what runs on the release, if it was started before that.
+      - Also restart programs that run on the release but were started before this time.
       - In seconds since the epoch, by the host's clock.
     type: float
     default: 0
   stop_by:
     description:
-      - Who tells a worker to end, Supervisor by a signal, or Celery's remote control.
-      - One that has two slots ends by a signal in any case, as Supervisor starts again what ends by itself.
+      - How workers are stopped, by Supervisor's signal or by Celery's remote control.
+      - A worker with two slots is always stopped by a signal, as Supervisor would restart it otherwise.
     type: str
     choices: [supervisor, remote_control]
     default: supervisor
   keep_releases:
     description:
-      - How many releases to keep, once all is well. 0 keeps all.
-      - The one that runs, the one before, and any that a process still runs on stay in any case.
+      - Number of releases to keep once all programs are done. V(0) keeps all.
+      - The current release, the previous one and those that a process runs on are always kept.
     type: int
     default: 0
   start_timeout:
-    description: Seconds until a program that was started must be at work.
+    description: Seconds within which a started program must be done. The activation fails after that.
     type: int
     default: 180
   seconds:
-    description: Seconds after which it returns, ready or not. 0 is 15, and more once it has waited for minutes.
+    description: Seconds after which the module returns. V(0) is 15 seconds at first, and up to 300 later.
     type: int
     default: 0
 """
 
 EXAMPLES = r"""
-- name: Bring the workers to the release
+- name: Activate the release
   fleet.celery.celery_activate:
     app_name: shop
     app: shop.celery:app
@@ -113,19 +138,46 @@ EXAMPLES = r"""
     state_dir: /var/lib/shop
     programs: "{{ programs }}"
   register: activation
-  until: activation.done
+  until: activation.done or activation.failures
   retries: 300
 """
 
 RETURN = r"""
-version: {description: The release., type: str, returned: always}
-pruned: {description: Releases that were removed., type: list, elements: str, returned: always}
-drained: {description: Whether the host is drained, so that no worker is started., type: bool, returned: always}
-done: {description: Whether each program runs on the release and is at work., type: bool, returned: always}
-failures: {description: Why that can't be., type: list, elements: str, returned: always}
-waits: {description: What is waited for., type: list, elements: str, returned: always}
-previous: {description: The release before this activation., type: str, returned: always}
-programs: {description: For each program its phases, with their times., type: dict, returned: always}
+version:
+  description: The release.
+  type: str
+  returned: always
+pruned:
+  description: Releases that were removed.
+  type: list
+  elements: str
+  returned: always
+drained:
+  description: Whether the host is drained. No worker is started then.
+  type: bool
+  returned: always
+done:
+  description: Whether all programs are done.
+  type: bool
+  returned: always
+failures:
+  description: For each program that can't be activated, the reason.
+  type: list
+  elements: str
+  returned: always
+waits:
+  description: For each program that is not done, what it is waited for.
+  type: list
+  elements: str
+  returned: always
+previous:
+  description: The release before this activation.
+  type: str
+  returned: always
+programs:
+  description: For each program its phases, each with the time at which it began.
+  type: dict
+  returned: always
 """
 
 import json

@@ -1,98 +1,127 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Tell what a host knows of what can go wrong with a fleet, or judge what all hosts have told."""
+"""Collect the symptoms of a host, or evaluate those of all hosts."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_doctor
-short_description: Tell what a host knows of what can go wrong with a fleet, or judge what all hosts have told
+short_description: Collect the symptoms of a host, or evaluate those of all hosts
 description:
-  - Tells which processes were killed, how long tasks run, how full the disks are, what its clock says, what runs on
-    which release, and which versions are installed.
-  - On the broker's host it tells what the broker complains of. With O(ask) it asks the broker and all workers as well.
-  - With O(plan) it looks at nothing, but judges what hosts have told (O(told)).
+  - With O(app), collects a host's symptoms. These are killed processes, run times of tasks, free disk space, the clock,
+    the release of each program, installed versions, and on the broker's host the broker's alarms.
+  - With O(app) and O(ask), also queries the broker for queue depths, and the workers for their queues and tasks.
+  - With O(plan), collects nothing, and returns the findings from the symptoms in O(observations).
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
-  check_mode: {support: full, description: It changes nothing.}
-  diff_mode: {support: none, description: There is nothing to differ.}
+  check_mode: {support: full, description: Changes nothing.}
+  diff_mode: {support: none, description: Changes nothing.}
 options:
   app:
-    description: The application, as the plan has it.
+    description: The plan's C(app). Collects the host's symptoms. Mutually exclusive with O(plan).
     type: dict
   now:
-    description: The controller's clock, in seconds since the epoch.
+    description: The controller's clock, in seconds since the epoch. The host's clock is compared with it.
     type: float
     default: 0
   hours:
-    description: How far it looks back for processes that were killed.
+    description: Hours of logs to search for killed processes.
     type: int
     default: 24
   ask:
-    description: Whether this host asks the broker and the workers.
+    description: Whether to query the broker and the workers. One host of the fleet is enough.
     type: bool
     default: false
   queues:
-    description: Queues whose depths it asks the broker for.
+    description: Queues whose depths the broker is queried for.
     type: list
     elements: str
     default: []
   programs:
-    description: For each worker of the fleet the names of the nodes that it may be.
+    description: For each worker of the fleet, the node names that it may have. A worker with two slots has two.
     type: list
     elements: list
     default: []
   broker:
-    description: Which broker the host has, if it has one.
+    description: The broker that runs on the host. Empty if none does.
     type: str
     choices: ["", rabbitmq, redis, valkey]
     default: ""
   broker_user:
-    description: Who asks Redis.
+    description: User of Redis that may run C(INFO).
     type: str
     default: ""
   broker_password:
-    description: That user's password.
+    description: Password of O(broker_user).
     type: str
     default: ""
   plan:
-    description: The plan, to judge by.
+    description: The plan, as M(fleet.celery.celery_plan) returns it. Mutually exclusive with O(app).
     type: dict
-  told:
-    description: For each host what the module returned there as told, and as after the controller's clock then.
+  observations:
+    description:
+      - For each host, a mapping of C(symptoms) and C(after).
+      - C(symptoms) is what the module returned on that host. C(after) is the controller's clock once it had.
     type: dict
     default: {}
   silent:
-    description: Hosts that have told nothing.
+    description: Hosts that could not be reached, or on which the module failed.
     type: list
     elements: str
     default: []
   skew:
-    description: Seconds that a host's clock may differ from the controller's.
+    description: Largest difference between a host's clock and the controller's, in seconds.
     type: float
     default: 2
   disk:
-    description: Percent of a file system that must be free.
+    description: Smallest share of a file system that must be free, in percent.
     type: float
     default: 10
 """
 
 EXAMPLES = r"""
-- name: See what the host knows
+- name: Collect the host's symptoms
   fleet.celery.celery_doctor:
     app: "{{ celery_plan.app }}"
     now: "{{ now().timestamp() }}"
   register: doctor
+
+- name: Evaluate the symptoms of all hosts
+  fleet.celery.celery_doctor:
+    plan: "{{ celery_plan }}"
+    observations:
+      worker1:
+        symptoms: "{{ hostvars.worker1.doctor.symptoms }}"
+        after: "{{ now().timestamp() }}"
+    silent: [worker2]
+  delegate_to: localhost
 """
 
 RETURN = r"""
-told: {description: What the host knows., type: dict, returned: without plan}
-report: {description: "Each check with what it found, for people.", type: list, elements: str, returned: with plan}
-checks: {description: "What each check found: where, what, meaning and action.", type: dict, returned: with plan}
-notes: {description: "What the checks of releases found, no fault.", type: list, elements: str, returned: with plan}
-summary: {description: How much was found., type: str, returned: with plan}
+symptoms:
+  description: The host's symptoms, for O(observations).
+  type: dict
+  returned: with O(app)
+report:
+  description: Lines for people. Each check with its findings.
+  type: list
+  elements: str
+  returned: with O(plan)
+checks:
+  description: For each check its findings, each with C(where), C(what), C(meaning) and C(action).
+  type: dict
+  returned: with O(plan)
+notes:
+  description: Remarks of the releases' own checks that are no findings.
+  type: list
+  elements: str
+  returned: with O(plan)
+summary:
+  description: The number of findings, for people.
+  type: str
+  returned: with O(plan)
 """
 
 import json
@@ -140,11 +169,11 @@ from celery.app.utils import find_app
 REPLY = 5
 app = find_app(sys.argv[1])
 queues, programs = json.loads(sys.argv[2])
-told = {}
+answers = {}
 try:
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=REPLY)
-        told["depths"] = depths_of(connection, queues)
+        answers["depths"] = depths_of(connection, queues)
         def inspect(**options):
             return app.control.inspect(timeout=REPLY, connection=connection, **options)
         consumed = inspect(limit=len(programs)).active_queues() or {}
@@ -154,17 +183,17 @@ try:
         known = inspect(destination=list(consumed)) if consumed else None
         registered, active = (known.registered() or {}, known.active(safe=True) or {}) if known else ({}, {})
         now = time.time()
-        told["consumed"] = {node: [queue["name"] for queue in found] for node, found in consumed.items()}
-        told["registered"] = {node: [name.split(" ")[0] for name in found] for node, found in registered.items()}
-        told["active"] = {
+        answers["consumed"] = {node: [queue["name"] for queue in found] for node, found in consumed.items()}
+        answers["registered"] = {node: [name.split(" ")[0] for name in found] for node, found in registered.items()}
+        answers["active"] = {
             node: [{"name": task["name"], "id": task["id"], "seconds": now - task["time_start"]}
                    for task in found if task["time_start"]]
             for node, found in active.items()
         }
 except Exception as error:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    told["workers_error" if "depths" in told else "error"] = text
-print("\\n" + json.dumps(told))
+    answers["workers_error" if "depths" in answers else "error"] = text
+print("\\n" + json.dumps(answers))
 """
 )
 ASK_SECONDS = 60
@@ -285,8 +314,8 @@ def ask(module: AnsibleModule) -> dict[str, Any]:
     )
     if code:
         return {"error": brief(error) or f"no answer in {ASK_SECONDS} s"}
-    told: dict[str, Any] = json.loads(output.splitlines()[-1])
-    return told
+    answers: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return answers
 
 
 def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
@@ -353,7 +382,7 @@ def look(module: AnsibleModule) -> dict[str, Any]:
     except SupervisorError as error:
         programs, supervisor = [], str(error)
     directories = ["/", "/var/log", app["root"], app["state_dir"], app["log_dir"]]
-    told: dict[str, Any] = {
+    symptoms: dict[str, Any] = {
         "nodename": socket.gethostname(),
         "drained": (Path(app["root"]) / DRAINED).exists(),
         "current": current.resolve().name if current.is_symlink() else "",
@@ -370,17 +399,17 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
         "asked": ask(module) if module.params["ask"] else {},
     }
-    return {"changed": False, "told": told | {"clock": [module.params["now"], began, time.time()]}}
+    return {"changed": False, "symptoms": symptoms | {"clock": [module.params["now"], began, time.time()]}}
 
 
 def judge(module: AnsibleModule) -> dict[str, Any]:
     """Return what is wrong, of what all hosts have told."""
-    told = {
-        host: {**each["told"], "clock": [*each["told"]["clock"], each["after"]]}
-        for host, each in module.params["told"].items()
+    symptoms = {
+        host: {**each["symptoms"], "clock": [*each["symptoms"]["clock"], each["after"]]}
+        for host, each in module.params["observations"].items()
     }
     limits = Limits(module.params["skew"], module.params["disk"], module.params["hours"])
-    fleet = Fleet(module.params["plan"], told, module.params["silent"])
+    fleet = Fleet(module.params["plan"], symptoms, module.params["silent"])
     found, noted = examine(fleet, limits), notes(fleet)
     return {
         "changed": False,
@@ -404,7 +433,7 @@ def main() -> None:
             "broker_user": {"type": "str", "default": ""},
             "broker_password": {"type": "str", "default": "", "no_log": True},
             "plan": {"type": "dict"},
-            "told": {"type": "dict", "default": {}},
+            "observations": {"type": "dict", "default": {}},
             "silent": {"type": "list", "elements": "str", "default": []},
             "skew": {"type": "float", "default": 2},
             "disk": {"type": "float", "default": 10},

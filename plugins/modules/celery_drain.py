@@ -1,59 +1,60 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Take the workers off a host until it is given back, a slice of time a call."""
+"""Drain a host: stop its workers, and keep them stopped until it is undrained."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_drain
-short_description: Take the workers off a host until it is given back, a slice of time a call
+short_description: Drain a host, or undrain it
 description:
-  - Tells all workers of the host to end, warm, at the same time, and has Supervisor forget them, so that they don't
-    come back with the host either. Other modules start none while it is drained.
-  - Returns after O(seconds), ended or not, with what it waits for. Called again it goes on.
-  - Ten seconds before the O(deadline) it has workers that are left hand back their tasks, by SIGQUIT. After it, it ends
-    by SIGKILL what is left still. RabbitMQ then gives the tasks to others at once; with Redis, C(playbooks/drain.yml)
-    does so.
+  - Stops all workers of the host at the same time by a warm shutdown, in which they end their tasks, and removes their
+    programs from Supervisor. They stay stopped after a reboot.
+  - While a host is drained, M(fleet.celery.celery_activate) and M(fleet.celery.supervisor_programs) start no worker.
+  - Returns after O(seconds), whether all workers have stopped or not. Call it again until RV(done) is true.
+  - Workers that still run get SIGQUIT at most 10 seconds before O(deadline), and hand their tasks back to the broker.
+    At O(deadline) they get SIGKILL.
+  - RabbitMQ redelivers tasks of killed workers at once. For Redis, run C(playbooks/sweep.yml).
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
-  check_mode: {support: full, description: It says which programs would end.}
-  diff_mode: {support: none, description: There is no text to differ.}
+  check_mode: {support: full, description: Returns the programs that would stop.}
+  diff_mode: {support: none, description: Programs have no text to compare.}
 options:
   app_name:
-    description: The application.
+    description: The application's name.
     type: str
     required: true
   root:
-    description: The application's directory, in which is kept that the host is drained.
+    description: The application's directory. A marker file in it says that the host is drained.
     type: path
     required: true
   state_dir:
-    description: Directory of the counts.
+    description: Directory below which the programs count their tasks.
     type: path
     required: true
   programs:
-    description: The programs of this host's workers, also those that don't run.
+    description: The programs of this host's workers, running or not.
     type: list
     elements: str
     required: true
   drained:
-    description: Whether the host is to be drained. If not, what drained it is forgotten, and workers may be started.
+    description: V(true) drains the host. V(false) removes the marker, so that workers may be started again.
     type: bool
     default: true
   deadline:
-    description: Seconds since the host was first told, after which tasks are broken off. 0 waits as long as it takes.
+    description: Seconds after the first call at which tasks are interrupted. V(0) waits until all tasks have ended.
     type: int
     default: 0
   seconds:
-    description: Seconds after which it returns, ended or not. 0 is 15, and more once it has waited for minutes.
+    description: Seconds after which the module returns. V(0) is 15 seconds at first, and up to 300 later.
     type: int
     default: 0
 """
 
 EXAMPLES = r"""
-- name: Take the workers off
+- name: Drain the host
   fleet.celery.celery_drain:
     app_name: shop
     root: /srv/shop
@@ -66,9 +67,20 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-done: {description: Whether no worker is left., type: bool, returned: success}
-waits: {description: What is waited for., type: list, elements: str, returned: success}
-broken_off: {description: Programs whose tasks were not ended., type: list, elements: str, returned: success}
+done:
+  description: Whether all workers have stopped.
+  type: bool
+  returned: success
+waits:
+  description: For each program that still runs, what it is waited for.
+  type: list
+  elements: str
+  returned: success
+broken_off:
+  description: Programs whose tasks were interrupted.
+  type: list
+  elements: str
+  returned: success
 """
 
 import json

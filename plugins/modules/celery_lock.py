@@ -1,58 +1,69 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Hold the lock of a fleet's rollouts."""
+"""Acquire, renew and release the rollout lock of a fleet."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_lock
-short_description: Hold the lock of a fleet's rollouts, of which one is to run at a time
+short_description: Acquire, renew or release the rollout lock of a fleet
 description:
-  - Takes the lock, or keeps it where this run has it, or gives it back.
-  - A rollout that was not heard of for a quarter of an hour is taken for dead, and at once where it was run on the same
-    controller, whose process is gone.
+  - A fleet has one rollout at a time. The lock is a file on one of its hosts.
+  - Acquires the lock, renews it where this run holds it already, or releases it.
+  - A lock that was not renewed for 15 minutes is stale, and another run may acquire it.
+  - A lock is also stale once the process of its run has ended. Only a run on the same controller can know that.
 author: Celery Fleet (@celery-fleet)
 attributes:
-  check_mode: {support: full, description: It says whether the lock could be taken.}
-  diff_mode: {support: none, description: There is nothing to differ.}
+  check_mode: {support: full, description: Reports whether the lock could be acquired.}
+  diff_mode: {support: none, description: The lock's file is no configuration.}
 options:
   path:
-    description: The lock's file.
+    description: The lock's file. Its directory is created, and belongs to root alone.
     type: path
     required: true
   run:
-    description: Tells this run from another.
+    description: Identifier of this run. The lock belongs to the run with this identifier.
     type: str
     required: true
   owner:
-    description: Who runs it, for people.
+    description: The user and the controller, for the message that another run gets.
     type: str
     default: ""
   controller:
-    description: What the lookup P(fleet.celery.controller#lookup) tells of this run.
+    description: Value of the lookup P(fleet.celery.controller#lookup). Without it, a lock gets stale by its age alone.
     type: dict
     default: {}
   held:
-    description: Whether to take or keep it, or to give it back.
+    description: V(true) acquires or renews the lock. V(false) releases it.
     type: bool
     default: true
   take_over:
-    description: Take it from whoever has it.
+    description: Acquire the lock also if another run holds it.
     type: bool
     default: false
 """
 
 EXAMPLES = r"""
-- name: Let no other rollout begin
+- name: Acquire the rollout lock
   fleet.celery.celery_lock:
     path: /run/celery-fleet/shop.lock
     run: "{{ run }}"
     owner: ann@controller
+    controller: "{{ lookup('fleet.celery.controller') }}"
+
+- name: Release the rollout lock
+  fleet.celery.celery_lock:
+    path: /run/celery-fleet/shop.lock
+    run: "{{ run }}"
+    held: false
 """
 
 RETURN = r"""
-told: {description: What is worth telling., type: str, returned: success}
+message:
+  description: The stale lock that was taken over. Empty if there was none.
+  type: str
+  returned: success
 """
 
 import fcntl
@@ -109,7 +120,7 @@ def main() -> None:
     )
     path, run = Path(module.params["path"]), module.params["run"]
     if module.check_mode and not path.parent.is_dir():
-        module.exit_json(changed=False, told="")
+        module.exit_json(changed=False, message="")
     # Of root alone: whoever else could open the files could hold them, for as long as they like.
     make_directory(path.parent, 0o700, "root", "root")
     # Two that ask at the same moment ask one after the other.
@@ -122,16 +133,16 @@ def main() -> None:
         if not module.params["held"]:
             if holder and holder.run == run and not module.check_mode:
                 path.unlink()
-            module.exit_json(changed=False, told="")
+            module.exit_json(changed=False, message="")
         if module.params["take_over"] and holder and holder.run != run:
             holder = None
-        mine, told = take(holder, this_run(module), module.params["controller"].get("processes") or [])
+        mine, message = take(holder, this_run(module), module.params["controller"].get("processes") or [])
         if mine is None:
-            module.fail_json(msg=told)
+            module.fail_json(msg=message)
             return
         if not module.check_mode:
             write_file(path, json.dumps(asdict(mine)) + "\n", 0o644, "root")
-    module.exit_json(changed=False, told=told)
+    module.exit_json(changed=False, message=message)
 
 
 if __name__ == "__main__":

@@ -1,74 +1,78 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Tell which release a host's programs run on, and what became of their tasks."""
+"""Collect the release, the state and the task counts of a host's programs."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_status
-short_description: Tell which release a host's programs run on, and what became of their tasks
+short_description: Collect the release, the state and the task counts of a host's programs
 description:
-  - Tells where C(current) points, which releases there are, what each program runs on, and how many tasks it did.
-  - With O(version) it first waits until tasks have ended on that release, to be judged by, since its workers began.
+  - Returns the current and the previous release, the releases on the host, the release that each program runs, and
+    the tasks that were counted on each release.
+  - With O(version), first waits until O(tasks) tasks have ended on that release, so that it can be evaluated.
+  - With O(queues), also returns the queues' depths.
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
-  check_mode: {support: full, description: It changes nothing.}
-  diff_mode: {support: none, description: There is nothing to differ.}
+  check_mode: {support: full, description: Changes nothing.}
+  diff_mode: {support: none, description: Changes nothing.}
 options:
   app_name:
-    description: The application. Programs whose names begin with it and a C(-) are its own.
+    description: The application's name. The names of its programs begin with it and a C(-).
     type: str
     required: true
   app:
-    description: What C(celery -A) takes. With O(queues) only.
+    description: The application as C(celery -A) takes it. Required with O(queues).
     type: str
     default: ""
   user:
-    description: The application's user. With O(queues) only.
+    description: The application's user. Required with O(queues).
     type: str
     default: ""
   root:
-    description: The application's directory.
+    description: The application's directory, which holds C(current) and C(releases).
     type: path
     required: true
   state_dir:
-    description: Directory of the counts.
+    description: Directory below which the programs count their tasks.
     type: path
     required: true
   queues:
-    description: Queues whose depths it asks the broker for.
+    description: Queues whose depths the broker is queried for.
     type: list
     elements: str
     default: []
   version:
-    description: A release whose tasks are waited for.
+    description: A release. Wait until tasks have ended on it. Without it, the module does not wait.
     type: str
     default: ""
   tasks:
-    description: Waits until so many of them have ended since the last of the workers was started,
+    description: Number of tasks that must have ended on O(version) since its last worker was started.
     type: int
     default: 20
   seconds:
-    description: but no longer than so many seconds after that.
+    description: Longest wait in seconds, from the start of the last worker on O(version).
     type: int
     default: 30
   limits:
     description:
-      - For each queue, the depth that it may have. While one is deeper, it asks again, and twice at least, so that
-        what came while workers were restarted is seen to become less.
-      - It ends O(seconds) after the last of the workers was started.
+      - For each queue, the depth up to which it is healthy.
+      - While a queue is deeper, its depth is polled, for at most O(seconds), so that a backlog from the restart can
+        drain.
     type: dict
     default: {}
   since:
-    description: Tells also what ended in each second since then, in seconds since the epoch; an hour at most.
+    description:
+      - Also return the tasks of each second since this time, in seconds since the epoch.
+      - The counts reach back for one hour. V(0) returns none.
     type: float
     default: 0
 """
 
 EXAMPLES = r"""
-- name: See what runs on which release
+- name: Collect the status of the workers
   fleet.celery.celery_status:
     app_name: shop
     root: /srv/shop
@@ -77,19 +81,64 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-now: {description: "The host's clock, in seconds since the epoch.", type: float, returned: success}
-nodename: {description: "The host's name, as Celery has it for %h.", type: str, returned: success}
-drained: {description: Whether the host is drained., type: bool, returned: success}
-current: {description: The release that programs start on., type: str, returned: success}
-previous: {description: The one before the latest activation., type: str, returned: success}
-releases: {description: The releases on the host, the latest last., type: list, elements: dict, returned: success}
-programs: {description: Name, state and release of each program., type: list, elements: dict, returned: success}
-strays: {description: Processes of programs that no Supervisor owns., type: list, elements: dict, returned: success}
-ended: {description: When programs ended that are gone since a handover., type: dict, returned: success}
-counts: {description: For each release, tasks begun, done, failed and retried., type: dict, returned: success}
-depths: {description: Messages that wait in each of the queues., type: dict, returned: success}
-first_depths: {description: Those that waited when it first asked., type: dict, returned: success}
-seconds: {description: "Second, tasks done, tasks failed.", type: list, elements: list, returned: success}
+now:
+  description: The host's clock, in seconds since the epoch.
+  type: float
+  returned: success
+nodename:
+  description: The host's name, which Celery puts in place of C(%h).
+  type: str
+  returned: success
+drained:
+  description: Whether the host is drained.
+  type: bool
+  returned: success
+current:
+  description: The release that programs are started on. Empty if there is none.
+  type: str
+  returned: success
+previous:
+  description: The release before the latest activation.
+  type: str
+  returned: success
+releases:
+  description:
+    - The releases on the host, the latest last, each with C(version), C(finished), C(sha256) and C(lost).
+    - C(lost) names the tasks whose queued messages that release could not run.
+  type: list
+  elements: dict
+  returned: success
+programs:
+  description: C(name), C(state) and C(release) of each program.
+  type: list
+  elements: dict
+  returned: success
+strays:
+  description: C(program) and C(pid) of each process that outlived its Supervisor.
+  type: list
+  elements: dict
+  returned: success
+ended:
+  description: For each program that a handover replaced, when it ended, in seconds since the epoch.
+  type: dict
+  returned: success
+counts:
+  description: For each release, the number of tasks that were C(begun), C(done), C(failed) and C(retried).
+  type: dict
+  returned: success
+depths:
+  description: Number of messages in each of O(queues), after the wait.
+  type: dict
+  returned: success
+first_depths:
+  description: Number of messages in each of O(queues), before the wait.
+  type: dict
+  returned: success
+seconds:
+  description: For each second since O(since) in which tasks ended, the second, the tasks done and the tasks failed.
+  type: list
+  elements: list
+  returned: success
 """
 
 import json

@@ -1,40 +1,40 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Write a program's configuration files."""
+"""Write the configuration files of a program."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: config_files
-short_description: Write the files that a program is configured by, in one call
+short_description: Write the configuration files of a program in one call
 description:
-  - Each call of a module costs a host a start of Python. This one does the work of many calls of
-    M(ansible.builtin.copy) and M(ansible.builtin.file), for files that belong to root.
-  - Every file that changes is checked by the program that reads it before the first is replaced. What is wrong with
-    any of them is told at once, and nothing is touched then.
-  - Directories that are missing on the way to a file are made, with mode V(0755).
+  - Each call of a module starts Python on the host. This module replaces many calls of M(ansible.builtin.copy) and
+    M(ansible.builtin.file), for files that root owns.
+  - All files that change are validated before the first one is replaced. If one is rejected, none is replaced, and the
+    error lists all rejections.
+  - Missing parent directories are created with mode V(0755).
 author: Celery Fleet (@celery-fleet)
 attributes:
-  check_mode: {support: full, description: It says what it would write, and does not have it checked.}
-  diff_mode: {support: full, description: What a file with O(files[].secret) holds is not shown.}
+  check_mode: {support: full, description: "Reports the files that would be written, without validating them."}
+  diff_mode: {support: full, description: "The content of a file with O(files[].secret) is not shown."}
 options:
   directories:
-    description: Directories, made before the files.
+    description: Directories, created before the files.
     type: list
     elements: dict
     default: []
     suboptions:
       path:
-        description: Where it is.
+        description: Path of the directory.
         type: path
         required: true
       group:
-        description: Whose group it is.
+        description: Group owner.
         type: str
         default: root
       mode:
-        description: Its mode, in octal digits.
+        description: Mode, in octal digits.
         type: str
         default: "0755"
   files:
@@ -44,46 +44,48 @@ options:
     default: []
     suboptions:
       path:
-        description: Where it is.
+        description: Path of the file.
         type: path
         required: true
       content:
-        description: What it holds. It reaches no log.
+        description: File content. Never logged.
         type: str
         required: true
       group:
-        description: Whose group it is.
+        description: Group owner.
         type: str
         default: root
       mode:
-        description: Its mode, in octal digits.
+        description: Mode, in octal digits.
         type: str
         default: "0644"
       secret:
-        description: Whether what it holds is to be kept out of the difference that is shown.
+        description: Whether the content is left out of the diff.
         type: bool
         default: false
       validate:
-        description: Program and arguments that check it; V({}) is where it lies meanwhile. It must end with 0.
+        description:
+          - Command that validates the file, as a list of arguments. It rejects the file by a non-zero exit code.
+          - V({}) stands for the path of the candidate.
         type: list
         elements: str
         default: []
   links:
-    description: Symbolic links, made after the files.
+    description: Symbolic links, created after the files.
     type: list
     elements: dict
     default: []
     suboptions:
       path:
-        description: Where it is.
+        description: Path of the link.
         type: path
         required: true
       target:
-        description: What it points to, there or not.
+        description: Target of the link. It need not exist.
         type: path
         required: true
   absent:
-    description: Files and links that are removed.
+    description: Files and links to remove.
     type: list
     elements: path
     default: []
@@ -104,9 +106,21 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-written: {description: Files and directories that were made or changed., type: list, elements: str, returned: success}
-linked: {description: Links that were made., type: list, elements: str, returned: success}
-removed: {description: What was removed., type: list, elements: str, returned: success}
+written:
+  description: Files and directories that were created or changed.
+  type: list
+  elements: str
+  returned: success
+linked:
+  description: Links that were created or changed.
+  type: list
+  elements: str
+  returned: success
+removed:
+  description: Files and links that were removed.
+  type: list
+  elements: str
+  returned: success
 """
 
 from pathlib import Path

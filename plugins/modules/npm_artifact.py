@@ -1,37 +1,38 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Fetch a Node.js program's packages on the controller."""
+"""Build an artifact of a Node.js program's packages on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: npm_artifact
-short_description: Fetch the packages of a Node.js program into one file, once, on the controller
+short_description: Build an artifact of a Node.js program's packages on the controller
 description:
-  - Runs C(npm ci) on a lock and packs what it installs into one file. Hosts that unpack it need no npm and no registry.
-  - npm's own configuration says which registry is asked. Each package is checked against the lock's SHA-512.
-  - Install scripts of packages never run, and optional packages are left out.
-  - An artifact of the same lock is not built again.
+  - Runs C(npm ci) on a lock file, and packs the installed packages into one file. Hosts need neither npm nor access to
+    a registry.
+  - The registry is that of the user's npm configuration. npm verifies each package against the lock file's SHA-512.
+  - Install scripts are never run. Optional packages are left out.
+  - An artifact of the same lock file is built once.
 author: Celery Fleet (@celery-fleet)
 attributes:
   check_mode:
     support: full
-    description: Artifacts are a cache. A check run builds them too, so that the hosts' part can be checked.
-  diff_mode: {support: none, description: An artifact is not a text.}
+    description: Artifacts are a cache, so check mode builds them too. Otherwise the hosts' tasks could not be checked.
+  diff_mode: {support: none, description: An artifact is a binary file.}
 options:
   source:
-    description: A directory with C(package.json) and C(package-lock.json).
+    description: Directory that holds C(package.json) and C(package-lock.json).
     type: path
     required: true
   directory:
-    description: Where artifacts are kept on the controller.
+    description: The artifact cache, a directory on the controller.
     type: path
     required: true
 """
 
 EXAMPLES = r"""
-- name: Fetch the Redis UI's packages
+- name: Build the artifact of the Redis UI
   fleet.celery.npm_artifact:
     source: roles/redis_ui/files
     directory: ~/.cache/celery-fleet/artifacts
@@ -40,9 +41,18 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path: {description: The artifact's file., type: str, returned: success}
-sha256: {description: Its checksum., type: str, returned: success}
-version: {description: The version that the lock is for., type: str, returned: success}
+path:
+  description: Path of the artifact.
+  type: str
+  returned: success
+sha256:
+  description: SHA-256 checksum of the artifact.
+  type: str
+  returned: success
+version:
+  description: The program's version in the lock file.
+  type: str
+  returned: success
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Unpack a Node.js program's packages."""
+"""Unpack the packages of a Node.js program."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ DOCUMENTATION = r"""
 module: npm_packages
 short_description: Unpack the packages of a Node.js program, without npm
 description:
-  - Makes C(<root>/<version>-<checksum>/node_modules) of a file that M(fleet.celery.npm_artifact) built.
+  - Creates C(<root>/<version>-<checksum>/node_modules) from an artifact of M(fleet.celery.npm_artifact).
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.unpacked]
 """
 
 EXAMPLES = r"""
-- name: Unpack the Redis UI
+- name: Unpack the packages of the Redis UI
   fleet.celery.npm_packages:
     root: /opt/redis-ui
     version: "{{ artifact.version }}"
@@ -25,7 +25,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-node_modules: {description: The directory of the packages., type: str, returned: success}
+node_modules:
+  description: Path of C(node_modules).
+  type: str
+  returned: success
 """
 
 from pathlib import Path

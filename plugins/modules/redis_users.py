@@ -1,28 +1,28 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Make a Redis server use the users of its ACL file."""
+"""Make a Redis server load its ACL file."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: redis_users
-short_description: Make a Redis server use the users of its ACL file
+short_description: Make a Redis server load its ACL file
 description:
-  - Has the server load its ACL file if that changed since it was loaded, or if users were changed without it.
-  - The server is not restarted. Connections of users that are gone end. Those of others go on, also if their password
-    changed, unless it is Redis 7.0, which ends them all. C(CLIENT KILL USER) ends a user's connections.
-  - Logs in as an administrator, with the password that is given, or with the one that was in force before it.
-    That one is kept on the host in a file next to the ACL file, readable by root only, so that root can log in.
+  - Loads the ACL file if it changed since the server loaded it, or if users were changed at run time.
+  - The server is not restarted. Connections of removed users are closed. Those of other users stay open, even if
+    their password changed. Redis 7.0 closes those too. C(CLIENT KILL USER) closes the connections of a user.
+  - Logs in as an administrator with O(password), or with the password that was valid before.
+  - Stores that password in a file of O(state_dir) that only root can read.
 author: Celery Fleet (@celery-fleet)
 requirements:
   - C(redis-cli) of Redis 7.0 or later, or C(valkey-cli), run as root on the server's host
 attributes:
-  check_mode: {support: full, description: It says whether it would load the file.}
-  diff_mode: {support: none, description: Users are in the ACL file.}
+  check_mode: {support: full, description: Reports whether the ACL file would be loaded.}
+  diff_mode: {support: none, description: The ACL file holds secrets.}
 options:
   flavor:
-    description: Which server it is.
+    description: The server's kind.
     type: str
     choices: [redis, valkey]
     default: redis
@@ -35,21 +35,21 @@ options:
     type: path
     required: true
   state_dir:
-    description: Root's directory, in which the administrator's password is kept.
+    description: Directory of root in which the administrator's password is stored. It is created if missing.
     type: path
     required: true
   administrator:
-    description: A user of the ACL file that may do anything.
+    description: User of the ACL file with all permissions.
     type: str
     required: true
   password:
-    description: Its password in the ACL file. Any characters may be in it.
+    description: Password of O(administrator) in the ACL file.
     type: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: Make Redis use these users
+- name: Load the ACL file
   fleet.celery.redis_users:
     socket: /run/redis/redis.sock
     acl_file: /etc/redis/users.acl
@@ -60,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 loaded:
-  description: Whether the server loaded its ACL file, or would in check mode.
+  description: Whether the ACL file was loaded. In check mode, whether it would be.
   type: bool
   returned: always
 """

@@ -1,53 +1,63 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Make a set of Supervisor programs on a host be exactly as declared."""
+"""Configure a set of Supervisor programs on a host, and run them."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: supervisor_programs
-short_description: Make a set of Supervisor programs be exactly as declared, restarting warm what differs
+short_description: Configure a set of Supervisor programs, and restart warm those that changed
 description:
-  - Writes one configuration file a program, removes the files of programs that are gone, and brings Supervisor to them.
-  - Supervisor's own parser checks the files before they replace the old ones.
-  - Restarts only programs whose configuration changed, or that run on another release, environment or settings than
-    those on disk. A restart is warm; all of them stop at the same time.
+  - Writes a configuration file for each program, removes the files of programs that are not declared, and makes
+    Supervisor apply them.
+  - Supervisor's own parser validates the files before they replace the old ones.
+  - Restarts programs whose configuration changed, or whose release, environment or settings differ from those on disk.
+  - A restart is warm. All programs stop at the same time, and end their tasks first.
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
 attributes:
-  check_mode: {support: full, description: It says what it would write, restart and remove.}
-  diff_mode: {support: full, description: It shows the configuration files' differences.}
+  check_mode: {support: full, description: "Reports what would be written, restarted and removed."}
+  diff_mode: {support: full, description: Shows the differences of the configuration files.}
 options:
   app_name:
-    description: The application. Programs whose names begin with it and a C(-) are its own.
+    description: The application's name. Programs whose names begin with it and a C(-) belong to it.
     type: str
     required: true
   kind:
-    description: Tells these programs' files from others of the application, such as C(worker) and C(beat).
+    description: Kind of these programs, such as V(worker) or V(beat). It is part of the names of their files.
     type: str
     required: true
   programs:
-    description: The programs that should run.
+    description: The programs that must run.
     type: list
     elements: dict
     required: true
     suboptions:
-      name: {description: The program's name., type: str, required: true}
-      config: {description: Text of its configuration file., type: str, required: true}
-      environment: {description: Variables of this program alone; nothing secret., type: dict, default: {}}
+      name:
+        description: The program's name.
+        type: str
+        required: true
+      config:
+        description: Content of the program's configuration file.
+        type: str
+        required: true
+      environment:
+        description: Environment variables of this program alone. They must not hold secrets.
+        type: dict
+        default: {}
       slot_of:
         description:
-          - Programs with the same value are slots of one worker, of which one is to run. That is the one that has a
-            file, or else the first.
-          - One that still ends its tasks after a handover is left to it.
+          - Programs with the same value are slots of one worker, of which one runs. That is the slot that has a file,
+            or else the first one.
+          - The other slot, which may still end its tasks after a handover, is left alone.
         type: str
         default: ""
   unless_exists:
-    description: While this file is there, none of them is to run.
+    description: While this file exists, none of the programs is run.
     type: path
   root:
-    description: The application's directory, with C(current) in it.
+    description: The application's directory, which holds C(current).
     type: path
     required: true
   config_dir:
@@ -55,17 +65,17 @@ options:
     type: path
     required: true
   stop_timeout:
-    description: Seconds that the slowest program may take to end its tasks.
+    description: Seconds within which all programs must end their tasks.
     type: int
     default: 3600
   start_timeout:
-    description: Seconds until each program must stay up.
+    description: Seconds within which all programs must be RUNNING.
     type: int
     default: 180
 """
 
 EXAMPLES = r"""
-- name: Run the workers of this host
+- name: Run the workers
   fleet.celery.supervisor_programs:
     app_name: shop
     kind: worker
@@ -77,10 +87,26 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-written: {description: Files written., type: list, elements: str, returned: always}
-removed: {description: Files removed., type: list, elements: str, returned: always}
-stopped: {description: Programs stopped warm., type: list, elements: str, returned: always}
-started: {description: Programs started., type: list, elements: str, returned: always}
+written:
+  description: Files that were created or changed.
+  type: list
+  elements: str
+  returned: always
+removed:
+  description: Files that were removed.
+  type: list
+  elements: str
+  returned: always
+stopped:
+  description: Programs that were stopped.
+  type: list
+  elements: str
+  returned: always
+started:
+  description: Programs that were started.
+  type: list
+  elements: str
+  returned: always
 """
 
 import re

@@ -1,26 +1,26 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Make a virtual environment of an artifact's wheels."""
+"""Create a virtual environment from the wheels of an artifact."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: wheel_venv
-short_description: Make a virtual environment of an artifact's wheels, without an index
+short_description: Create a virtual environment from the wheels of an artifact, without an index
 description:
-  - Makes C(<root>/<version>-<checksum>/venv) of a file that M(fleet.celery.celery_artifact) built.
+  - Creates C(<root>/<version>-<checksum>/venv) from an artifact of M(fleet.celery.celery_artifact).
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.unpacked]
 options:
   python:
-    description: The Python that the environment is made with.
+    description: Python interpreter of the virtual environment.
     type: path
     default: /usr/bin/python3
 """
 
 EXAMPLES = r"""
-- name: Make Flower's environment
+- name: Create Flower's virtual environment
   fleet.celery.wheel_venv:
     root: /opt/flower
     version: 2.2.0
@@ -30,7 +30,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-venv: {description: The virtual environment's directory., type: str, returned: success}
+venv:
+  description: Path of the virtual environment.
+  type: str
+  returned: success
 """
 
 from pathlib import Path
