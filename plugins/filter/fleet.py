@@ -1,4 +1,4 @@
-"""Filters that hand values to the typed core; the logic is in module_utils."""
+"""Filters of the collection. Their logic is in module_utils; each has its documentation in a file beside this one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
-from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, depth_limits, judge
-from ansible_collections.fleet.celery.plugins.module_utils._report import Told, page, rollout_of
+from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, batch_failures, depth_limits
+from ansible_collections.fleet.celery.plugins.module_utils._report import Results, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
-    look,
-    release_before,
+    activation_progress,
+    rollback_release,
     staging_failures,
     verdict,
 )
@@ -34,30 +34,30 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "batch_problems": _batch_problems,
+            "activation_progress": _activation_progress,
+            "batch_failures": _batch_failures,
+            "batch_size_errors": _batch_size_errors,
             "batches": _batches,
             "bcrypt": _bcrypt,
             "broker_url": broker_url,
+            "config_file_entries": _config_file_entries,
             "depth_limits": _depth_limits,
             "environment_text": environment_text,
-            "files": _files,
             "host_facts": _host_facts,
+            "host_statuses": _host_statuses,
             "hook_failures": hook_failures,
-            "judge": _judge,
             "log_names": _log_names,
-            "look": _look,
             "management_url": management_url,
             "python_literal": _python_literal,
-            "release_before": release_before,
             "result_url": result_url,
+            "rollback_release": rollback_release,
             "rollout_page": _rollout_page,
+            "rollout_verdict": _rollout_verdict,
             "salted_sha1": _salted_sha1,
             "staging_failures": _staging_failures,
             "status_table": _status_table,
-            "statuses": _statuses,
             "supervisor_command": command,
             "supervisor_escape": escape,
-            "verdict": _verdict,
         }
 
 
@@ -66,53 +66,57 @@ def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str])
 
 
 def _batches(hosts: Iterable[str], plan: Mapping[str, Mapping[str, Any]], sizes: Iterable[object]) -> list[list[str]]:
-    """Return the batches of these hosts.
+    """Return the hosts of each batch.
 
     Args:
         plan: the plan's hosts.
-        sizes: as users write them.
+        sizes: celery_rollout_batches.
     """
     read = read_sizes(list(sizes), [])
     hosts = list(hosts)
     workloads = {host: [item["worker"] for item in plan[host]["programs"]] for host in hosts}
     consumed = {host: {queue for item in plan[host]["programs"] for queue in item["queues"]} for host in hosts}
-    # Those that only send, such as beat's, come last: a worker of the old release would refuse a task that is new.
+    # Hosts that only send tasks, such as beat's, come last: a worker of the old release would discard a new task.
     working = {host: workers for host, workers in workloads.items() if workers}
-    found = batches(working, {host: consumed[host] for host in working}, read)
+    result = batches(working, {host: consumed[host] for host in working}, read)
     senders = [host for host in hosts if host not in working]
-    return [*found, senders] if senders else found
+    return [*result, senders] if senders else result
 
 
 def _log_names(host: str, plan: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the names of the logs that a host's programs write, each with its program."""
-    found = [
+    """Return the name of each log of a host, with the program that writes it."""
+    logs = [
         {"name": slot["name"], "program": program["name"]}
         for program in plan["hosts"][host]["programs"]
         for slot in program["slots"]
     ]
     beat = f"{plan['app']['name']}-beat"
-    return [*found, {"name": beat, "program": beat}] if plan["beat_host"] == host else found
+    return [*logs, {"name": beat, "program": beat}] if plan["beat_host"] == host else logs
 
 
-def _batch_problems(sizes: Iterable[object]) -> list[str]:
-    """Return what is wrong with sizes of batches as users write them."""
+def _batch_size_errors(sizes: Iterable[object]) -> list[str]:
+    """Return the errors of celery_rollout_batches; empty if it is valid."""
     problems: list[Problem] = []
     read_sizes(list(sizes), problems)
     return [str(problem) for problem in problems]
 
 
 def _registered(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
-    # Each look at a host's variables puts them together anew.
+    # Each access to a host's variables merges them anew.
     return {host: values[name] for host in hosts if name in (values := hostvars[host])}
 
 
-def _look(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
-    """Return where hosts are, from what each has registered under a name."""
+def _activation_progress(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
+    """Return the state of hosts: waiting, progress and failures.
+
+    Args:
+        name: variable in which each host registered the result of celery_activate.
+    """
     hosts = list(hosts)
-    return asdict(look(_registered(hostvars, hosts, name), hosts))
+    return asdict(activation_progress(_registered(hostvars, hosts, name), hosts))
 
 
-def _judge(
+def _batch_failures(
     hostvars: Mapping[str, Mapping[str, Any]],
     batch: Iterable[str],
     *,
@@ -123,27 +127,35 @@ def _judge(
     after: str,
     margins: Mapping[str, float],
 ) -> list[str]:
-    """Return why a batch is bad, from what each host has registered under these names.
+    """Return why a batch is unhealthy; empty if it is healthy.
 
     Args:
-        hooks: what is wrong with the hooks of a host, where something is.
+        hosts: all hosts of the rollout.
+        before: variable in which each host registered the result of celery_status before the rollout.
+        activated: variable of the result of celery_activate.
+        hooks: variable of the message of a failed hook.
+        after: variable of the result of celery_status after the activation.
     """
     batch = list(batch)
     slices = _registered(hostvars, batch, activated)
-    failures = look(slices, batch).failures
+    failures = activation_progress(slices, batch).failures
     if failures:
         return [f"{host}: {text}" for host, texts in failures.items() for text in texts]
     if failed := _registered(hostvars, batch, hooks):
         return [f"{host}: {text}" for host, text in failed.items()]
     versions = {host: str(result["version"]) for host, result in slices.items()}
-    told = _registered(hostvars, hosts, before)
-    return judge(versions, told, _registered(hostvars, batch, after), _margins(margins))
+    baseline = _registered(hostvars, hosts, before)
+    return batch_failures(versions, baseline, _registered(hostvars, batch, after), _margins(margins))
 
 
 def _depth_limits(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], before: str, margins: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return how deep each queue may be, from what each host has registered under this name."""
+    """Return the depth that each queue may have.
+
+    Args:
+        before: variable in which each host registered the result of celery_status before the rollout.
+    """
     return depth_limits(_registered(hostvars, hosts, before), _margins(margins))
 
 
@@ -154,14 +166,19 @@ def _margins(given: Mapping[str, float]) -> Margins:
 def _staging_failures(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], failure: str, release: str
 ) -> list[str]:
-    """Return why a release can't be activated, from what each host has noted and registered under these names."""
+    """Return why a release can't be activated; empty if it can.
+
+    Args:
+        failure: variable of the message of a failed staging.
+        release: variable in which each host registered the result of celery_release.
+    """
     hosts = list(hosts)
     failures = _registered(hostvars, hosts, failure)
-    made = {host for host, result in _registered(hostvars, hosts, release).items() if not result.get("unreachable")}
-    return staging_failures(failures, [host for host in hosts if host not in failures and host not in made])
+    staged = {host for host, result in _registered(hostvars, hosts, release).items() if not result.get("unreachable")}
+    return staging_failures(failures, [host for host in hosts if host not in failures and host not in staged])
 
 
-def _verdict(
+def _rollout_verdict(
     hostvars: Mapping[str, Mapping[str, Any]],
     hosts: Iterable[str],
     *,
@@ -171,13 +188,22 @@ def _verdict(
     reasons: str,
     after: str,
 ) -> str:
-    """Return how a bad rollout ended; nothing if there are no hosts that were to go back."""
+    """Return the report of a failed rollout; empty if no host was marked for rollback.
+
+    Args:
+        hosts: hosts that were marked for rollback.
+        everyone: all hosts of the rollout.
+        slices: variable in which each host registered the result of celery_activate.
+        reasons: variable of the reasons why the batch is unhealthy.
+        after: variable of the result of celery_status at the end.
+    """
     hosts = list(hosts)
     if not hosts:
         return ""
-    told = _registered(hostvars, hosts, reasons)
-    away = [host for host, status in _registered(hostvars, everyone, after).items() if status.get("unreachable")]
-    return verdict(label, told[hosts[-1]], _registered(hostvars, hosts, slices), away)
+    why = _registered(hostvars, hosts, reasons)
+    statuses = _registered(hostvars, everyone, after)
+    unreachable = [host for host, status in statuses.items() if status.get("unreachable")]
+    return verdict(label, why[hosts[-1]], _registered(hostvars, hosts, slices), unreachable)
 
 
 def _rollout_page(
@@ -189,19 +215,25 @@ def _rollout_page(
     began: float,
     verdict: str,
 ) -> str:
-    """Return the page of a rollout, from what each host has registered in its course."""
+    """Return the report of a rollout as an HTML page, from the results that each host registered."""
     hosts = list(hosts)
     names = ("__celery_rollout_before", "__celery_app_release", "__celery_rollout_slice", "__celery_rollout_end")
     before, staged, slices, after = (_registered(hostvars, hosts, name) for name in names)
-    told = {
-        host: Told(before.get(host, {}), staged.get(host, {}), slices.get(host, {}), after.get(host, {}))
+    results = {
+        host: Results(before.get(host, {}), staged.get(host, {}), slices.get(host, {}), after.get(host, {}))
         for host in hosts
     }
-    return page(rollout_of(app, label, float(began), told, verdict))
+    return page(rollout_of(app, label, float(began), results, verdict))
 
 
-def _statuses(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, dict[str, Any]]:
-    """Return for each host which release it runs, of what it has registered under a name by celery_status."""
+def _host_statuses(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str
+) -> dict[str, dict[str, Any]]:
+    """Return the releases and programs of each host.
+
+    Args:
+        name: variable in which each host registered the result of celery_status.
+    """
     keys = ("current", "previous", "drained", "programs", "releases")
     return {
         host: {key: status[key] for key in keys} if "current" in status else {"unreachable": True}
@@ -210,7 +242,11 @@ def _statuses(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], n
 
 
 def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> list[str]:
-    """Return the lines of a table of what each host has registered under a name by celery_status."""
+    """Return the lines of a table of all programs, with their releases and states.
+
+    Args:
+        name: variable in which each host registered the result of celery_status.
+    """
     rows = []
     for host, status in _registered(hostvars, hosts, name).items():
         programs = [(each["name"], each["release"] or "-", each["state"]) for each in status.get("programs", [])]
@@ -225,30 +261,38 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
     return table(("host", "current", "program", "runs", "state"), rows)
 
 
-def _files(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:
-    """Return files of config_files that differ in their names and contents alone.
+def _config_file_entries(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:
+    """Return entries for the option files of config_files.
 
     Args:
-        contents: of each, by its name.
-        path: with {} for the name.
+        contents: the content of each file, by its name.
+        path: path of the files, with {} for the name.
+        options: options of all entries.
     """
     return [{"path": path.replace("{}", name), "content": content, **options} for name, content in contents.items()]
 
 
 def _python_literal(value: object) -> str:
-    # Through JSON, which leaves plain types of what Ansible passes in its own.
+    # JSON converts Ansible's own string and list types to plain ones.
     return repr(json.loads(json.dumps(value)))
 
 
 def _bcrypt(password: str, salt: str) -> str:
-    """Return a password as Prometheus and its exporters compare it, the same each time for the same salt."""
+    """Return the bcrypt hash of a password, as Prometheus and its exporters take it.
+
+    The same password and salt give the same hash, so that a second run changes nothing.
+
+    Raises:
+        AnsibleFilterError: the package bcrypt is missing on the controller.
+    """
     try:
-        import bcrypt  # noqa: PLC0415 - where no password is hashed so, it need not be there
+        import bcrypt  # noqa: PLC0415 - only needed where exporters have passwords
     except ImportError as error:
         raise AnsibleFilterError(
-            "Passwords of exporters are hashed by bcrypt. Install it: pip install bcrypt"
+            "The Python package bcrypt, which hashes the exporters' passwords, is missing on the controller. "
+            "Install it into Ansible's environment: pip install bcrypt"
         ) from error
-    # bcrypt counts in the same digits as base64, in another order.
+    # bcrypt's base64 has the same digits in another order.
     digits = string.ascii_uppercase + string.ascii_lowercase + string.digits
     grain = base64.b64encode(hashlib.sha256(salt.encode()).digest()[:16]).decode().rstrip("=")
     grain = grain.translate(str.maketrans(f"{digits}+/", f"./{digits}"))
@@ -256,9 +300,10 @@ def _bcrypt(password: str, salt: str) -> str:
 
 
 def _salted_sha1(password: str, salt: str) -> str:
-    """Return a password as nginx compares it (RFC 2307), the same each time for the same salt.
+    """Return the salted SHA-1 hash of a password, as nginx takes it (RFC 2307).
 
-    Of what nginx knows it is the best that every Python can compute: crypt is gone from it.
+    The same password and salt give the same hash, so that a second run changes nothing. nginx also takes crypt(3)
+    hashes, but Python 3.13 has no crypt module.
     """
     grain = hashlib.sha256(salt.encode()).digest()[:8]
     digest = hashlib.sha1(password.encode() + grain).digest()  # noqa: S324

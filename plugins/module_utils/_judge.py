@@ -1,4 +1,7 @@
-"""Whether a batch of hosts is as well on the new release as the fleet was before: pure, from what was counted."""
+"""Whether a batch is healthy on a new release, compared with the fleet's baseline before the rollout.
+
+Pure: results of celery_status go in, reasons come out.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Margins:
-    """How much worse than before is still well.
+    """Allowed regression against the baseline.
 
     Attributes:
-        failures: of a hundred tasks, so many more may fail.
-        least_failures: fewer than that prove nothing.
-        depth_factor: a queue may be so many times as deep.
-        depth_least: a queue that is no deeper than that is well.
+        failures: percentage points by which the share of failed tasks may rise.
+        least_failures: number of failed tasks below which their share is not evaluated.
+        depth_factor: factor by which the depth of a queue may rise.
+        depth_least: depth up to which a queue is healthy in any case.
     """
 
     failures: float = 5.0
@@ -23,9 +26,9 @@ class Margins:
     depth_factor: float = 3.0
     depth_least: int = 100
 
-    def depth(self, before: int) -> float:
-        """Return how deep a queue may be that had so many messages before."""
-        return max(self.depth_least, before * self.depth_factor)
+    def depth(self, baseline: int) -> float:
+        """Return the depth that a queue with this baseline may have."""
+        return max(self.depth_least, baseline * self.depth_factor)
 
 
 def ended(counts: Iterable[Mapping[str, int]]) -> tuple[int, int]:
@@ -34,83 +37,89 @@ def ended(counts: Iterable[Mapping[str, int]]) -> tuple[int, int]:
     return sum(each.get("done", 0) for each in counts), sum(each.get("failed", 0) for each in counts)
 
 
-def judge(
+def batch_failures(
     versions: Mapping[str, str],
     before: Mapping[str, Mapping[str, Any]],
     after: Mapping[str, Mapping[str, Any]],
     margins: Margins,
 ) -> list[str]:
-    """Return why a batch is bad; nothing if it is not.
+    """Return why a batch is unhealthy; empty if it is healthy.
 
     Args:
-        versions: the release that each host is to be on.
-        before: for each host of the fleet, what celery_status told before the first batch.
-        after: the same for the hosts of the batch, once they run the release.
-        margins: how much worse is still well.
+        versions: for each host, its new release.
+        before: for each host of the fleet, the result of celery_status before the first batch (the baseline).
+        after: for each host of the batch, the result of celery_status after the activation.
+        margins: allowed regression.
     """
     reasons = []
     for host, status in after.items():
         if status.get("unreachable"):
-            reasons.append(f"{host} can't be reached any more")
+            reasons.append(f"{host} is unreachable")
             continue
         for program in status["programs"]:
             if program["state"] == "STOPPING":
                 continue
-            # One that has just come up is STARTING for some seconds, though it is at work.
+            # Supervisor reports STARTING for startsecs, while the worker already consumes.
             up = program["state"] in {"RUNNING", "STARTING"}
             if not up or program["release"] != versions[host]:
-                what = f"runs on {program['release']}" if up else f"is {program['state']}"
-                reasons.append(f"{program['name']} on {host} {what}")
-    return reasons + _failures(versions, before, after, margins) + _depths(before, after, margins)
+                state = f"runs on {program['release']}" if up else f"is {program['state']}"
+                reasons.append(f"{program['name']} on {host} {state}")
+    return reasons + _failed_tasks(versions, before, after, margins) + _depths(before, after, margins)
 
 
-def _failures(
+def _failed_tasks(
     versions: Mapping[str, str],
     before: Mapping[str, Mapping[str, Any]],
     after: Mapping[str, Mapping[str, Any]],
     margins: Margins,
 ) -> list[str]:
-    told = [(release, counts) for status in before.values() for release, counts in status["counts"].items()]
-    # What an earlier try of the new release did is no measure; of a restart, there is nothing else.
-    old = [counts for release, counts in told if release not in versions.values()]
-    was_done, was_failed = ended(old or [counts for _, counts in told])
-    was = 100 * was_failed / (was_done + was_failed) if was_failed else 0.0
+    counted = [(release, counts) for status in before.values() for release, counts in status["counts"].items()]
+    # An earlier attempt of the new release is no baseline. A restart has no other release to compare with.
+    old = [counts for release, counts in counted if release not in versions.values()]
+    baseline_done, baseline_failed = ended(old or [counts for _, counts in counted])
+    baseline = 100 * baseline_failed / (baseline_done + baseline_failed) if baseline_failed else 0.0
     reasons = []
-    # Each host by itself: among many that are well, one that fails all of its tasks would not show.
+    # Each host by itself: one that fails all of its tasks would not show among many healthy ones.
     for host, status in after.items():
         if status.get("unreachable"):
             continue
         done, failed = ended([status["counts"].get(versions[host], {})])
-        old_done, old_failed = ended([before.get(host, {}).get("counts", {}).get(versions[host], {})])
-        done, failed = done - old_done, failed - old_failed
-        now = 100 * failed / (done + failed) if failed else 0.0
-        if failed >= margins.least_failures and now > was + margins.failures:
-            reasons.append(f"on {host}, {failed} of {done + failed} tasks failed ({now:.0f}%; before: {was:.0f}%)")
+        earlier_done, earlier_failed = ended([before.get(host, {}).get("counts", {}).get(versions[host], {})])
+        done, failed = done - earlier_done, failed - earlier_failed
+        share = 100 * failed / (done + failed) if failed else 0.0
+        if failed >= margins.least_failures and share > baseline + margins.failures:
+            reasons.append(
+                f"on {host}, {failed} of {done + failed} tasks failed ({share:.0f}%; baseline: {baseline:.0f}%)"
+            )
     return reasons
 
 
 def _depths(
     before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]], margins: Margins
 ) -> list[str]:
-    were = _told_depths(before)
+    baselines = _baseline_depths(before)
     reasons = {}
     for status in after.values():
         first = status.get("first_depths") or {}
         for queue, depth in (status.get("depths") or {}).items():
-            was = were.get(queue, 0)
-            # What came while workers were restarted is no fault of the release if they get through it.
-            if depth > margins.depth(was) and depth >= first.get(queue, 0):
-                reasons[queue] = f"{depth} tasks wait in {queue} (before: {was})"
+            baseline = baselines.get(queue, 0)
+            # A backlog from the restart is no regression while it shrinks.
+            if depth > margins.depth(baseline) and depth >= first.get(queue, 0):
+                reasons[queue] = f"{depth} tasks are queued in {queue} (baseline: {baseline})"
     return list(reasons.values())
 
 
 def depth_limits(before: Mapping[str, Mapping[str, Any]], margins: Margins) -> dict[str, float]:
-    """Return how deep each queue may be, from what celery_status told before the first batch."""
-    return {queue: margins.depth(depth) for queue, depth in _told_depths(before).items()}
+    """Return the depth that each queue may have.
+
+    Args:
+        before: for each host, the result of celery_status before the first batch (the baseline).
+    """
+    return {queue: margins.depth(depth) for queue, depth in _baseline_depths(before).items()}
 
 
-def _told_depths(before: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _baseline_depths(before: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    depths: dict[str, int] = {}
     for status in before.values():
-        found = status.get("depths") or found
-    return found
+        depths = status.get("depths") or depths
+    return depths

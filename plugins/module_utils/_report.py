@@ -1,4 +1,4 @@
-"""A rollout as a page: what each host's programs went through, over the tasks that the fleet did meanwhile."""
+"""The report of a rollout as an HTML page: the phases of each program, and the task rate of the fleet."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 WIDTH, LEFT, LANE, CHART = 960, 190, 16, 120
-# Seconds between two places of the axis that are named, of which there are at most so many.
+# Seconds between two ticks of the time axis, and the largest number of ticks.
 STEPS, TICKS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600), 12
-#: Phases of a program as celery_activate notes them, and their colours; what is none of them is not drawn.
+#: Colours of the phases that celery_activate records. Other phases are not drawn.
 COLOURS = {
-    "as before": "#b9dcc3",
+    "unchanged": "#b9dcc3",
     "staging": "#8d7bc4",
     "draining": "#d98e04",
     "starting": "#3d7dca",
@@ -26,16 +26,17 @@ COLOURS = {
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a page tells.
+    """The content of the page. All times are seconds since the epoch.
 
     Attributes:
-        began: seconds since the epoch, as all times here.
-        phases: for each host and program, when each of its phases began, in order.
-        seconds: second, tasks done and tasks failed on the whole fleet, in order, also from before it began; those
-            without any are left out.
-        before: for each host the release that it had; after: the one that it has.
-        open_before: tasks that had begun and not ended when it began; open_after: when it ended.
-        verdict: why it was taken back; empty if it was not.
+        phases: for each host and program, the start and the name of each phase, in order.
+        seconds: second, tasks done and tasks failed on the whole fleet, in order. Begins before the rollout, and leaves
+            out seconds without tasks.
+        before: for each host, its release before the rollout.
+        after: for each host, its release after the rollout.
+        open_before: tasks that were started and had not finished at the beginning.
+        open_after: tasks that were started and had not finished at the end.
+        verdict: why the rollout failed; empty if it succeeded.
     """
 
     app: str
@@ -59,22 +60,22 @@ class Rollout:
         return sum(failed for second, _, failed in self.seconds if second >= self.began)
 
     def slowest(self, window: int) -> float:
-        """Return the tasks a second of the window of so many seconds in which fewest were done."""
-        done = {second: number for second, number, _ in self.seconds}
+        """Return the lowest task rate, in tasks a second, over a window of this many seconds."""
+        done = {second: tasks for second, tasks, _ in self.seconds}
         first, last = int(self.began), int(self.ended)
         starts = range(first, max(first, last - window) + 1)
         return min(sum(done.get(start + offset, 0) for offset in range(window)) for start in starts) / window
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a host told in the course of a rollout, as its modules returned it; empty where it did not.
+class Results:
+    """The results of a host's modules during a rollout; empty where a module did not run.
 
     Attributes:
-        before: celery_status, before it began.
-        staged: celery_release.
-        activated: celery_activate, the latest.
-        after: celery_status, when all was over.
+        before: of celery_status, before the rollout.
+        staged: of celery_release.
+        activated: of the latest celery_activate.
+        after: of celery_status, after the rollout.
     """
 
     before: Mapping[str, Any]
@@ -83,31 +84,31 @@ class Told:
     after: Mapping[str, Any]
 
     def phases(self, began: float) -> dict[str, list[tuple[float, str]]]:
-        """Return when each phase of each of its programs began."""
-        found = {name: [tuple(phase) for phase in each] for name, each in self.activated.get("programs", {}).items()}
+        """Return the start and the name of each phase, for each program."""
+        phases = {name: [tuple(phase) for phase in each] for name, each in self.activated.get("programs", {}).items()}
         for item in self.before.get("programs", []):
-            if item["name"] in found:
-                found[item["name"]].insert(0, (began, "as before"))
+            if item["name"] in phases:
+                phases[item["name"]].insert(0, (began, "unchanged"))
         for name, moment in self.after.get("ended", {}).items():
-            if name in found and found[name][-1][1] == "draining":
-                found[name].append((moment, "down"))
+            if name in phases and phases[name][-1][1] == "draining":
+                phases[name].append((moment, "down"))
         if "began" in self.staged:
             end = self.staged["began"] + self.staged["seconds"]
-            found["release"] = [(self.staged["began"], "staging"), (end, "")]
-        return found
+            phases["release"] = [(self.staged["began"], "staging"), (end, "")]
+        return phases
 
 
-def rollout_of(app: str, label: str, began: float, told: Mapping[str, Told], verdict: str) -> Rollout:
-    """Return a rollout as its hosts tell of it."""
+def rollout_of(app: str, label: str, began: float, results: Mapping[str, Results], verdict: str) -> Rollout:
+    """Return the content of the page from the results of each host."""
     done: Counter[int] = Counter()
     failed: Counter[int] = Counter()
-    for host in told.values():
+    for host in results.values():
         for second, good, bad in host.after.get("seconds", []):
             done[second] += good
             failed[second] += bad
-    # Programs ran as before while the release was staged, too.
-    began = min([began, *(host.staged["began"] for host in told.values() if "began" in host.staged)])
-    phases = {name: host.phases(began) for name, host in told.items()}
+    # The page begins with the staging, during which all programs are unchanged.
+    began = min([began, *(host.staged["began"] for host in results.values() if "began" in host.staged)])
+    phases = {name: host.phases(began) for name, host in results.items()}
     times = [moment for programs in phases.values() for each in programs.values() for moment, _ in each]
     return Rollout(
         app=app,
@@ -116,18 +117,21 @@ def rollout_of(app: str, label: str, began: float, told: Mapping[str, Told], ver
         ended=max([began, *times, *done]),
         phases=phases,
         seconds=[(second, done[second], failed[second]) for second in sorted(done)],
-        before={name: host.before.get("current", "") for name, host in told.items()},
-        after={name: host.after.get("current", "") for name, host in told.items()},
-        open_before=sum(open_tasks(host.before) for host in told.values()),
-        open_after=sum(open_tasks(host.after) for host in told.values()),
+        before={name: host.before.get("current", "") for name, host in results.items()},
+        after={name: host.after.get("current", "") for name, host in results.items()},
+        open_before=sum(open_tasks(host.before) for host in results.values()),
+        open_after=sum(open_tasks(host.after) for host in results.values()),
         verdict=verdict,
     )
 
 
 def open_tasks(status: Mapping[str, Any]) -> int:
-    """Return how many tasks of a host have begun and not ended, by what celery_status told.
+    """Return how many tasks of a host were started and have not finished.
 
-    Those that run, and those that were ever broken off: a rollout that breaks none off leaves no more of them.
+    These are in-flight tasks and all that were ever interrupted. A rollout that interrupts none leaves no more of them.
+
+    Args:
+        status: result of celery_status.
     """
     return sum(
         counts.get("begun", 0) - sum(counts.get(kind, 0) for kind in ("done", "failed", "retried"))
@@ -136,7 +140,7 @@ def open_tasks(status: Mapping[str, Any]) -> int:
 
 
 def page(rollout: Rollout) -> str:
-    """Return the page, which needs nothing from elsewhere."""
+    """Return the HTML page, which loads nothing else."""
     span = max(1.0, rollout.ended - rollout.began)
 
     def x(moment: float) -> float:
@@ -144,17 +148,17 @@ def page(rollout: Rollout) -> str:
         return round(LEFT + share * (WIDTH - LEFT - 10), 1)
 
     title = f"{rollout.app}: {rollout.label}"
-    outcome = rollout.verdict or "on all hosts"
+    outcome = rollout.verdict or "succeeded on all hosts"
     began = datetime.fromtimestamp(rollout.began, UTC)
     facts = (
         ("began", began.strftime("%Y-%m-%d %H:%M:%S UTC")),
-        ("took", f"{span:.0f} s"),
+        ("duration", f"{span:.0f} s"),
         ("outcome", outcome),
-        ("tasks done meanwhile", f"{rollout.done:,}"),
-        ("tasks failed meanwhile", f"{rollout.failed:,}"),
-        ("tasks begun and not ended", f"{rollout.open_before:,} before, {rollout.open_after:,} after"),
-        ("slowest second", f"{rollout.slowest(1):.0f} tasks"),
-        ("slowest ten seconds", f"{rollout.slowest(10):.1f} tasks a second"),
+        ("tasks done", f"{rollout.done:,}"),
+        ("tasks failed", f"{rollout.failed:,}"),
+        ("tasks started and not finished", f"{rollout.open_before:,} before, {rollout.open_after:,} after"),
+        ("lowest rate over 1 s", f"{rollout.slowest(1):.0f} tasks a second"),
+        ("lowest rate over 10 s", f"{rollout.slowest(10):.1f} tasks a second"),
     )
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts)
     hosts = "".join(
@@ -172,7 +176,7 @@ svg text {{ font: 11px system-ui, sans-serif; fill: #333 }}
 </style></head><body>
 <h1>{escape(title)}</h1>
 <table>{rows}</table>
-<h2>Tasks done a second</h2>
+<h2>Tasks done per second</h2>
 {_chart(rollout, x)}
 <h2>Programs</h2>
 <p>{legend}</p>
@@ -184,8 +188,8 @@ svg text {{ font: 11px system-ui, sans-serif; fill: #333 }}
 
 
 def _chart(rollout: Rollout, x: Callable[[float], float]) -> str:
-    done = {second: number for second, number, _ in rollout.seconds}
-    failed = {second: number for second, _, number in rollout.seconds}
+    done = {second: tasks for second, tasks, _ in rollout.seconds}
+    failed = {second: tasks for second, _, tasks in rollout.seconds}
     seconds = range(int(rollout.began), int(rollout.ended) + 1)
     most = max([1, *done.values(), *failed.values()])
 
@@ -203,7 +207,7 @@ def _chart(rollout: Rollout, x: Callable[[float], float]) -> str:
 
 
 def _axis(rollout: Rollout, x: Callable[[float], float], y: int) -> str:
-    """Return how many seconds after its beginning places are."""
+    """Return the labels of the time axis: seconds since the beginning."""
     span = rollout.ended - rollout.began
     step = next((step for step in STEPS if span / step <= TICKS), STEPS[-1])
     ticks = range(0, int(span) + 1, step)
@@ -211,10 +215,10 @@ def _axis(rollout: Rollout, x: Callable[[float], float], y: int) -> str:
 
 
 def _lanes(rollout: Rollout, x: Callable[[float], float]) -> str:
-    parts, number = [], 0
+    parts, lane = [], 0
     for host, programs in sorted(rollout.phases.items()):
         for program, phases in sorted(programs.items()):
-            y = number * (LANE + 4)
+            y = lane * (LANE + 4)
             label = escape(f"{host} {program}")
             parts.append(f'<text x="{LEFT - 8}" y="{y + LANE - 4}" text-anchor="end">{label}</text>')
             ends = [start for start, _ in phases[1:]] + [rollout.ended]
@@ -225,5 +229,5 @@ def _lanes(rollout: Rollout, x: Callable[[float], float]) -> str:
                         f'<rect x="{x(start)}" y="{y}" width="{width:.1f}" height="{LANE}" fill="{COLOURS[name]}">'
                         f"<title>{label}: {name}, {end - start:.1f} s</title></rect>"
                     )
-            number += 1
-    return f'<svg viewBox="0 0 {WIDTH} {max(1, number) * (LANE + 4)}" role="img">{"".join(parts)}</svg>'
+            lane += 1
+    return f'<svg viewBox="0 0 {WIDTH} {max(1, lane) * (LANE + 4)}" role="img">{"".join(parts)}</svg>'

@@ -1,4 +1,4 @@
-"""A rollout as its hosts tell of it: who is there, who is waited for, and what stands against it."""
+"""The progress of a rollout, evaluated from the results of its modules on each host."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-AWAY = "it can't be reached any more"
+UNREACHABLE = "unreachable"
 
 
 @dataclass
-class Look:
-    """What the hosts of a batch told after a slice of time.
+class Progress:
+    """The state of a batch's hosts.
 
     Attributes:
-        waiting: hosts that are not there yet.
-        progress: what they wait for, or would do.
-        failures: for each host that can't get there, why.
+        waiting: hosts on which a program is not done.
+        progress: lines for people; what is waited for, or in check mode what would change.
+        failures: for each host that failed, the reasons.
     """
 
     waiting: list[str] = field(default_factory=list)
@@ -24,33 +24,34 @@ class Look:
     failures: dict[str, list[str]] = field(default_factory=dict)
 
 
-def look(results: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> Look:
-    """Return where the hosts are.
+def activation_progress(results: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> Progress:
+    """Return the state of hosts.
 
     Args:
         results: for each host, the latest result of celery_activate.
     """
-    found = Look()
+    progress = Progress()
     for host in hosts:
         result = results.get(host, {})
         if result.get("unreachable"):
-            found.failures[host] = [AWAY]
+            progress.failures[host] = [UNREACHABLE]
         elif result.get("failed"):
-            found.failures[host] = [str(result.get("msg", "celery_activate failed"))]
+            progress.failures[host] = [str(result.get("msg", "celery_activate failed"))]
         elif result.get("failures"):
-            found.failures[host] = list(result["failures"])
+            progress.failures[host] = list(result["failures"])
         else:
             if not result.get("done"):
-                found.waiting.append(host)
-            found.progress += [f"{host}: {text}" for text in result.get("waits", [])]
-    return found
+                progress.waiting.append(host)
+            progress.progress += [f"{host}: {text}" for text in result.get("waits", [])]
+    return progress
 
 
-def release_before(status: Mapping[str, Any], version: str) -> str:
-    """Return the release that a host goes back to.
+def rollback_release(status: Mapping[str, Any], version: str) -> str:
+    """Return the release that a rollback activates on a host.
 
     Args:
-        status: what celery_status told before; a rollout that was broken off may have pointed the host to the new one.
+        status: result of celery_status before the rollout. An interrupted rollout may already have pointed current to
+            the new release.
         version: the new release.
     """
     current, previous = str(status.get("current", "")), str(status.get("previous", ""))
@@ -58,37 +59,37 @@ def release_before(status: Mapping[str, Any], version: str) -> str:
 
 
 def staging_failures(failures: Mapping[str, str], unreachable: Iterable[str]) -> list[str]:
-    """Return why a release can't be activated: each reason once, with the hosts that gave it.
+    """Return why a release can't be activated: each reason once, with its hosts.
 
     Args:
-        failures: for each host on which it could not be made, why.
-        unreachable: hosts that went away meanwhile.
+        failures: for each host on which staging failed, the reason.
+        unreachable: hosts that became unreachable during staging.
     """
     reasons: dict[str, list[str]] = {}
     for host, reason in failures.items():
         reasons.setdefault(reason, []).append(host)
     for host in unreachable:
-        reasons.setdefault(AWAY, []).append(host)
+        reasons.setdefault(UNREACHABLE, []).append(host)
     return [f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items()]
 
 
 def verdict(
-    label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str, Any]], away: Iterable[str] = ()
+    label: str, reasons: Iterable[str], slices: Mapping[str, Mapping[str, Any]], unreachable: Iterable[str] = ()
 ) -> str:
-    """Return how a bad rollout ended: why it was bad, and where each host that it had come to is now.
+    """Return the report of a failed rollout: its reasons, and the release of each host that it had reached.
 
     Args:
         label: what was rolled out.
         slices: for each of these hosts, the latest result of celery_activate.
-        away: hosts that can't be reached, which may be why: nobody consumes what only they did.
+        unreachable: hosts of the whole fleet that are unreachable. A queue that only they consume grows.
     """
-    lines = [f"{label} is bad:", *(f"  {reason}" for reason in reasons), "The hosts that it had come to:"]
-    found = look(slices, slices)
+    lines = [f"{label} failed:", *(f"  {reason}" for reason in reasons), "Hosts that it was activated on:"]
+    progress = activation_progress(slices, slices)
     for host, result in slices.items():
-        waits = "; ".join(["is not done", *result.get("waits", [])]) if host in found.waiting else ""
-        where = "; ".join(found.failures.get(host, [])) or waits or f"runs on {result['version']}"
-        lines.append(f"  {host}: {where}")
-    others = [host for host in away if host not in slices]
+        waits = "; ".join(["not done", *result.get("waits", [])]) if host in progress.waiting else ""
+        state = "; ".join(progress.failures.get(host, [])) or waits or f"runs on {result['version']}"
+        lines.append(f"  {host}: {state}")
+    others = [host for host in unreachable if host not in slices]
     if others:
-        lines += ["Of the others, which it may be due to:", *(f"  {host}: {AWAY}" for host in others)]
+        lines += ["Other hosts, a possible cause:", *(f"  {host}: {UNREACHABLE}" for host in others)]
     return "\n".join(lines)

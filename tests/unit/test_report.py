@@ -1,11 +1,11 @@
-"""The page of a rollout."""
+"""The report of a rollout as an HTML page."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from ansible_collections.fleet.celery.plugins.module_utils._report import Rollout, Told, page, rollout_of
+from ansible_collections.fleet.celery.plugins.module_utils._report import Results, Rollout, page, rollout_of
 
 ROLLOUT = Rollout(
     app="shop",
@@ -20,7 +20,7 @@ ROLLOUT = Rollout(
 
 
 class Reader(HTMLParser):
-    """Collects what a reader sees."""
+    """Collects texts and tags of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,41 +40,41 @@ def read(rollout: Rollout) -> Reader:
     return reader
 
 
-def test_it_tells_how_long_what_and_how_much() -> None:
+def test_the_page_shows_release_duration_outcome_and_task_rates() -> None:
     text = " ".join(read(ROLLOUT).text)
-    for told in (
+    for expected in (
         "shop: Release 1.1.0",
         "30 s",
-        "on all hosts",
+        "succeeded on all hosts",
         "139",
-        "slowest second",
+        "lowest rate over 1 s",
         "w1 shop-email: draining, 8.0 s",
     ):
-        assert told in text
+        assert expected in text
 
 
-def test_windows_are_the_slowest_there_were() -> None:
+def test_the_lowest_rate_is_that_of_the_slowest_window() -> None:
     assert ROLLOUT.slowest(1) == 1
     assert ROLLOUT.slowest(10) == (4 * 1 + 6 * 5) / 10
 
 
-def test_what_it_is_given_can_not_become_markup() -> None:
+def test_values_are_escaped() -> None:
     reader = read(replace(ROLLOUT, label="<script>", verdict="<b>bad</b>", before={"<i>": "1"}))
     assert not {"script", "b", "i"} & (set(reader.tags) - {"i"})
     assert "<script>" in " ".join(reader.text)
 
 
-def test_a_rollout_in_which_nothing_was_done_has_a_page() -> None:
-    assert "tasks done meanwhile" in " ".join(read(replace(ROLLOUT, seconds=[], phases={}, ended=1000.0)).text)
+def test_a_rollout_without_tasks_has_a_page() -> None:
+    assert "tasks done" in " ".join(read(replace(ROLLOUT, seconds=[], phases={}, ended=1000.0)).text)
 
 
-def test_a_rollout_is_what_its_hosts_tell() -> None:
+def test_the_page_combines_the_results_of_all_hosts() -> None:
     status = {"current": "1.0", "programs": [{"name": "shop-email-a"}], "counts": {"1.0": {"begun": 9, "done": 7}}}
     activated = {"programs": {"shop-email-a": [[1004, "draining"]], "shop-email-b": [[1002, "starting"], [1004, "up"]]}}
     after = {"current": "1.1", "seconds": [[999, 3, 0], [1003, 4, 1]], "ended": {"shop-email-a": 1009}}
-    told = {"w1": Told(status, {"began": 995.0, "seconds": 4.0}, activated, after), "w2": Told({}, {}, {}, {})}
-    found = rollout_of("shop", "Release 1.1", 1000.0, told, "")
+    results = {"w1": Results(status, {"began": 995.0, "seconds": 4.0}, activated, after), "w2": Results({}, {}, {}, {})}
+    found = rollout_of("shop", "Release 1.1", 1000.0, results, "")
     assert (found.began, found.ended, found.done, found.failed, found.open_before) == (995.0, 1009, 7, 1, 2)
-    assert found.phases["w1"]["shop-email-a"] == [(995.0, "as before"), (1004, "draining"), (1009, "down")]
+    assert found.phases["w1"]["shop-email-a"] == [(995.0, "unchanged"), (1004, "draining"), (1009, "down")]
     assert found.phases["w1"]["release"] == [(995.0, "staging"), (999.0, "")]
     assert (found.before["w1"], found.after["w1"], found.phases["w2"]) == ("1.0", "1.1", {})
