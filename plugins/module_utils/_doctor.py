@@ -1,6 +1,6 @@
-"""What is wrong with a fleet, in the order in which an engineer would look, from what its hosts say of themselves.
+"""The doctor's checks, which turn the symptoms of all hosts into findings.
 
-Pure: observations go in, findings come out. Each says what it means and what to do.
+Pure: symptoms go in, findings come out. Each finding has its meaning for tasks and the action that fixes it.
 """
 
 from __future__ import annotations
@@ -10,25 +10,26 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-#: Seconds beyond its limit after which a task is overdue: a pool takes some to end it, and hosts' clocks differ.
+#: Seconds beyond its time limit after which a task is overdue. A pool needs some to end it, and hosts' clocks differ.
 GRACE = 10
 
 
 @dataclass(frozen=True)
 class KnownBug:
-    """A bug of a part of the application's environment that loses or stops tasks.
+    """A bug of a package that loses or blocks tasks.
 
     Attributes:
-        part: its name on the Python Package Index.
-        first: the version that has it first; mended: the one that has it no more.
-        broker: the kind that it takes; empty: any.
-        what: it does to tasks.
-        source: the thread that describes it, or its mend.
+        part: the package's name on the Python Package Index.
+        first: the first version with the bug.
+        fixed_in: the first version without it.
+        broker: the kind of broker that it affects; empty: any.
+        what: its effect on tasks.
+        source: the issue, or the pull request that fixed it.
     """
 
     part: str
     first: str
-    mended: str
+    fixed_in: str
     broker: str
     what: str
     source: str
@@ -40,7 +41,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.0",
         "5.3.3",
         "redis",
-        "A task that is put back into its queue may be lost",
+        "A task that is requeued may be lost",
         "https://github.com/celery/kombu/issues/1800",
     ),
     KnownBug(
@@ -48,7 +49,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.2.3",
         "5.4",
         "redis",
-        "A worker may take no more tasks once its connection to Redis was lost",
+        "A worker may consume no more tasks after it lost its connection to Redis",
         "https://github.com/celery/celery/issues/8030",
     ),
     KnownBug(
@@ -56,7 +57,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.4",
         "5.7",
         "redis",
-        "A worker whose connection to Redis was lost may answer, and yet take no more tasks",
+        "A worker may answer pings but consume no more tasks after it lost its connection to Redis",
         "https://github.com/celery/kombu/pull/2492",
     ),
     KnownBug(
@@ -64,7 +65,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.6",
         "5.7",
         "redis",
-        "A restart of Redis may end a worker by a KeyError, and the tasks that it runs with it",
+        "A restart of Redis may crash a worker by a KeyError, with its in-flight tasks",
         "https://github.com/celery/kombu/issues/2582",
     ),
     KnownBug(
@@ -72,7 +73,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "4.0",
         "5.5",
         "",
-        "The children of a prefork worker may hang on a pipe: it takes tasks and runs none",
+        "The children of a prefork worker may hang on a pipe. It consumes tasks and runs none",
         "https://github.com/celery/celery/issues/4185",
     ),
     KnownBug(
@@ -80,7 +81,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "4.0",
         "5.6.1",
         "rabbitmq",
-        "A worker sends no heartbeat while it ends its tasks: RabbitMQ gives long ones to others, and they run twice",
+        "A worker sends no heartbeats during a warm shutdown. RabbitMQ redelivers long tasks, which then run twice",
         "https://github.com/celery/celery/issues/5998",
     ),
     KnownBug(
@@ -88,7 +89,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.3",
         "5.7",
         "rabbitmq",
-        "Once its connection to RabbitMQ was lost, a worker runs fewer tasks at once than it may, for good",
+        "After it lost its connection to RabbitMQ, a worker runs fewer tasks at once than its concurrency, for good",
         "https://github.com/celery/celery/issues/9512",
     ),
     KnownBug(
@@ -96,7 +97,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.5",
         "5.6.3",
         "rabbitmq",
-        "RabbitMQ before 4.0.1 drops a task that is retried with a delay, as its second delay looks like a loop",
+        "RabbitMQ before 4.0.1 drops a task that is retried with a delay, because it takes the second delay for a loop",
         "https://github.com/celery/celery/issues/9867",
     ),
     KnownBug(
@@ -104,7 +105,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "5.6.1",
         "5.6.3",
         "redis",
-        "A worker may fail to connect again to Redis, and its tasks look active for ever",
+        "A worker may fail to reconnect to Redis, and its tasks look active for ever",
         "https://github.com/celery/celery/issues/10096",
     ),
     KnownBug(
@@ -112,7 +113,7 @@ KNOWN_BUGS: Sequence[KnownBug] = (
         "4.0",
         "4.3",
         "",
-        "A task that raises MemoryError is never acknowledged, and keeps its place in the worker for good",
+        "A task that raises MemoryError is never acknowledged, and blocks a process of the worker for good",
         "https://github.com/celery/celery/issues/10462",
     ),
 )
@@ -120,12 +121,12 @@ KNOWN_BUGS: Sequence[KnownBug] = (
 
 @dataclass(frozen=True)
 class Limits:
-    """From when on something is wrong. A queue's own limits are in the plan.
+    """Thresholds of the checks. Those of queues are in the plan.
 
     Attributes:
-        skew: seconds between a host's clock and the controller's.
-        disk: percent of a file system that must be free.
-        hours: that were looked back for processes that were killed.
+        skew: largest difference between a host's clock and the controller's, in seconds.
+        disk: smallest share of a file system that must be free, in percent.
+        hours: hours of logs that were searched for killed processes.
     """
 
     skew: float = 2.0
@@ -138,10 +139,10 @@ class Finding:
     """Something that is wrong.
 
     Attributes:
-        where: the host, queue or worker.
-        what: was seen.
-        meaning: what it does to tasks.
-        action: what to do.
+        where: the host, queue, worker or broker.
+        what: what was observed.
+        meaning: its effect on tasks.
+        action: how to fix it.
     """
 
     where: str
@@ -152,299 +153,303 @@ class Finding:
 
 @dataclass(frozen=True)
 class Fleet:
-    """What was seen.
+    """All observations.
 
     Attributes:
-        plan: as the role celery derives it.
-        hosts: for each host, what celery_doctor says of it.
-        silent: hosts that said nothing.
+        plan: the plan of the role celery.
+        hosts: for each host, its symptoms, as celery_doctor returns them.
+        unreachable: hosts without symptoms.
     """
 
     plan: Mapping[str, Any]
     hosts: Mapping[str, Mapping[str, Any]]
-    silent: Sequence[str] = ()
+    unreachable: Sequence[str] = ()
 
     @property
-    def asker(self) -> str:
-        """The one host that asked the broker and the workers; empty if none could."""
-        return next((host for host, seen in self.hosts.items() if seen["asked"]), "")
+    def querying_host(self) -> str:
+        """Return the host that queried the broker and the workers; empty if none did."""
+        return next((host for host, symptoms in self.hosts.items() if symptoms["asked"]), "")
 
     @property
-    def asked(self) -> Mapping[str, Any]:
-        """What they said to it."""
-        return self.hosts[self.asker]["asked"] if self.asker else {}
+    def answers(self) -> Mapping[str, Any]:
+        """Return the answers of the broker and the workers."""
+        return self.hosts[self.querying_host]["asked"] if self.querying_host else {}
 
     def programs(self) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
-        """Yield the workers of hosts that were seen and are not drained: host, program, the nodes that it may be."""
-        for host, seen in self.hosts.items():
-            for program in self.plan["hosts"][host]["programs"] if not seen["drained"] else ():
-                yield host, program, [slot["node"].replace("%h", seen["nodename"]) for slot in program["slots"]]
+        """Yield each worker of hosts that are not drained: host, program, and the node names that it may have."""
+        for host, symptoms in self.hosts.items():
+            for program in self.plan["hosts"][host]["programs"] if not symptoms["drained"] else ():
+                yield host, program, [slot["node"].replace("%h", symptoms["nodename"]) for slot in program["slots"]]
 
 
-def reached(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Hosts that said nothing."""
-    for host in fleet.silent:
+def unreachable_hosts(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield the hosts without symptoms."""
+    for host in fleet.unreachable:
         yield Finding(
             host,
-            "it could not be examined, for the reason that is given above",
-            "Nothing is known of its workers, unless they answer by the broker",
-            "See whether it is up. Where it is gone for good, take it out of the inventory and run site.yml",
+            "could not be examined, for the reason that Ansible gives above",
+            "The state of its workers is not known, unless they answer through the broker",
+            "Check that the host is up. If it is gone for good, remove it from the inventory and run site.yml",
         )
 
 
-def killed(fleet: Fleet, limits: Limits) -> Iterator[Finding]:
-    """Workers and children that were killed by SIGKILL."""
+def killed_processes(fleet: Fleet, limits: Limits) -> Iterator[Finding]:
+    """Yield workers and child processes that were killed by SIGKILL."""
+    redis = fleet.plan["broker"]["kind"] == "redis"
     meaning = (
-        "The tasks that they ran wait for the visibility timeout, then they run again"
-        if fleet.plan["broker"]["kind"] == "redis"
-        else "The tasks that they ran were given to others, and began again"
+        "Their in-flight tasks are redelivered after the visibility timeout"
+        if redis
+        else "Their in-flight tasks were redelivered, and ran again"
     )
-    sweep = "; playbooks/sweep.yml gives their tasks back now" if fleet.plan["broker"]["kind"] == "redis" else ""
-    for host, seen in fleet.hosts.items():
-        if lines := seen["oom"]:
+    sweep = ". playbooks/sweep.yml redelivers their tasks now" if redis else ""
+    for host, symptoms in fleet.hosts.items():
+        if lines := symptoms["oom"]:
             yield Finding(
                 host,
-                f"the kernel was short of memory and killed {len(lines)} processes, the last: {lines[-1]}",
+                f"the kernel ran out of memory and killed {len(lines)} processes, the last one: {lines[-1]}",
                 meaning,
-                f"Lower max_memory_per_child or concurrency of what runs there, or give it more memory{sweep}",
+                f"Lower max_memory_per_child or concurrency of its workers, or add memory{sweep}",
             )
-        for (program, what), times in _by(seen["killed"], "program", "what").items():
+        for (program, what), times in _grouped(symptoms["killed"], "program", "what").items():
             last = datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
             yield Finding(
                 f"{program} on {host}",
-                f"{what} was killed by SIGKILL, {len(times)} times in {limits.hours} hours, the last at {last}",
+                f"{what} was killed by SIGKILL {len(times)} times in the last {limits.hours} hours, last at {last}",
                 meaning,
-                f"See docs/alerts.md#celerytaskskilled for who does that{sweep}",
+                f"docs/alerts.md#celerytaskskilled lists the causes{sweep}",
             )
 
 
-def _by(found: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[str, ...], list[float]]:
+def _grouped(kills: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[str, ...], list[float]]:
     times: dict[tuple[str, ...], list[float]] = {}
-    for each in found:
+    for each in kills:
         times.setdefault(tuple(each[name] for name in names), []).append(each["at"])
     return times
 
 
-def broker(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Whether the broker is there and takes tasks."""
+def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield why the broker is unreachable or accepts no messages."""
     planned = fleet.plan["broker"]
     where = f"{planned['flavor']} on {planned['host']}"
-    hosts = (*fleet.hosts, *fleet.silent)
-    if not fleet.asked and any("app" in fleet.plan["hosts"][host]["duties"] for host in hosts):
+    hosts = (*fleet.hosts, *fleet.unreachable)
+    if not fleet.answers and any("app" in fleet.plan["hosts"][host]["duties"] for host in hosts):
         yield Finding(
             where,
-            "no host with the application could ask it",
-            "Nothing is known of queues and of what workers do",
-            "Mend what is found above first",
+            "no host with the application could query it",
+            "Queue depths, consumers and in-flight tasks are not known",
+            "Fix the findings above first",
         )
-    if error := fleet.asked.get("error"):
+    if error := fleet.answers.get("error"):
         yield Finding(
             where,
-            f"{fleet.asker} can't ask it: {error}",
-            "No task is sent or begun there",
-            f"See whether its service is up, and {planned['address']}:{planned['port']} open to {fleet.asker}",
+            f"{fleet.querying_host} can't query it: {error}",
+            "No task is sent or started on that host",
+            f"Check that its service is up, and that {planned['address']}:{planned['port']} is reachable from "
+            f"{fleet.querying_host}",
         )
-    if error := fleet.asked.get("workers_error"):
+    if error := fleet.answers.get("workers_error"):
         yield Finding(
             where,
-            f"workers can't be asked by it: {error}",
-            "It takes no messages, and so no tasks",
-            "Mend what it complains of; if nothing is, restart it: tasks in durable queues stay",
+            f"workers can't be queried through it: {error}",
+            "It accepts no messages, and so no tasks",
+            "Fix its alarms. If it has none, restart it; tasks in durable queues are kept",
         )
-    said = fleet.hosts.get(planned["host"], {}).get("broker", {})
-    if said.get("error"):
+    state = fleet.hosts.get(planned["host"], {}).get("broker", {})
+    if state.get("error"):
         yield Finding(
             where,
-            f"on its own host it does not answer: {said['error']}",
-            "No task is sent or begun",
-            "systemctl status and journalctl -u of its service there",
+            f"does not answer on its own host: {state['error']}",
+            "No task is sent or started",
+            "Run systemctl status and journalctl -u on its service there",
         )
-    for alarm in said.get("alarms", []):
+    for alarm in state.get("alarms", []):
         yield Finding(
             where,
             alarm,
-            "It takes no more tasks, or soon will not; senders wait or fail",
-            "See docs/alerts.md#celerybrokermemory and the two chapters below it",
+            "It blocks senders, or will soon. They wait or fail",
+            "See docs/alerts.md#celerybrokermemory and the two sections below it",
         )
 
 
-def discovered(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Tasks that a worker does not know, though its release has them."""
-    registered = fleet.asked.get("registered", {})
+def unregistered_tasks(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield the workers that lack tasks of their release."""
+    registered = fleet.answers.get("registered", {})
     for host, _program, nodes in fleet.programs():
         for node in nodes:
             if node in registered and (missing := sorted(set(fleet.hosts[host]["tasks"]) - set(registered[node]))):
                 yield Finding(
                     node,
-                    f"it does not know {', '.join(missing)}",
-                    "It drops such a task when it gets one",
-                    "playbooks/restart.yml; if that does not help, name their modules in the application's include=",
+                    f"has not registered {', '.join(missing)}",
+                    "The worker discards messages of these tasks",
+                    "Run playbooks/restart.yml. If that does not help, add their modules to the application's include=",
                 )
 
 
-def depth(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Queues in which more waits than all their workers do in time, were they at nothing else."""
-    for queue, waiting in fleet.asked.get("depths", {}).items():
+def deep_queues(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield the queues above their thresholds: the depth, or the time in which all their workers would drain them."""
+    for queue, waiting in fleet.answers.get("depths", {}).items():
         thresholds = fleet.plan["thresholds"].get(queue, {"depth": 0, "drain_time": 0})
-        places = sum(program["concurrency"] for _, program, _ in fleet.programs() if queue in program["queues"])
-        runs = [seen["runs"].get(queue, (0.0, 0)) for seen in fleet.hosts.values()]
+        concurrency = sum(program["concurrency"] for _, program, _ in fleet.programs() if queue in program["queues"])
+        runs = [symptoms["runs"].get(queue, (0.0, 0)) for symptoms in fleet.hosts.values()]
         seconds, ended = (sum(values) for values in zip(*runs, strict=True))
-        drain = waiting * seconds / ended / places if ended and places else 0.0
+        drain = waiting * seconds / ended / concurrency if ended and concurrency else 0.0
         deep, slow = 0 < thresholds["depth"] < waiting, 0 < thresholds["drain_time"] < drain
         if deep or slow:
-            allowed = f"its depth may be {thresholds['depth']}" if deep else f"may take {thresholds['drain_time']} s"
-            pace = f"{drain:.0f} s of work for its {places} places; " if drain else ""
+            threshold = (
+                f"alerts.depth is {thresholds['depth']}" if deep else f"drain_time is {thresholds['drain_time']} s"
+            )
+            pace = f", {drain:.0f} s of work at a concurrency of {concurrency}" if drain else ""
             yield Finding(
                 f"queue {queue}",
-                f"{waiting} tasks wait, {pace}{allowed}",
-                "What is sent now begins late, and the broker fills up",
-                "Raise the concurrency of its workers or add a host to their group, and run site.yml; "
-                "or look at who sends so much",
+                f"{waiting} tasks are queued{pace}; its {threshold}",
+                "New tasks start late, and the broker fills up",
+                "Raise the concurrency of its workers, or add a host to their group, and run site.yml. "
+                "Or find what sends so many tasks",
             )
 
 
-def overdue(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Tasks that run longer than the inventory allows."""
+def overdue_tasks(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield the tasks that run longer than the inventory's time limit."""
     for host, program, nodes in fleet.programs():
         limit = program["longest_task"]
-        for task in (task for node in nodes for task in fleet.asked.get("active", {}).get(node, [])):
+        for task in (task for node in nodes for task in fleet.answers.get("active", {}).get(node, [])):
             if task["seconds"] > limit + GRACE:
                 yield Finding(
                     f"{program['name']} on {host}",
-                    f"{task['name']} ({task['id']}) has run for {task['seconds']:.0f} s, of {limit} s that it may",
-                    "It holds a place. Its pool can't end it (prefork and gevent can), it was sent with a time_limit "
-                    "of its own, or its worker has another limit than the inventory by now",
-                    "site.yml gives workers the inventory's limits; a restart waits for the task, "
+                    f"{task['name']} ({task['id']}) has run for {task['seconds']:.0f} s, its time limit is {limit} s",
+                    "It blocks one process of its pool. The pool can't end it (prefork and gevent can), it was sent "
+                    "with a time_limit of its own, or its worker runs with an older limit than the inventory's",
+                    "Run site.yml to apply the inventory's limits. A restart waits for the task, "
                     "playbooks/drain.yml with a deadline does not",
                 )
 
 
-def clock_error(told: float, began: float, ended: float, after: float) -> tuple[float, float]:
+def clock_error(sent: float, began: float, ended: float, received: float) -> tuple[float, float]:
     """Return the least and the most that a host's clock may be ahead of the controller's, in seconds.
 
-    The module began after the controller had told it the time, and had ended before its answer was there. So the truth
-    is between the two, and they differ by what connecting, copying and answering took: mostly less than two seconds.
+    The module began after the controller sent it, and ended before the controller received its result. So the bounds
+    differ by the time for connecting, copying and answering, mostly less than two seconds.
 
     Args:
-        told: the controller's clock just before the module was sent.
-        began: the host's clock when it began; ended: when it ended.
-        after: the controller's clock when the answer was there.
+        sent: the controller's clock before the module was sent.
+        began: the host's clock when the module began.
+        ended: the host's clock when the module ended.
+        received: the controller's clock when the result was there.
     """
-    return ended - after, began - told
+    return ended - received, began - sent
 
 
-def clocks(fleet: Fleet, limits: Limits) -> Iterator[Finding]:
-    """Hosts whose clocks are certainly wrong: by more than the limit whatever the time that messages took."""
-    for host, seen in fleet.hosts.items():
-        least, most = clock_error(*seen["clock"])
+def clock_skew(fleet: Fleet, limits: Limits) -> Iterator[Finding]:
+    """Yield the hosts whose clocks differ by more than the limit, however long the connection took."""
+    for host, symptoms in fleet.hosts.items():
+        least, most = clock_error(*symptoms["clock"])
         error = max(0.0, least) or min(0.0, most)
         if abs(error) > limits.skew:
             yield Finding(
                 host,
                 f"its clock is at least {abs(error):.1f} s {'ahead of' if error > 0 else 'behind'} the controller's",
-                "Tasks with an eta begin at another time there, and what is measured of them is off by that",
-                "timedatectl on both. Install systemd-timesyncd or chrony where none is, and see what it waits for",
+                "Tasks with an eta start at the wrong time there, and measured durations are wrong by that",
+                "Compare timedatectl on both. Install systemd-timesyncd or chrony where neither is running",
             )
 
 
-def disks(fleet: Fleet, limits: Limits) -> Iterator[Finding]:
-    """File systems that are nearly full."""
-    for host, seen in fleet.hosts.items():
-        for name, free in seen["free_percent"].items():
+def full_disks(fleet: Fleet, limits: Limits) -> Iterator[Finding]:
+    """Yield the file systems that are nearly full."""
+    for host, symptoms in fleet.hosts.items():
+        for name, free in symptoms["free_percent"].items():
             if free < limits.disk:
                 yield Finding(
                     host,
-                    f"{name} has {free:g}% free, of {limits.disk:g}% that must be",
-                    "Once it is full, logs, releases and, on the broker, tasks can't be written",
-                    "du -xh --max-depth=2 says what takes it. Remove that, or enlarge it",
+                    f"{name} has {free:g}% free, the threshold is {limits.disk:g}%",
+                    "On a full disk, logs, releases and, on the broker, messages can't be written",
+                    "du -xh --max-depth=2 shows the largest directories. Free space, or enlarge the disk",
                 )
 
 
-def releases(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Hosts or workers on different releases."""
-    on: dict[str, list[str]] = {}
-    for host, seen in fleet.hosts.items():
-        if seen["current"]:
-            on.setdefault(seen["current"], []).append(host)
-    if len(on) > 1:
-        told = "; ".join(f"{release}: {', '.join(sorted(hosts))}" for release, hosts in sorted(on.items()))
+def mixed_releases(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield hosts that differ in their release, and programs that differ from their host's."""
+    hosts_on: dict[str, list[str]] = {}
+    for host, symptoms in fleet.hosts.items():
+        if symptoms["current"]:
+            hosts_on.setdefault(symptoms["current"], []).append(host)
+    if len(hosts_on) > 1:
+        each = "; ".join(f"{release}: {', '.join(sorted(hosts))}" for release, hosts in sorted(hosts_on.items()))
         yield Finding(
             "the fleet",
-            f"hosts are on {len(on)} releases ({told})",
-            "A task that only one of them has is dropped by the others",
-            "playbooks/deploy.yml goes on where it ended; playbooks/rollback.yml goes back",
+            f"hosts are on {len(hosts_on)} releases ({each})",
+            "A task that only one release has is discarded by workers of the other",
+            "playbooks/deploy.yml completes the rollout, playbooks/rollback.yml reverts it",
         )
-    for host, seen in fleet.hosts.items():
-        for program in seen["programs"]:
-            if program["state"] == "RUNNING" and program["release"] not in ("", seen["current"]):
+    for host, symptoms in fleet.hosts.items():
+        for program in symptoms["programs"]:
+            if program["state"] == "RUNNING" and program["release"] not in ("", symptoms["current"]):
                 yield Finding(
                     f"{program['name']} on {host}",
-                    f"it runs {program['release']}, though the host is on {seen['current']}",
-                    "It was not restarted when the release changed, and drops tasks that are new",
-                    f"playbooks/restart.yml --limit {host}",
+                    f"runs {program['release']}, but the host is on {symptoms['current']}",
+                    "It was not restarted after the activation, and discards new tasks",
+                    f"Run playbooks/restart.yml --limit {host}",
                 )
 
 
-def consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Workers that should consume a queue and don't."""
-    for host, seen in fleet.hosts.items():
-        if seen["supervisor"]:
+def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield workers that do not consume their queues, orphaned workers, and a Supervisor that is down."""
+    for host, symptoms in fleet.hosts.items():
+        if symptoms["supervisor"]:
             yield Finding(
                 host,
-                seen["supervisor"],
-                "Nobody starts its workers again when they end",
-                "systemctl status supervisor and /var/log/supervisor/supervisord.log there",
+                symptoms["supervisor"],
+                "Its workers are not restarted when they exit",
+                "Check systemctl status supervisor and /var/log/supervisor/supervisord.log there",
             )
-        for stray in seen["strays"]:
+        for stray in symptoms["strays"]:
             yield Finding(
                 f"{stray['program']} on {host}",
-                f"its process {stray['pid']} belongs to no Supervisor, since one was killed",
-                "It works beside the program's own process, with as much memory and concurrency again",
-                f"kill -TERM {stray['pid']} there: it ends its tasks, and takes no more",
+                f"process {stray['pid']} outlived its Supervisor, which was killed",
+                "It runs beside the program's own process, and doubles its memory and concurrency",
+                f"Run kill -TERM {stray['pid']} there. It takes no more tasks, and exits once its own have ended",
             )
-    if "consumed" not in fleet.asked:
+    if "consumed" not in fleet.answers:
         return
     for host, program, nodes in fleet.programs():
-        found = {queue for node in nodes for queue in fleet.asked["consumed"].get(node, ())}
-        if missing := sorted(set(program["queues"]) - found):
-            answers = any(node in fleet.asked["consumed"] for node in nodes)
+        consumed = {queue for node in nodes for queue in fleet.answers["consumed"].get(node, ())}
+        if missing := sorted(set(program["queues"]) - consumed):
+            answered = any(node in fleet.answers["consumed"] for node in nodes)
             states = {each["name"]: each["state"] for each in fleet.hosts[host]["programs"]}
-            there = ", ".join(states[slot["name"]] for slot in program["slots"] if slot["name"] in states)
+            state = ", ".join(states[slot["name"]] for slot in program["slots"] if slot["name"] in states)
             yield Finding(
                 f"{program['name']} on {host}",
-                f"it does not consume {', '.join(missing)}"
-                if answers
-                else f"it does not answer; Supervisor says: {there or 'there is none'}",
-                "Tasks wait for the other hosts, if there are any",
-                "See the end of its log, and journalctl -u of the watchdog; then playbooks/restart.yml",
+                f"does not consume {', '.join(missing)}"
+                if answered
+                else f"does not answer; its state in Supervisor: {state or 'not configured'}",
+                "Only other hosts, if any, consume its queues",
+                "Read the end of its log, and journalctl -u of the watchdog. Then run playbooks/restart.yml",
             )
 
 
-def versions(fleet: Fleet, _: Limits) -> Iterator[Finding]:
-    """Versions with bugs that lose or stop tasks."""
+def known_bugs(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield installed versions with known bugs that affect this broker."""
     for bug in KNOWN_BUGS:
         for version, hosts in _installed(fleet, bug.part).items():
-            if bug.broker in ("", fleet.plan["broker"]["kind"]) and number(bug.first) <= number(version) < number(
-                bug.mended
-            ):
+            affected = parse_version(bug.first) <= parse_version(version) < parse_version(bug.fixed_in)
+            if affected and bug.broker in ("", fleet.plan["broker"]["kind"]):
                 yield Finding(
                     ", ".join(hosts),
                     f"{bug.part} {version} has a known bug",
                     bug.what,
-                    f"Lock {bug.part} {bug.mended} or later in the application, and release it. See {bug.source}",
+                    f"Lock {bug.part} {bug.fixed_in} or later in the application, and release it. See {bug.source}",
                 )
 
 
 def _installed(fleet: Fleet, part: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for host, seen in fleet.hosts.items():
-        if part in seen["versions"]:
-            found.setdefault(seen["versions"][part], []).append(host)
-    return found
+    hosts_with: dict[str, list[str]] = {}
+    for host, symptoms in fleet.hosts.items():
+        if part in symptoms["versions"]:
+            hosts_with.setdefault(symptoms["versions"][part], []).append(host)
+    return hosts_with
 
 
-def number(version: str) -> tuple[int, ...]:
-    """Return a version's release number, to compare; (5, 4) is (5, 4, 0)."""
+def parse_version(version: str) -> tuple[int, ...]:
+    """Return the numbers of a version, for comparison, without trailing zeros: (5, 4) for 5.4.0rc1."""
     parts = []
     for part in version.split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
@@ -456,54 +461,53 @@ def number(version: str) -> tuple[int, ...]:
     return tuple(parts)
 
 
-#: In the order in which one would look.
+#: In the order in which an engineer would check. The names are keys of the JSON report.
 CHECKS: Mapping[str, Callable[[Fleet, Limits], Iterator[Finding]]] = {
-    "hosts": reached,
-    "processes that were killed": killed,
-    "the broker": broker,
-    "tasks that workers know": discovered,
-    "what waits": depth,
-    "tasks past their limits": overdue,
-    "clocks": clocks,
-    "disks": disks,
-    "releases": releases,
-    "consumers": consumers,
-    "versions": versions,
+    "hosts": unreachable_hosts,
+    "processes that were killed": killed_processes,
+    "the broker": broker_state,
+    "tasks that workers know": unregistered_tasks,
+    "what waits": deep_queues,
+    "tasks past their limits": overdue_tasks,
+    "clocks": clock_skew,
+    "disks": full_disks,
+    "releases": mixed_releases,
+    "consumers": missing_consumers,
+    "versions": known_bugs,
 }
 
 
 def examine(fleet: Fleet, limits: Limits | None = None) -> dict[str, list[Finding]]:
-    """Return what each check found, in their order."""
+    """Return the findings of each check, in the order of the checks."""
     return {name: list(check(fleet, limits or Limits())) for name, check in CHECKS.items()}
 
 
 def notes(fleet: Fleet) -> list[str]:
-    """Return what the checks of the releases found that is no fault, each once: settings that differ, and the like."""
-    return sorted({note for seen in fleet.hosts.values() for note in seen.get("findings", ())})
+    """Return the remarks of the releases' own checks that are no findings, such as settings that differ, each once."""
+    return sorted({note for symptoms in fleet.hosts.values() for note in symptoms.get("findings", ())})
 
 
-def report(found: Mapping[str, Sequence[Finding]], noted: Sequence[str] = ()) -> list[str]:
-    """Return lines for people: each check, with what it found, and at the end how much that is.
-
-    Args:
-        noted: what is no fault.
-    """
+def report(checks: Mapping[str, Sequence[Finding]], remarks: Sequence[str] = ()) -> list[str]:
+    """Return lines for people: each check with its findings, the remarks, and the number of findings."""
     lines = []
-    for check, findings in found.items():
+    for check, findings in checks.items():
         lines.append(f"{check}: {'ok' if not findings else ''}".rstrip())
         for finding in findings:
             lines += [f"  - {finding.where}: {finding.what}", f"    {finding.meaning}.", f"    {finding.action}."]
-    if noted:
-        lines += ["what the check of the release found, no fault:", *(f"  - {note}" for note in noted)]
-    return [*lines, count(found)]
+    if remarks:
+        lines += [
+            "notes of the release's own check, not counted as findings:",
+            *(f"  - {remark}" for remark in remarks),
+        ]
+    return [*lines, summary(checks)]
 
 
-def count(found: Mapping[str, Sequence[Finding]]) -> str:
-    """Return how much was found."""
-    total = sum(map(len, found.values()))
+def summary(checks: Mapping[str, Sequence[Finding]]) -> str:
+    """Return the number of findings, for people."""
+    total = sum(map(len, checks.values()))
     return f"{total} finding{'' if total == 1 else 's'}" if total else "No findings"
 
 
-def as_values(found: Mapping[str, Sequence[Finding]]) -> dict[str, list[dict[str, str]]]:
-    """Return what was found as plain values, for programs."""
-    return {check: [asdict(finding) for finding in findings] for check, findings in found.items()}
+def as_values(checks: Mapping[str, Sequence[Finding]]) -> dict[str, list[dict[str, str]]]:
+    """Return the findings as plain values, for JSON."""
+    return {check: [asdict(finding) for finding in findings] for check, findings in checks.items()}

@@ -66,7 +66,7 @@ options:
       - C(symptoms) is what the module returned on that host. C(after) is the controller's clock once it had.
     type: dict
     default: {}
-  silent:
+  unreachable:
     description: Hosts that could not be reached, or on which the module failed.
     type: list
     elements: str
@@ -95,7 +95,7 @@ EXAMPLES = r"""
       worker1:
         symptoms: "{{ hostvars.worker1.doctor.symptoms }}"
         after: "{{ now().timestamp() }}"
-    silent: [worker2]
+    unreachable: [worker2]
   delegate_to: localhost
 """
 
@@ -143,10 +143,10 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     Fleet,
     Limits,
     as_values,
-    count,
     examine,
     notes,
     report,
+    summary,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
@@ -159,9 +159,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
-# Runs in the application's environment, as its user. A node that does not answer costs REPLY seconds, all others none.
-# Arguments of tasks may hold secrets, so they stay with the workers.
-ASK = (
+# Runs in the application's environment, as its user. It waits REPLY seconds if a node does not answer, else not at all.
+# Arguments of tasks may hold secrets, so they are not returned.
+QUERY = (
     DEPTHS_OF
     + """
 import json, sys, time
@@ -177,7 +177,7 @@ try:
         def inspect(**options):
             return app.control.inspect(timeout=REPLY, connection=connection, **options)
         consumed = inspect(limit=len(programs)).active_queues() or {}
-        # So many may be others than those that are looked for: two of a worker answer during a handover.
+        # The first replies may come from other nodes: during a handover, both slots of a worker answer.
         if not all(set(nodes) & set(consumed) for nodes in programs):
             consumed.update(inspect().active_queues() or {})
         known = inspect(destination=list(consumed)) if consumed else None
@@ -196,26 +196,30 @@ except Exception as error:
 print("\\n" + json.dumps(answers))
 """
 )
-ASK_SECONDS = 60
+QUERY_SECONDS = 60
 EPMD = ("127.0.0.1", 4369)
-#: Of a log, from its end. What is older is not looked at.
+#: Bytes at the end of a log that are searched.
 LOG_BYTES = 4 * 1024 * 1024
 SUPERVISOR_LOG = Path("/var/log/supervisor/supervisord.log")
 MOMENT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d")
 CHILD_KILLED = re.compile(r"exited with 'signal 9 \(SIGKILL\)'")
 WORKER_KILLED = re.compile(r"(?:exited|stopped): (\S+) \(terminated by SIGKILL")
-# Shares of what Redis may use, from which on it soon refuses.
+# Share of Redis' memory or connections at which it counts as full.
 FULL = 0.95
 ERROR_LENGTH = 300
 
 
-def brief(error: str) -> str:
-    """Return what a program complained of in one line: its last words, as of a traceback."""
+def one_line(error: str) -> str:
+    """Return the end of an error message, such as a traceback, in one line."""
     return " ".join(error.split())[-ERROR_LENGTH:]
 
 
 def lines_since(path: Path, since: float) -> Iterator[tuple[float, str]]:
-    """Yield a log's lines that begin with a moment after this one, with it: local time, as the log has it."""
+    """Yield the lines of a log that begin with a time after this one, each with its time.
+
+    Args:
+        since: seconds since the epoch. The log's times are local times.
+    """
     try:
         if path.stat().st_mtime < since:
             return
@@ -232,25 +236,25 @@ def lines_since(path: Path, since: float) -> Iterator[tuple[float, str]]:
 
 
 def killed(app: dict[str, Any], since: float) -> list[dict[str, Any]]:
-    """Return what was killed by SIGKILL: workers, as Supervisor's log says, and children, as their workers' logs do."""
-    found = []
+    """Return processes that were killed by SIGKILL: workers in Supervisor's log, their children in workers' logs."""
+    kills = []
     for path in (SUPERVISOR_LOG, SUPERVISOR_LOG.with_name(f"{SUPERVISOR_LOG.name}.1")):
         for at, line in lines_since(path, since):
             match = WORKER_KILLED.search(line)
             if match and match[1].startswith(f"{app['name']}-"):
-                found.append({"program": match[1], "what": "the worker", "at": at})
+                kills.append({"program": match[1], "what": "the worker", "at": at})
     record = read_record(Path(app["root"], "current").resolve())
     with local_time(record.timezone if record else ""):
         for path in Path(app["log_dir"]).glob(f"{app['name']}-*.log*"):
             for at, line in lines_since(path, since):
                 if CHILD_KILLED.search(line):
-                    found.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
-    return found
+                    kills.append({"program": path.name.partition(".log")[0], "what": "a child process", "at": at})
+    return kills
 
 
 @contextmanager
 def local_time(timezone: str) -> Iterator[None]:
-    """Let local time be that of a time zone, as Django does with its TIME_ZONE; that of the host if it is empty."""
+    """Set the local time zone for the block, as Django does with its TIME_ZONE; empty keeps that of the host."""
     before = os.environ.get("TZ")
     try:
         if timezone:
@@ -264,16 +268,16 @@ def local_time(timezone: str) -> Iterator[None]:
         time.tzset()
 
 
-def oom(module: AnsibleModule) -> list[str]:
-    """Return what the kernel said; nothing where its log can't be read, as in a container."""
+def oom_kills(module: AnsibleModule) -> list[str]:
+    """Return the kernel's messages about killed processes; empty where its log can't be read, as in a container."""
     command = ["journalctl", "--dmesg", f"--since=-{module.params['hours']}h", "--output=cat", "--no-pager", "--quiet"]
     _, output, _ = module.run_command([*command, "--grep=out of memory: killed process"])
     return [line for line in output.splitlines() if "illed process" in line]
 
 
 def free_percent(directories: list[str]) -> dict[str, float]:
-    """Return what is free of each file system that these are on, of its bytes and of its inodes, by its directory."""
-    found = {}
+    """Return the free share of each file system of these directories, in bytes and in inodes, by its mount point."""
+    free = {}
     for directory in directories:
         mount = Path(directory)
         if not mount.is_dir():
@@ -281,97 +285,99 @@ def free_percent(directories: list[str]) -> dict[str, float]:
         while mount != mount.parent and mount.stat().st_dev == mount.parent.stat().st_dev:
             mount = mount.parent
         usage, status = shutil.disk_usage(mount), os.statvfs(mount)
-        found[str(mount)] = round(100 * usage.free / usage.total, 1)
+        free[str(mount)] = round(100 * usage.free / usage.total, 1)
         if status.f_files:
-            found[f"{mount} (inodes)"] = round(100 * status.f_favail / status.f_files, 1)
-    return found
+            free[f"{mount} (inodes)"] = round(100 * status.f_favail / status.f_files, 1)
+    return free
 
 
-def runs(directory: Path) -> dict[str, tuple[float, int]]:
-    """Return for each queue the seconds that its tasks ran, and how many."""
-    found: dict[str, tuple[float, int]] = {}
+def run_times(directory: Path) -> dict[str, tuple[float, int]]:
+    """Return for each queue the seconds that its tasks ran in total, and their number."""
+    total: dict[str, tuple[float, int]] = {}
     for counts in read_counts(directory, seconds=False).values():
         for (queue, _), tasks in counts.tasks.items():
-            seconds, ended = found.get(queue, (0.0, 0))
-            found[queue] = seconds + tasks.run_seconds, ended + sum(tasks.runs)
-    return found
+            seconds, ended = total.get(queue, (0.0, 0))
+            total[queue] = seconds + tasks.run_seconds, ended + sum(tasks.runs)
+    return total
 
 
 def versions(release: Path) -> dict[str, str]:
-    """Return which of the parts with known bugs a release has."""
+    """Return the installed versions of the packages with known bugs, in a release."""
     parts = {bug.part for bug in KNOWN_BUGS}
     names = (path.name.removesuffix(".dist-info") for path in release.glob("venv/lib/*/site-packages/*.dist-info"))
     found = (name.partition("-")[::2] for name in names)
     return {name.lower(): version for name, version in found if name.lower() in parts}
 
 
-def ask(module: AnsibleModule) -> dict[str, Any]:
-    """Return what the broker and the workers say."""
+def query(module: AnsibleModule) -> dict[str, Any]:
+    """Return the answers of the broker and the workers."""
     app = module.params["app"]
-    run = ["timeout", str(ASK_SECONDS), *celery_run(app["root"], app["user"]), "python", "-c", ASK, app["module"]]
+    run = ["timeout", str(QUERY_SECONDS), *celery_run(app["root"], app["user"]), "python", "-c", QUERY, app["module"]]
     code, output, error = module.run_command(
         [*run, json.dumps([module.params["queues"], module.params["programs"]])], cwd="/"
     )
     if code:
-        return {"error": brief(error) or f"no answer in {ASK_SECONDS} s"}
+        return {"error": one_line(error) or f"no answer within {QUERY_SECONDS} s"}
     answers: dict[str, Any] = json.loads(output.splitlines()[-1])
     return answers
 
 
 def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
-    # RabbitMQ's own, not Debian's wrapper in /usr/sbin, which hands its arguments to a shell.
+    """Return the alarms of RabbitMQ, or why it does not answer."""
+    # Not Debian's wrapper in /usr/sbin, which passes its arguments to a shell.
     command = module.get_bin_path("rabbitmq-diagnostics", opt_dirs=["/usr/lib/rabbitmq/bin"])
     if not command:
         return {"error": "it is not installed"}
     try:
-        # Where no port mapper runs, rabbitmq-diagnostics would leave one behind.
+        # Where epmd is not running, rabbitmq-diagnostics would start one and leave it behind.
         socket.create_connection(EPMD, timeout=5).close()
     except OSError as error:
-        return {"error": f"epmd, which runs beside it: {error}"}
+        return {"error": f"epmd at {EPMD[0]}:{EPMD[1]} does not answer: {error}"}
     code, output, errors = module.run_command(
         as_rabbitmq(command, "--silent", "--timeout", "20", "--formatter", "json", "alarms"), cwd="/"
     )
     if code or "{" not in output:
-        # It says the reason first, and then much of what it looked at.
-        return {"error": brief((errors or output).strip().partition("\n")[0])}
+        # The first line is the reason, the rest are its diagnostics.
+        return {"error": one_line((errors or output).strip().partition("\n")[0])}
     return {"alarms": rabbitmq_alarms(json.loads(output[output.index("{") :]))}
 
 
-def rabbitmq_alarms(said: dict[str, Any]) -> list[str]:
-    """Return the alarms in what rabbitmq-diagnostics says: its own node's and others' apart, or neither."""
-    return [f"it has an alarm: {alarm}" for alarm in (*said.get("local", []), *said.get("global", []))]
+def rabbitmq_alarms(output: dict[str, Any]) -> list[str]:
+    """Return the alarms in the output of rabbitmq-diagnostics: the node's own (local) and those of other nodes."""
+    return [f"alarm: {alarm}" for alarm in (*output.get("local", []), *output.get("global", []))]
 
 
 def redis(module: AnsibleModule) -> dict[str, Any]:
+    """Return the alarms of Redis, or why it does not answer."""
     flavor = module.params["broker"]
     command = module.get_bin_path(f"{flavor}-cli")
     if not command:
         return {"error": "it is not installed"}
     run = [command, "-s", f"/run/{flavor}/{flavor}.sock", "--user", module.params["broker_user"], "--no-auth-warning"]
-    # Not an argument, which every user of the host could read.
+    # Not as an argument, which every user of the host can read.
     variables = {"REDISCLI_AUTH": module.params["broker_password"]}
     _, output, error = module.run_command([*run, "info"], environ_update=variables)
-    said = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", output))
-    if "used_memory" not in said:
-        return {"error": brief(f"{error} {output}")}
-    return {"alarms": redis_alarms(said)}
+    info = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", output))
+    if "used_memory" not in info:
+        return {"error": one_line(f"{error} {output}")}
+    return {"alarms": redis_alarms(info)}
 
 
-def redis_alarms(said: dict[str, str]) -> list[str]:
-    """Return what is wrong, of what INFO says."""
+def redis_alarms(info: dict[str, str]) -> list[str]:
+    """Return what is wrong with Redis, from its INFO."""
     alarms = []
-    if int(said["used_memory"]) > FULL * int(said["maxmemory"]) > 0:
-        alarms.append(f"its memory is full: {said['used_memory_human']} of {said['maxmemory_human']}")
-    if int(said["connected_clients"]) > FULL * int(said["maxclients"]):
-        alarms.append(f"its connections are used up: {said['connected_clients']} of {said['maxclients']}")
+    if int(info["used_memory"]) > FULL * int(info["maxmemory"]) > 0:
+        alarms.append(f"memory is full: {info['used_memory_human']} of {info['maxmemory_human']}")
+    if int(info["connected_clients"]) > FULL * int(info["maxclients"]):
+        alarms.append(f"connections are used up: {info['connected_clients']} of {info['maxclients']}")
     for name in ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status"):
-        if said.get(name, "ok") != "ok":
-            alarms.append(f"it can't write its files: {name} is {said[name]}")
+        if info.get(name, "ok") != "ok":
+            alarms.append(f"can't write its files: {name} is {info[name]}")
     return alarms
 
 
-def look(module: AnsibleModule) -> dict[str, Any]:
-    """Return what the host knows."""
+def collect(module: AnsibleModule) -> dict[str, Any]:
+    """Return the symptoms of the host."""
     began = time.time()
     app, kind = module.params["app"], module.params["broker"]
     state_dir, current = Path(app["state_dir"]), Path(app["root"], "current")
@@ -389,34 +395,34 @@ def look(module: AnsibleModule) -> dict[str, Any]:
         "programs": programs,
         "supervisor": supervisor,
         "strays": strays_of(app["name"]),
-        "oom": oom(module),
+        "oom": oom_kills(module),
         "killed": killed(app, began - module.params["hours"] * 3600),
-        "runs": runs(state_dir / "counts"),
+        "runs": run_times(state_dir / "counts"),
         "free_percent": free_percent([*directories, f"/var/lib/{kind}"] if kind else directories),
         "tasks": list(record.tasks) if record else [],
         "findings": list(record.findings) if record else [],
         "versions": versions(current.resolve()),
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
-        "asked": ask(module) if module.params["ask"] else {},
+        "asked": query(module) if module.params["ask"] else {},
     }
     return {"changed": False, "symptoms": symptoms | {"clock": [module.params["now"], began, time.time()]}}
 
 
-def judge(module: AnsibleModule) -> dict[str, Any]:
-    """Return what is wrong, of what all hosts have told."""
+def evaluate(module: AnsibleModule) -> dict[str, Any]:
+    """Return the findings from the symptoms of all hosts."""
     symptoms = {
         host: {**each["symptoms"], "clock": [*each["symptoms"]["clock"], each["after"]]}
         for host, each in module.params["observations"].items()
     }
     limits = Limits(module.params["skew"], module.params["disk"], module.params["hours"])
-    fleet = Fleet(module.params["plan"], symptoms, module.params["silent"])
-    found, noted = examine(fleet, limits), notes(fleet)
+    fleet = Fleet(module.params["plan"], symptoms, module.params["unreachable"])
+    checks, remarks = examine(fleet, limits), notes(fleet)
     return {
         "changed": False,
-        "report": report(found, noted),
-        "checks": as_values(found),
-        "notes": noted,
-        "summary": count(found),
+        "report": report(checks, remarks),
+        "checks": as_values(checks),
+        "notes": remarks,
+        "summary": summary(checks),
     }
 
 
@@ -434,7 +440,7 @@ def main() -> None:
             "broker_password": {"type": "str", "default": "", "no_log": True},
             "plan": {"type": "dict"},
             "observations": {"type": "dict", "default": {}},
-            "silent": {"type": "list", "elements": "str", "default": []},
+            "unreachable": {"type": "list", "elements": "str", "default": []},
             "skew": {"type": "float", "default": 2},
             "disk": {"type": "float", "default": 10},
             **OPTIONS,
@@ -443,7 +449,7 @@ def main() -> None:
         required_one_of=[("app", "plan")],
         supports_check_mode=True,
     )
-    module.exit_json(**(judge(module) if module.params["plan"] else look(module)))
+    module.exit_json(**(evaluate(module) if module.params["plan"] else collect(module)))
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     Limits,
     as_values,
     clock_error,
-    count,
     examine,
     notes,
-    number,
+    parse_version,
     report,
+    summary,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record
 from ansible_collections.fleet.celery.plugins.modules import celery_doctor
@@ -118,28 +118,32 @@ def killed(*moments: float) -> list[dict[str, Any]]:
         (
             fleet(plan=RABBITMQ, killed=killed(1_000_000_000.0)),
             "processes that were killed",
-            ["1 times", "given to others", "alerts.md#celerytaskskilled"],
+            ["1 times", "were redelivered", "alerts.md#celerytaskskilled"],
         ),
         (
             fleet(strays=[{"program": "shop-email-a", "pid": 4711}]),
             "consumers",
-            ["shop-email-a on worker1: its process 4711 belongs to no Supervisor", "kill -TERM 4711"],
+            ["shop-email-a on worker1: process 4711 outlived its Supervisor", "kill -TERM 4711"],
         ),
         (
             fleet(asked={"registered": {NODES[0]: ["other"], NODES[1]: ["mailer.send"]}}),
             "tasks that workers know",
-            ["email-a@worker1.lan: it does not know mailer.send", "restart.yml"],
+            ["email-a@worker1.lan: has not registered mailer.send", "restart.yml"],
         ),
-        (fleet(asked={"depths": {"email": 60_000}}), "what waits", ["queue email: 60000 tasks wait", "may be 50000"]),
+        (
+            fleet(asked={"depths": {"email": 60_000}}),
+            "what waits",
+            ["queue email: 60000 tasks are queued", "its alerts.depth is 50000"],
+        ),
         (
             fleet(asked={"depths": {"email": 4000}}, runs={"email": [20_000.0, 1000]}),
             "what waits",
-            ["queue email: 4000 tasks wait, 2050 s of work for its 20 places; may take 1800 s"],
+            ["queue email: 4000 tasks are queued, 2050 s of work at a concurrency of 20; its drain_time is 1800 s"],
         ),
         (
             fleet(asked={"active": {NODES[0]: [{"name": "mailer.send", "id": "7", "seconds": 90}]}}),
             "tasks past their limits",
-            ["shop-email on worker1: mailer.send (7)", "90 s, of 60 s", "site.yml"],
+            ["shop-email on worker1: mailer.send (7)", "90 s, its time limit is 60 s", "site.yml"],
         ),
         (fleet(clock=[1000.0, 993.0, 998.0, 1006.0]), "clocks", ["worker1", "at least 7.0 s behind", "timesyncd"]),
         (fleet(clock=[1000.0, 1060.0, 1065.0, 1006.5]), "clocks", ["worker1", "at least 58.5 s ahead"]),
@@ -148,22 +152,22 @@ def killed(*moments: float) -> list[dict[str, Any]]:
         (
             fleet(programs=[{"name": "shop-email-a", "state": "RUNNING", "release": "1.3.0"}]),
             "releases",
-            ["shop-email-a on worker1: it runs 1.3.0", "restart.yml --limit worker1"],
+            ["shop-email-a on worker1: runs 1.3.0", "restart.yml --limit worker1"],
         ),
         (
             fleet(asked={"consumed": {NODES[1]: ["email"]}}),
             "consumers",
-            ["shop-email on worker1: it does not answer; Supervisor says: RUNNING"],
+            ["shop-email on worker1: does not answer; its state in Supervisor: RUNNING"],
         ),
         (
             fleet(asked={"consumed": {NODES[1]: ["email"]}}, programs=[]),
             "consumers",
-            ["shop-email on worker1: it does not answer; Supervisor says: there is none"],
+            ["shop-email on worker1: does not answer; its state in Supervisor: not configured"],
         ),
         (
             fleet(asked={"consumed": {NODES[0]: ["other"], NODES[1]: ["email"]}}),
             "consumers",
-            ["shop-email on worker1: it does not consume email", "restart.yml"],
+            ["shop-email on worker1: does not consume email", "restart.yml"],
         ),
         (fleet(supervisor="Supervisor doesn't answer"), "consumers", ["worker1: Supervisor doesn't answer"]),
         (
@@ -184,7 +188,7 @@ def test_a_host_that_says_nothing_is_told_and_the_others_are_examined() -> None:
     seen = fleet(free_percent={"/": 1.0})
     seen = Fleet(seen.plan, {name: each for name, each in seen.hosts.items() if name != "broker1"}, ["broker1"])
     assert list(found(seen)) == ["hosts", "disks"]
-    assert found(seen)["hosts"][0].startswith("broker1: it could not be examined")
+    assert found(seen)["hosts"][0].startswith("broker1: could not be examined")
 
 
 def test_a_worker_on_a_host_that_says_nothing_is_no_second_finding() -> None:
@@ -211,7 +215,7 @@ def test_a_drained_host_is_not_missed() -> None:
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("error", "valkey on broker1: worker2 can't ask it: refused"), ("workers_error", "refused")],
+    [("error", "valkey on broker1: worker2 can't query it: refused"), ("workers_error", "refused")],
 )
 def test_a_broker_that_is_away_is_one_finding(key: str, words: str) -> None:
     seen = fleet()
@@ -223,7 +227,7 @@ def test_a_broker_that_is_away_is_one_finding(key: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"), [({"error": "no socket"}, "no socket"), ({"alarms": ["its memory is full"]}, "memory is full")]
+    ("said", "words"), [({"error": "no socket"}, "no socket"), ({"alarms": ["memory is full"]}, "memory is full")]
 )
 def test_what_the_broker_complains_of_is_told(said: dict[str, Any], words: str) -> None:
     seen = fleet()
@@ -258,14 +262,14 @@ def test_thresholds_of_zero_are_off() -> None:
     assert found(fleet(plan=plan, asked={"depths": {"email": 10_000_000}})) == {}
 
 
-@pytest.mark.parametrize("bug", KNOWN_BUGS, ids=lambda bug: f"{bug.part} {bug.mended}")
+@pytest.mark.parametrize("bug", KNOWN_BUGS, ids=lambda bug: f"{bug.part} {bug.fixed_in}")
 def test_a_known_bug_is_told_until_it_is_mended_where_it_bites(bug: Any) -> None:
     kinds = {"redis": PLAN, "rabbitmq": RABBITMQ}
     for kind, plan in kinds.items():
         bites = bug.broker in ("", kind)
         told = " ".join(found(fleet(plan=plan, versions={bug.part: bug.first})).get("versions", []))
         assert (bug.source in told) == bites
-        assert bug.source not in str(found(fleet(plan=plan, versions={bug.part: bug.mended})))
+        assert bug.source not in str(found(fleet(plan=plan, versions={bug.part: bug.fixed_in})))
     assert bug.source.startswith("https://github.com/celery/")
 
 
@@ -280,7 +284,7 @@ def test_the_report_has_every_check_in_order_and_how_much_was_found() -> None:
     assert lines == [*(f"{check}: ok" for check in CHECKS), "No findings"]
     lines = report(examine(fleet(free_percent={"/": 3.0}, clock=[1000.0, 900.0, 901.0, 1002.0])))
     at = lines.index("disks:")
-    assert lines[at + 1] == "  - worker1: / has 3% free, of 10% that must be"
+    assert lines[at + 1] == "  - worker1: / has 3% free, the threshold is 10%"
     assert lines[-1] == "2 findings"
 
 
@@ -295,7 +299,7 @@ def test_what_was_found_goes_into_json() -> None:
     ("version", "expected"), [("5.7.0", (5, 7)), ("5.7.0rc1", (5, 7)), ("5.10.3", (5, 10, 3)), ("x", ())]
 )
 def test_versions_compare(version: str, expected: tuple[int, ...]) -> None:
-    assert number(version) == expected
+    assert parse_version(version) == expected
 
 
 def moment(text: str) -> float:
@@ -361,10 +365,10 @@ INFO = {
 @pytest.mark.parametrize(
     ("differs", "words"),
     [
-        ({"used_memory": "4100000", "used_memory_human": "3.91M"}, "its memory is full: 3.91M of 4.00M"),
-        ({"connected_clients": "230"}, "its connections are used up: 230 of 240"),
-        ({"aof_last_write_status": "err"}, "it can't write its files: aof_last_write_status is err"),
-        ({"rdb_last_bgsave_status": "err"}, "it can't write its files: rdb_last_bgsave_status is err"),
+        ({"used_memory": "4100000", "used_memory_human": "3.91M"}, "memory is full: 3.91M of 4.00M"),
+        ({"connected_clients": "230"}, "connections are used up: 230 of 240"),
+        ({"aof_last_write_status": "err"}, "can't write its files: aof_last_write_status is err"),
+        ({"rdb_last_bgsave_status": "err"}, "can't write its files: rdb_last_bgsave_status is err"),
     ],
 )
 def test_redis_complains_of_memory_connections_and_files(differs: dict[str, str], words: str) -> None:
@@ -378,8 +382,8 @@ def test_alarms_of_rabbitmq_are_those_of_its_node_and_of_others() -> None:
     assert celery_doctor.rabbitmq_alarms(well) == []
     said = {"result": "ok", "local": ["Memory alarm on node a"], "global": ["Free disk space alarm on node b"]}
     assert celery_doctor.rabbitmq_alarms(said) == [
-        "it has an alarm: Memory alarm on node a",
-        "it has an alarm: Free disk space alarm on node b",
+        "alarm: Memory alarm on node a",
+        "alarm: Free disk space alarm on node b",
     ]
 
 
@@ -407,7 +411,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nodes: list[list[str]]) -> Any:
     monkeypatch.setattr(sys, "argv", ["-c", "probe:app", json.dumps([["email", "video"], nodes])])
-    exec(celery_doctor.ASK, {})  # noqa: S102 - as a host runs it
+    exec(celery_doctor.QUERY, {})  # noqa: S102 - as a host runs it
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -455,5 +459,5 @@ def test_what_the_checks_of_releases_found_is_told_once_and_is_no_fault() -> Non
     checks, noted = examine(seen), notes(seen)
     assert noted == ["timezone: the application's 'Europe/Paris' applies, not the fleet's 'UTC'"]
     lines = report(checks, noted)
-    assert lines[-3:-1] == ["what the check of the release found, no fault:", f"  - {noted[0]}"]
-    assert count(checks) == count(examine(fleet())) == lines[-1]
+    assert lines[-3:-1] == ["notes of the release's own check, not counted as findings:", f"  - {noted[0]}"]
+    assert summary(checks) == summary(examine(fleet())) == lines[-1]

@@ -184,15 +184,15 @@ def test_each_thing_that_is_wrong_is_found_with_what_to_do(shop: Shop, doctor: D
     assert told(found, killed, f"shop-reports-{slot} on worker2", "a child process", "SIGKILL", "celerytaskskilled")
     assert told(found, killed, "shop-customers on worker1", "the worker", "SIGKILL")
     assert told(found, "tasks that workers know", "customers@worker1", "customers.new", "restart.yml")
-    assert told(found, "what waits", "queue video", "may be 3")
-    assert told(found, "tasks past their limits", "shop-video on worker2", f"video.transcode ({long})", "of 5 s")
+    assert told(found, "what waits", "queue video", "alerts.depth is 3")
+    assert told(found, "tasks past their limits", "shop-video on worker2", f"video.transcode ({long})", "limit is 5 s")
     assert told(found, "clocks", "control1", "ahead of the controller's")
     (ahead,) = re.findall(r"at least (\S+) s", found["clocks"][0])
     assert 60 < float(ahead) <= 90
     for host in ("broker1", "worker1", "worker2", "control1"):
-        assert told(found, "disks", host, "of 99.99% that must be")
+        assert told(found, "disks", host, "threshold is 99.99%")
     assert told(found, "releases", "2 releases", "1.0.0: worker1, worker2; 1.0.1: control1")
-    assert told(found, "releases", "shop-beat on control1", "it runs 1.0.0", "is on 1.0.1")
+    assert told(found, "releases", "shop-beat on control1", "runs 1.0.0", "is on 1.0.1")
     assert told(found, "consumers", "shop-email on worker1", "does not answer", "STOPPED")
     assert told(found, "consumers", "shop-reports on worker2", "does not consume reports")
     assert len(found["consumers"]) == 2
@@ -211,8 +211,8 @@ def test_a_broker_and_a_host_that_are_away_are_found_and_the_rest_is_examined(sh
     finally:
         start(shop.host("control1"), "control1")
     assert told(found, "hosts", "control1", "could not be examined")
-    assert told(found, "the broker", f"{BROKER} on broker1", "worker1 can't ask it", "No task is sent")
-    assert told(found, "the broker", f"{BROKER} on broker1", "on its own host it does not answer")
+    assert told(found, "the broker", f"{BROKER} on broker1", "worker1 can't query it", "No task is sent")
+    assert told(found, "the broker", f"{BROKER} on broker1", "does not answer on its own host")
     assert told(found, "disks", "worker2")
     assert set(found) == {"hosts", "the broker", "disks"}
     wait_until(lambda: answers(shop), "not all workers answer")
@@ -230,7 +230,7 @@ def memory(shop: Shop) -> str:
 def test_a_broker_that_complains_is_found(shop: Shop, doctor: Doctor) -> None:
     with shop.altered("broker1", ALARM, memory(shop)):
         found = doctor(celery_doctor_hours=0, celery_doctor_disk=1)
-    words = {"rabbitmq": "Memory alarm", "redis": "its memory is full"}[BROKER]
+    words = {"rabbitmq": "Memory alarm", "redis": "memory is full"}[BROKER]
     assert told(found, "the broker", f"{BROKER} on broker1", words, "docs/alerts.md")
     assert set(found) == {"the broker"}
     wait_until(lambda: answers(shop), "not all workers answer")
