@@ -1,4 +1,4 @@
-"""What people are told of: changed by its name, and nothing else by mistake."""
+"""The settings of alerts."""
 
 from __future__ import annotations
 
@@ -7,43 +7,45 @@ from ansible_collections.fleet.celery.plugins.module_utils._alerts import ALERTS
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 
 
-def test_an_alert_keeps_what_is_not_changed() -> None:
+def test_an_alert_keeps_the_settings_that_are_not_changed() -> None:
     problems: list[Problem] = []
-    found = read_alerts({"CeleryWorkerGone": {"for": 30}, "CeleryTasksFail": {"above": 50, "enabled": False}}, problems)
+    found = read_alerts(
+        {"CeleryWorkerGone": {"for": 30}, "CeleryTasksFail": {"threshold": 50, "enabled": False}}, problems
+    )
     assert not problems
     assert set(found) == set(ALERTS)
     assert found["CeleryWorkerGone"] == {
         "severity": "page",
-        "lasting": 30,
-        "above": None,
-        "least": None,
+        "for_seconds": 30,
+        "threshold": None,
+        "min_samples": None,
         "window": None,
         "enabled": True,
     }
     fails = found["CeleryTasksFail"]
-    assert (fails["above"], fails["least"], fails["window"], fails["enabled"]) == (50, 10, 600, False)
+    assert (fails["threshold"], fails["min_samples"], fails["window"], fails["enabled"]) == (50, 10, 600, False)
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (["CeleryWorkerGone"], "celery_alerts: ['CeleryWorkerGone'] is not a mapping"),
-        ({"CeleryWorkerGon": {}}, "celery_alerts.CeleryWorkerGon: is no alert (did you mean 'CeleryWorkerGone'?)"),
-        ({"emial": {"depth": 3}}, "celery_alerts.emial: is no alert"),
+        ({"CeleryWorkerGon": {}}, "celery_alerts.CeleryWorkerGon: is not an alert (did you mean 'CeleryWorkerGone'?)"),
+        ({"emial": {"depth": 3}}, "celery_alerts.emial: is not an alert"),
         ({"CeleryWorkerGone": 30}, "celery_alerts.CeleryWorkerGone: 30 is not a mapping"),
-        ({"CeleryWorkerGone": {"above": 3}}, "celery_alerts.CeleryWorkerGone.above: is not known"),
+        ({"CeleryWorkerGone": {"threshold": 3}}, "celery_alerts.CeleryWorkerGone.threshold: is not known"),
         ({"CeleryWorkerGone": {"for": "2m"}}, "celery_alerts.CeleryWorkerGone.for: '2m' is not a number of seconds"),
         ({"CeleryWorkerGone": {"severity": "pager"}}, "celery_alerts.CeleryWorkerGone.severity: 'pager' is unknown"),
         ({"CeleryTasksFail": {"window": 0}}, "celery_alerts.CeleryTasksFail.window: 0 is not a number of seconds"),
     ],
 )
-def test_what_can_not_be_meant_is_refused(raw: object, told: str) -> None:
+def test_an_invalid_setting_is_refused(raw: object, message: str) -> None:
     problems: list[Problem] = []
     read_alerts(raw, problems)
-    assert [str(problem).startswith(told) for problem in problems] == [True]
+    assert [str(problem).startswith(message) for problem in problems] == [True]
 
 
-def test_certificates_are_those_of_endpoints() -> None:
+def test_certificates_are_given_as_endpoints() -> None:
     problems: list[Problem] = []
     assert read_certificates(["https://flower.example.com", "broker.example.com:5671"], problems)
     assert not problems
