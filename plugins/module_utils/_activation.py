@@ -1,8 +1,8 @@
-"""What to do next, so that a program of a host comes to run on what is on disk: pure, from what is seen of it.
+"""The next step of an activation: pure, from the observed state of a worker's programs.
 
-Nothing is remembered from one look to the next but when a start was tried, so an activation that was broken off goes on
-where it was. Two ways: warm (end the old worker, start the new one) and handover (start the new one beside it, in the
-other of two slots, and end the old one once the new one is at work).
+No state is kept between two polls except the time of the first start, so an interrupted activation continues where it
+was. There are two ways: a warm restart (stop the old program, then start the new one), and a handover (start the new
+program in the other of two slots, and stop the old one once the new one consumes).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# A worker that does not stay up shows it within so many seconds; one start may fail for another reason.
-DIES_SECONDS = 10.0
+# Seconds after which a program that exits again and again has failed. A single start may fail for another reason.
+CRASH_SECONDS = 10.0
 _UP = frozenset({"STARTING", "RUNNING"})
 DOWN = frozenset({"STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN"})
 
@@ -19,10 +19,10 @@ SLICE_LEAST_SECONDS, SLICE_MOST_SECONDS = 15.0, 300.0
 
 
 def slice_seconds(waited: float) -> float:
-    """Return for how long a call waits, so that who looks on sees what is waited for.
+    """Return for how many seconds a call waits before it reports its progress.
 
-    Each call is a task of Ansible's within the one before, of which it can't take many hundreds: so the longer it has
-    waited, the longer it waits. A day is some 350 calls.
+    Each call is an Ansible task nested in the previous one, and Ansible can't nest many hundreds. So later calls wait
+    longer; a day takes some 350 calls.
 
     Args:
         waited: seconds that earlier calls have waited.
@@ -32,12 +32,12 @@ def slice_seconds(waited: float) -> float:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A program as it should be.
+    """The desired state of a worker.
 
     Attributes:
-        slots: the names that it may have in Supervisor: its own, or with handover two.
-        queues: that it must consume.
-        start_timeout: seconds until it must be at work.
+        slots: the names of its programs in Supervisor: one, or two for a handover.
+        queues: queues that it must consume.
+        start_timeout: seconds within which it must be ready after its start.
     """
 
     name: str
@@ -51,17 +51,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A program of Supervisor at one moment.
+class Observed:
+    """The observed state of a program.
 
     Attributes:
-        state: as Supervisor calls it.
-        current: it was started from the release and the files that are on disk now.
-        answers: it answered a ping by its node's name.
-        queues: that it said it consumes.
-        tried: seconds since this activation started it, or first saw that it was started on what is on disk; None if
-            neither happened.
-        idle: this activation started it, or an earlier one that failed, and it never was at work: it has no tasks.
+        state: its state in Supervisor.
+        current: whether it was started from the release, the environment and the settings that are on disk.
+        answers: whether it answered a ping by its node name.
+        queues: queues that it consumes, by its own answer.
+        tried: seconds since this activation started it, or first observed that it is current; None if neither.
+        idle: whether this activation, or one that failed, started it and it was never ready. It has no tasks then.
         log: the end of its log, for a message.
     """
 
@@ -84,15 +83,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Step:
-    """What to do now, and what is waited for.
+    """The next step of a worker.
 
     Attributes:
-        start: the slot to start.
-        stop: the slot to end warm; it is not waited for.
-        kill: the slot to end at once: it never was at work, so it has no tasks.
-        live: the slot that is to start with the host from now on.
-        waits: for what; empty once the program is as it should be.
-        failure: why it can't become so.
+        start: slot to start.
+        stop: slot to stop warm. The activation does not wait for it.
+        kill: slot to kill. It was never ready, so it has no tasks.
+        live: slot that starts at boot from now on.
+        waits: what the worker waits for; empty once it is ready.
+        failure: why it can't become ready.
     """
 
     start: str = ""
@@ -107,69 +106,69 @@ class Step:
         return not (self.waits or self.failure)
 
 
-def next_step(wanted: Wanted, seen: Mapping[str, Seen], live: str) -> Step:
-    """Return what brings a program nearer to running on what is on disk.
+def next_step(wanted: Wanted, observed: Mapping[str, Observed], live: str) -> Step:
+    """Return the next step towards a worker that runs on what is on disk.
 
     Args:
-        seen: each of its slots that Supervisor knows.
-        live: the slot that starts with the host.
+        observed: the state of each of its slots that Supervisor has.
+        live: the slot that starts at boot.
     """
-    mine = seen.get(live, Seen())
+    mine = observed.get(live, Observed())
     other = next((slot for slot in wanted.slots if slot != live), "")
-    beside = seen.get(other, Seen())
+    beside = observed.get(other, Observed())
     if (step := _cleared(live, mine, stop=not wanted.handover)) is not None:
         return step
     if mine.up and not mine.current:
         return _hand_over(wanted, (live, other), beside)
     if mine.down and mine.tried is None:
-        return Step(start=live, waits=f"{live} starts")
+        return Step(start=live, waits=f"{live} is starting")
     step = _come_up(wanted, live, mine)
     if step.done and beside.up:
-        # What a handover that was broken off has left.
-        return Step(stop=other, waits=f"{other} is told to end")
+        # Left by an interrupted handover.
+        return Step(stop=other, waits=f"{other} is stopping")
     return step
 
 
-def _cleared(slot: str, seen: Seen, *, stop: bool) -> Step | None:
-    """Return what frees a slot of a worker that is not to run there; None if there is none.
+def _cleared(slot: str, observed: Observed, *, stop: bool) -> Step | None:
+    """Return the step that frees a slot of an outdated program; None if the slot is free.
 
     Args:
-        stop: whether one that is at work is to be ended.
+        stop: whether to stop a program that is ready.
     """
-    if seen.idle and not seen.current and not seen.down:
-        return Step(kill=slot, waits=f"{slot}, which never came up, is ended")
-    if seen.state == "STOPPING":
-        return Step(waits=f"{slot} ends its tasks")
-    if stop and seen.up and not seen.current:
-        return Step(stop=slot, waits=f"{slot} is told to end")
+    if observed.idle and not observed.current and not observed.down:
+        return Step(kill=slot, waits=f"{slot}, which was never ready, is being killed")
+    if observed.state == "STOPPING":
+        return Step(waits=f"{slot} is finishing its tasks")
+    if stop and observed.up and not observed.current:
+        return Step(stop=slot, waits=f"{slot} is stopping")
     return None
 
 
-def _hand_over(wanted: Wanted, slots: tuple[str, str], beside: Seen) -> Step:
+def _hand_over(wanted: Wanted, slots: tuple[str, str], beside: Observed) -> Step:
     live, other = slots
     if (step := _cleared(other, beside, stop=True)) is not None:
         return step
     if not beside.current and beside.tried is None:
-        return Step(start=other, waits=f"{other} starts")
+        return Step(start=other, waits=f"{other} is starting")
     step = _come_up(wanted, other, beside)
     if step.done:
-        return Step(live=other, stop=live, waits=f"{live} is told to end")
+        return Step(live=other, stop=live, waits=f"{live} is stopping")
     if step.failure:
-        return Step(kill=other if beside.up else "", failure=f"{step.failure}\n{live} goes on as before")
+        return Step(kill=other if beside.up else "", failure=f"{step.failure}\n{live} keeps running on its release")
     return step
 
 
-def _come_up(wanted: Wanted, slot: str, seen: Seen) -> Step:
-    """Return what is still missing of a program that was started on what is on disk."""
-    tried = seen.tried or 0.0
-    if seen.down:
-        if tried >= min(DIES_SECONDS, wanted.start_timeout):
-            return Step(failure=f"{slot} does not stay up; the end of its log:\n{seen.log}")
-        return Step(start=slot if seen.state != "BACKOFF" else "", waits=f"{slot} starts")
-    missing = wanted.queues - seen.queues
-    if seen.answers and not missing:
+def _come_up(wanted: Wanted, slot: str, observed: Observed) -> Step:
+    """Return the step that waits until a current program is ready, and restarts it if it exits."""
+    tried = observed.tried or 0.0
+    if observed.down:
+        if tried >= min(CRASH_SECONDS, wanted.start_timeout):
+            return Step(failure=f"{slot} exits again and again. The end of its log:\n{observed.log}")
+        return Step(start=slot if observed.state != "BACKOFF" else "", waits=f"{slot} is starting")
+    missing = wanted.queues - observed.queues
+    if observed.answers and not missing:
         return Step()
-    what = f"does not consume {', '.join(sorted(missing))}" if seen.answers else "does not answer"
+    what = f"does not consume {', '.join(sorted(missing))}" if observed.answers else "does not answer"
     if tried >= wanted.start_timeout:
-        return Step(failure=f"{slot} {what} after {tried:.0f} s; the end of its log:\n{seen.log}")
+        return Step(failure=f"{slot} {what} after {tried:.0f} s. The end of its log:\n{observed.log}")
     return Step(waits=f"{slot} {what} yet")

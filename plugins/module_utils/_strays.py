@@ -1,8 +1,8 @@
 #!/usr/bin/python3
-"""Programs that a supervisord left behind when it was killed: they work on, beside those that the next one starts.
+"""Strays: programs that outlived their supervisord, which was killed. They run beside those that the next one starts.
 
-Run by itself, before a supervisord starts, it has all of them end, warm. Python's own library alone: hosts have this as
-supervisor-end-strays.
+Run as a program before supervisord starts, it stops all of them warm. It only needs Python's standard library: hosts
+have this file as supervisor-end-strays.
 """
 
 from __future__ import annotations
@@ -13,54 +13,56 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# Who is at no task ends within that; others end theirs beside the new ones.
-PATIENCE_SECONDS = 10
+# An idle worker exits within this time. Others finish their tasks beside the new ones.
+WAIT_SECONDS = 10
 _NAME = b"SUPERVISOR_PROCESS_NAME="
 
 
 @dataclass(frozen=True, order=True)
 class Stray:
-    """A process of a program that no supervisord owns, without those that it started itself."""
+    """The main process of a program that no supervisord owns."""
 
     program: str
     pid: int
 
 
 def strays(supervisord: int = 0, proc: Path = Path("/proc")) -> list[Stray]:
-    """Return the programs' processes whose parent is neither this supervisord nor one of them.
+    """Return the main processes of programs whose parent is not this supervisord.
 
     Args:
-        supervisord: its process id; 0 if none runs.
+        supervisord: process id of supervisord; 0 if none runs.
     """
-    found: dict[int, tuple[str, int]] = {}
+    processes: dict[int, tuple[str, int]] = {}
     for path in proc.glob("[0-9]*"):
         try:
             environment = (path / "environ").read_bytes().split(b"\0")
             parent = int((path / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
         except (OSError, IndexError):
-            continue  # it has ended meanwhile
+            continue  # it has exited
         for item in environment:
             if item.startswith(_NAME):
-                found[int(path.name)] = (item.removeprefix(_NAME).decode(errors="replace"), parent)
+                processes[int(path.name)] = (item.removeprefix(_NAME).decode(errors="replace"), parent)
     return sorted(
-        Stray(name, pid) for pid, (name, parent) in found.items() if parent != supervisord and parent not in found
+        Stray(name, pid)
+        for pid, (name, parent) in processes.items()
+        if parent != supervisord and parent not in processes
     )
 
 
 def strays_of(app_name: str) -> list[dict[str, object]]:
-    """Return program and pid of each of an application's programs that the host's supervisord does not own."""
+    """Return the program and the pid of each stray of an application."""
     return [asdict(stray) for stray in strays(supervisord()) if stray.program.startswith(f"{app_name}-")]
 
 
-def end(those: list[Stray], signum: int = signal.SIGTERM) -> None:
-    """Send them a signal: by TERM, a worker takes no more tasks and ends those that it has."""
-    for stray in those:
+def stop_strays(found: list[Stray], signum: int = signal.SIGTERM) -> None:
+    """Send a signal to strays. By SIGTERM, a worker consumes no more tasks, and exits once its own have ended."""
+    for stray in found:
         try:
             handle = os.pidfd_open(stray.pid)
         except OSError:
             continue
         try:
-            # The number may be another process's by now.
+            # The kernel may have reused the process id.
             if f"{stray.program}".encode() in (Path("/proc") / str(stray.pid) / "environ").read_bytes():
                 signal.pidfd_send_signal(handle, signum)
         except OSError:
@@ -80,11 +82,11 @@ def supervisord() -> int:
 
 
 def main() -> None:
-    there = strays()
-    for stray in there:
-        print(f"{stray.program} (process {stray.pid}) was left by a supervisord that was killed; it ends its tasks")
-    end(there)
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    found = strays()
+    for stray in found:
+        print(f"{stray.program} (process {stray.pid}) outlived its supervisord, which was killed; stopping it warm")
+    stop_strays(found)
+    deadline = time.monotonic() + WAIT_SECONDS
     while strays() and time.monotonic() < deadline:
         time.sleep(0.2)
 

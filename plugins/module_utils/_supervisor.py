@@ -1,7 +1,7 @@
-"""Supervisor over its XML-RPC interface, and the decision what to do with a host's programs.
+"""A client of Supervisor's XML-RPC interface, and the actions that bring a host's programs to the desired state.
 
-Source: Supervisor's documentation (api.html). Stopping without waiting and polling afterwards ends all programs at the
-same time, where supervisorctl's `stop a b` and `update` take one group after another (Supervisor/supervisor#723).
+Source: Supervisor's documentation (api.html). All programs are stopped without waiting and polled afterwards, so they
+stop at the same time. supervisorctl's `stop a b` and `update` stop one group after another (Supervisor/supervisor#723).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-#: Of the modules that talk to it; doc_fragments/supervisor.py describes them.
+#: Options of the modules that talk to Supervisor, documented in doc_fragments/supervisor.py.
 OPTIONS: dict[str, dict[str, Any]] = {
     "directory": {"type": "path", "default": "/etc/supervisor/conf.d"},
     "socket": {"type": "path", "default": "/run/supervisor.sock"},
@@ -29,11 +29,11 @@ ALREADY_STARTED = 60
 
 
 class SupervisorError(Exception):
-    """Supervisor can't be reached, or doesn't do what it is told; the text is for the user."""
+    """Supervisor does not answer, or refuses a command. The text is for the user."""
 
 
-def answer(module: Any, run: Callable[[], dict[str, Any]]) -> None:  # noqa: ANN401 - an AnsibleModule, which has no types
-    """End a module with what this returns, or with what Supervisor did not do."""
+def run_module(module: Any, run: Callable[[], dict[str, Any]]) -> None:  # noqa: ANN401 - an AnsibleModule, which has no types
+    """Run a module, and exit with its result, or fail with the message of a SupervisorError."""
     try:
         result = run()
     except SupervisorError as error:
@@ -43,12 +43,13 @@ def answer(module: Any, run: Callable[[], dict[str, Any]]) -> None:  # noqa: ANN
 
 @dataclass(frozen=True)
 class Process:
-    """A program's process as Supervisor sees it.
+    """The process of a program, as Supervisor reports it.
 
     Attributes:
-        pid: 0 if it doesn't run.
-        reason: Supervisor's own word on why it doesn't run.
-        started: when it was last started, in seconds since the epoch; ended: when it last ended.
+        pid: 0 if it is not running.
+        reason: Supervisor's reason why it is not running.
+        started: when it was last started, in seconds since the epoch.
+        ended: when it last exited, in seconds since the epoch.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Reread:
-    """What Supervisor's configuration files hold that its memory doesn't yet."""
+    """The difference between Supervisor's configuration files and its running configuration."""
 
     added: frozenset[str]
     changed: frozenset[str]
@@ -74,7 +75,7 @@ class Reread:
 
 
 class Server(Protocol):
-    """What is used of Supervisor; a test can stand in for it."""
+    """The commands of Supervisor that are used here. Tests have a simulated one."""
 
     def reread(self) -> Reread: ...
     def processes(self) -> dict[str, Process]: ...
@@ -85,10 +86,10 @@ class Server(Protocol):
 
 
 class SocketServer:
-    """Supervisor behind its UNIX socket."""
+    """Supervisor at its Unix socket."""
 
     def __init__(self, socket: str) -> None:
-        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - there only where Supervisor is
+        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - only installed with Supervisor
 
         transport = SupervisorTransport(None, None, f"unix://{socket}")
         self._rpc: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport).supervisor
@@ -103,7 +104,7 @@ class SocketServer:
             raise SupervisorError(f"Supervisor refused {method}{args}: {fault.faultString}") from fault
         except OSError as error:
             raise SupervisorError(
-                f"Supervisor doesn't answer at {self._socket}: {error}. Is it running? systemctl status supervisor"
+                f"Supervisor does not answer at {self._socket}: {error}. Check it: systemctl status supervisor"
             ) from error
 
     def reread(self) -> Reread:
@@ -128,14 +129,14 @@ class SocketServer:
         self._call("stopProcess", name, False, ignore=NOT_RUNNING)
 
     def quit(self, name: str) -> None:
-        """Have a worker end at once and hand back what it is at, by SIGQUIT to itself alone."""
+        """Send SIGQUIT to the main process of a worker, which hands its tasks back to the broker and exits."""
         process = self.processes().get(name)
         if process and process.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGQUIT)
 
     def kill(self, name: str) -> None:
-        """End a program and all that it started at once, by SIGKILL: children left alone would end their tasks."""
+        """Send SIGKILL to a program and its children. Children alone would finish their tasks."""
         process = self.processes().get(name)
         if process and process.pid:
             # Supervisor makes each program the leader of a process group.
@@ -154,7 +155,7 @@ class SocketServer:
 
 @dataclass(frozen=True)
 class Actions:
-    """What makes a host's programs be as they should, in the order of the fields."""
+    """The actions that bring a host's programs to the desired state, in the order of the fields."""
 
     stop: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
@@ -173,14 +174,14 @@ def decide(
     processes: Mapping[str, Process],
     stale: Iterable[str],
 ) -> Actions:
-    """Return what must be done so that exactly the desired programs run, each on what is on disk now.
+    """Return the actions after which exactly the desired programs run, each on what is on disk.
 
     Args:
-        desired: the names of the programs that should run.
-        owned: whether a program that is in no file any more may be removed.
-        reread: what the files hold that Supervisor's memory doesn't.
-        processes: what Supervisor runs now.
-        stale: programs that run on something else than what is on disk.
+        desired: names of the programs that must run.
+        owned: returns whether a program without a configuration file may be removed.
+        reread: difference between Supervisor's configuration files and its running configuration.
+        processes: the programs that Supervisor has.
+        stale: programs whose release, environment or settings differ from those on disk.
     """
     wanted = set(desired)
     removed = {name for name in reread.removed if owned(name) and name not in wanted}
@@ -201,28 +202,28 @@ def wait(check: Callable[[], str], timeout: float, *, interval: float = 0.2) -> 
     """Wait until check returns an empty text.
 
     Args:
-        check: what is still missing.
+        check: returns what is still waited for.
         timeout: seconds.
 
     Raises:
-        SupervisorError: with what was still missing at the end.
+        SupervisorError: the timeout is over.
     """
     deadline = time.monotonic() + timeout
     while missing := check():
         if time.monotonic() > deadline:
-            raise SupervisorError(f"after {timeout:.0f} s: {missing}")
+            raise SupervisorError(f"Timed out after {timeout:.0f} s: {missing}")
         time.sleep(interval)
 
 
 def carry_out(server: Server, actions: Actions, *, stop_timeout: float, start_timeout: float) -> None:
-    """Do what was decided: stop all at once and warm, wait for the last, then start all at once and wait for RUNNING.
+    """Carry out actions: stop all programs warm at once, wait for the last one, start all, and wait for RUNNING.
 
     Args:
-        stop_timeout: seconds that the slowest program may take to end its tasks.
-        start_timeout: seconds until each is RUNNING.
+        stop_timeout: seconds within which all programs must end their tasks.
+        start_timeout: seconds within which all programs must be RUNNING.
 
     Raises:
-        SupervisorError: if a program doesn't end or doesn't stay up, with the end of its log.
+        SupervisorError: a program does not stop, or does not stay up.
     """
     for name in actions.stop:
         server.stop(name)
@@ -230,7 +231,7 @@ def carry_out(server: Server, actions: Actions, *, stop_timeout: float, start_ti
     def still_stopping() -> str:
         processes = server.processes()
         left = [name for name in actions.stop if name in processes and not processes[name].stopped]
-        return f"still ending their tasks: {', '.join(left)}" if left else ""
+        return f"still finishing their tasks: {', '.join(left)}" if left else ""
 
     wait(still_stopping, stop_timeout)
     for name in actions.remove:
@@ -243,10 +244,10 @@ def carry_out(server: Server, actions: Actions, *, stop_timeout: float, start_ti
 
 
 def wait_for_running(server: Server, names: Iterable[str], timeout: float) -> None:
-    """Wait until the programs are RUNNING, which Supervisor says once they have stayed up for startsecs.
+    """Wait until programs are RUNNING, which is after they have stayed up for startsecs.
 
     Raises:
-        SupervisorError: with each one's state and the end of its log.
+        SupervisorError: the timeout is over; with the state and the end of the log of each program.
     """
     names = tuple(names)
 
@@ -259,30 +260,31 @@ def wait_for_running(server: Server, names: Iterable[str], timeout: float) -> No
 
 
 def program_file(directory: Path, app_name: str, kind: str, name: str) -> Path:
-    """Return the file of an application's program in the directory that Supervisor includes."""
+    """Return the path of a program's configuration file."""
     return directory / f"{app_name}.{kind}.{name}.conf"
 
 
 def program_in(file: Path) -> str:
-    """Return the name of the program that is in a file which program_file named."""
+    """Return the name of the program of a configuration file, the inverse of program_file."""
     return file.name.split(".", 2)[-1].removesuffix(".conf")
 
 
 def programs_of(app_name: str, socket: Path, directory: Path) -> tuple[dict[str, Process], dict[str, Process]]:
-    """Return an application's programs by name, and those that ended and are gone; none where Supervisor does not run.
+    """Return an application's programs by name, and apart those that have stopped and have no configuration file.
 
-    It remembers the slot that a worker had before a handover, though that has ended and has no file.
+    Supervisor keeps the slot that a worker had before a handover, though it has stopped and has no file. Both are empty
+    where Supervisor is not running.
 
     Args:
-        directory: of the programs' files.
+        directory: directory of the programs' configuration files.
 
     Raises:
-        SupervisorError: it does not answer.
+        SupervisorError: Supervisor does not answer.
     """
     if not socket.exists():
         return {}, {}
-    found = SocketServer(str(socket)).processes()
-    mine = {name: process for name, process in sorted(found.items()) if name.startswith(f"{app_name}-")}
+    processes = SocketServer(str(socket)).processes()
+    mine = {name: process for name, process in sorted(processes.items()) if name.startswith(f"{app_name}-")}
     files = {program_in(path) for path in directory.glob("*.conf")}
     gone = {name: process for name, process in mine.items() if process.stopped and name not in files}
     return {name: process for name, process in mine.items() if name not in gone}, gone
@@ -298,25 +300,27 @@ def log_tail(path: str, lines: int = 15) -> str:
 
 
 def state_of(process: Process) -> dict[str, str]:
-    """Return a program's name, its state, and the release that its process was started on; an empty one if it has none.
+    """Return the name, the state and the release of a program; the release is empty if it is not running.
 
     Raises:
-        SupervisorError: which release that is may not be read.
+        SupervisorError: the environment of its process can't be read.
     """
     release = environment_of(process.pid).get("CELERY_APP_RELEASE", "") if process.pid else ""
     return {"name": process.name, "state": process.state, "release": release}
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """Return the environment that a process was started with; empty if it is gone.
+    """Return the environment that a process was started with; empty if it has exited.
 
     Raises:
-        SupervisorError: if it may not be read: even root can't where it has no CAP_SYS_PTRACE.
+        SupervisorError: the environment can't be read. Root needs CAP_SYS_PTRACE for that.
     """
     try:
         raw = Path(f"/proc/{pid}/environ").read_bytes()
     except PermissionError as error:
-        raise SupervisorError(f"{error}: whether a program runs on what is on disk can't be told") from error
+        raise SupervisorError(
+            f"The release of process {pid} can't be read: {error}. Grant root CAP_SYS_PTRACE on this host"
+        ) from error
     except OSError:
         return {}
     pairs = (item.partition("=") for item in raw.decode(errors="replace").split("\0") if item)

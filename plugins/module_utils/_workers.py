@@ -1,4 +1,4 @@
-"""Workers: what they say by remote control, and in files while they end."""
+"""Workers: queries by remote control, and the files that they write during a warm shutdown."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._counts import regular_files
 
-# Runs in the application's environment, as its user. A line comes in with the names of nodes and whether they are to
-# end, warm; a line goes out with the queues of those that answer.
-ASK = """
+# Runs in the application's environment, as its user. Each line of input has node names, and whether to shut them down
+# warm first. Each line of output has the queues of the nodes that answer.
+REMOTE_CONTROL = """
 import json, sys
 from celery.app.utils import find_app
 app = find_app(sys.argv[1])
 app.loader.import_default_modules()
 for line in sys.stdin:
-    nodes, end = json.loads(line)
+    nodes, shutdown = json.loads(line)
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
             inspect = app.control.inspect(destination=nodes, timeout=5, connection=connection)
-            if end:
+            if shutdown:
                 app.control.shutdown(destination=nodes, connection=connection)
             queues = inspect.active_queues() or {}
-        answer = {"nodes": {node: [each["name"] for each in found] for node, found in queues.items()}}
+        reply = {"nodes": {node: [each["name"] for each in consumed] for node, consumed in queues.items()}}
     except Exception:
-        answer = {}
-    print(json.dumps(answer), flush=True)
+        reply = {}
+    print(json.dumps(reply), flush=True)
 """
-ANSWER_SECONDS = 30
-# More than a worker writes of the tasks that it is still at.
+REPLY_SECONDS = 30
+# More than a worker writes about its in-flight tasks.
 _ENDING_BYTES = 1 << 20
-# For programs that run there too.
+# Part of programs that run in the application's environment.
 DEPTHS_OF = """
 def depths_of(connection, queues):
     # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
@@ -55,7 +55,7 @@ def depths_of(connection, queues):
 
 
 def celery_run(root: str, user: str) -> list[str]:
-    """Return what runs a command in the application's environment, as its user.
+    """Return the argument list that runs a command in the application's environment, as its user.
 
     Args:
         root: the application's directory.
@@ -63,41 +63,43 @@ def celery_run(root: str, user: str) -> list[str]:
     return ["runuser", "-u", user, "--", f"{root}/bin/celery_run"]
 
 
-def read_answers(raw: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Return the queues that each node consumes, from a line of the asker's."""
+def read_reply(raw: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """Return the queues that each node consumes, from a line of REMOTE_CONTROL's output."""
     return {node: frozenset(queues) for node, queues in raw.get("nodes", {}).items()}
 
 
-def still_at(directory: Path, program: str, pid: int, now: float) -> str:
-    """Return what a worker that ends is still at, from what it writes itself (celery_fleet_stop.py).
+def in_flight(directory: Path, program: str, pid: int, now: float) -> str:
+    """Return the in-flight tasks of a worker that is stopping, for people; empty if it has none.
+
+    Source: the file that the worker writes (celery_fleet_stop.py).
 
     Args:
-        directory: of the counts.
-        pid: its process.
+        directory: directory of the counts.
+        pid: the worker's process id.
         now: seconds since the epoch.
     """
     try:
         (text,) = (
             os.read(file, _ENDING_BYTES) for _, file in regular_files(directory, f"{glob.escape(program)}.ending")
         )
-        told = json.loads(text)
-        begun = [(float(task["since"]), str(task["name"])) for task in told["tasks"] if task["since"]]
+        state = json.loads(text)
+        started = [(float(task["since"]), str(task["name"])) for task in state["tasks"] if task["since"]]
     except (ValueError, KeyError, TypeError):
         return ""
-    if told["pid"] != pid or not begun:
+    if state["pid"] != pid or not started:
         return ""
-    since, name = min(begun)
-    return f"{len(begun)} still run, the oldest, {name}, for {now - since:.0f} s"
+    since, name = min(started)
+    return f"{len(started)} in flight, the oldest, {name}, for {now - since:.0f} s"
 
 
-class Asker:
-    """A process that asks the workers, until it is closed."""
+class RemoteControl:
+    """A process that sends remote control commands to workers, until it is closed."""
 
     def __init__(self, command: list[str]) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
-            command: runs ASK in the application's environment, as its user, with the application's name.
+            command: argument list that runs REMOTE_CONTROL in the application's environment, as its user.
         """
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd="/"
@@ -110,24 +112,24 @@ class Asker:
             self._lines.put(line)
         self._lines.put("")
 
-    def ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, frozenset[str]]:
-        """Return the queues of those nodes that answer.
+    def consumed_queues(self, nodes: Iterable[str], *, shutdown: bool = False) -> dict[str, frozenset[str]]:
+        """Return the queues of the nodes that answer.
 
         Args:
-            end: tell them first to end, warm.
+            shutdown: shut the nodes down warm first.
         """
         try:
             assert self._process.stdin  # noqa: S101 - it is a pipe
-            self._process.stdin.write(json.dumps([list(nodes), end]) + "\n")
+            self._process.stdin.write(json.dumps([list(nodes), shutdown]) + "\n")
             self._process.stdin.flush()
-            line = self._lines.get(timeout=ANSWER_SECONDS)
-            # What an application prints when it is imported is no answer.
+            line = self._lines.get(timeout=REPLY_SECONDS)
+            # Skip what the application prints when it is imported.
             while line and not line.startswith("{"):
-                line = self._lines.get(timeout=ANSWER_SECONDS)
+                line = self._lines.get(timeout=REPLY_SECONDS)
             raw = json.loads(line)
         except (OSError, ValueError, queue.Empty):
             return {}
-        return read_answers(raw)
+        return read_reply(raw)
 
     def close(self) -> None:
         self._process.kill()

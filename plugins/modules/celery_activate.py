@@ -190,7 +190,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._activation import (
     DOWN,
-    Seen,
+    Observed,
     Step,
     Wanted,
     next_step,
@@ -212,18 +212,23 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     Process,
     SocketServer,
-    answer,
     environment_of,
     log_tail,
     program_file,
+    run_module,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import ASK, Asker, celery_run, still_at
+from ansible_collections.fleet.celery.plugins.module_utils._workers import (
+    REMOTE_CONTROL,
+    RemoteControl,
+    celery_run,
+    in_flight,
+)
 
 POLL_SECONDS = 0.5
 
 
-class Notes:
-    """What a later call must know of this activation, in a file of root's."""
+class State:
+    """The state of an activation, which later calls read from a file of root."""
 
     def __init__(self, path: Path, version: str, run: str, *, keep: bool) -> None:
         self._path, self._keep, self._version, self._run = path, keep, version, run
@@ -231,19 +236,20 @@ class Notes:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             raw = {}
-        # What another run tried says nothing of this one, but for where the host came from and what never was at work.
+        # Of another run, only the previous release and the programs that were never ready matter.
         mine = raw if (raw.get("version"), raw.get("run")) == (version, run) else {}
         self.previous: str = raw.get("previous", "") if raw.get("version") == version else ""
-        # When each program was first started, by its name.
+        # When each program was first started, in seconds since the epoch.
         self.tried: dict[str, float] = mine.get("tried", {})
-        # The process of each that was told to end by remote control.
-        self.told: dict[str, int] = mine.get("told", {})
-        # Those that were started, now or by an activation that failed, and never were at work.
+        # The process id of each program that was shut down by remote control.
+        self.shut_down: dict[str, int] = mine.get("shut_down", {})
+        # Programs that this activation, or one that failed, started and that were never ready.
         self.idle: set[str] = set(raw.get("idle", []))
         self.phases: dict[str, list[list[Any]]] = mine.get("phases", {})
         self.began: float = mine.get("began", time.time())
 
     def phase(self, program: str, name: str) -> None:
+        """Record that a program enters a phase now."""
         phases = self.phases.setdefault(program, [])
         if not phases or phases[-1][1] != name:
             phases.append([round(time.time(), 2), name])
@@ -251,21 +257,21 @@ class Notes:
     def write(self) -> None:
         if not self._keep:
             return
-        kept = {
+        state = {
             "version": self._version,
             "run": self._run,
             "previous": self.previous,
             "tried": self.tried,
-            "told": self.told,
+            "shut_down": self.shut_down,
             "idle": sorted(self.idle),
             "phases": self.phases,
             "began": self.began,
         }
-        write_file(self._path, json.dumps(kept, indent=1) + "\n", 0o600, "root")
+        write_file(self._path, json.dumps(state, indent=1) + "\n", 0o600, "root")
 
 
 class Activation:
-    """One call: looks, decides and acts until all is well, something failed, or the time is over."""
+    """One call of the module: polls, decides and acts until all programs are done, one failed, or the time is over."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -282,57 +288,57 @@ class Activation:
                 self.slots.setdefault(worker, []).append(item["name"])
         self.pruned: list[str] = []
         self.server = SocketServer(module.params["socket"])
-        self.notes = Notes(
+        self.state = State(
             self.root / ACTIVATION, module.params["version"], module.params["run"], keep=not module.check_mode
         )
         self.current = self.root / "current"
         self.target = Path("releases") / module.params["version"]
-        self.asker: Asker | None = None
-        self.working: set[str] = set()
+        self.remote_control: RemoteControl | None = None
+        self.ready: set[str] = set()
         self.changed = False
 
-    # ---- What there is ----
+    # ---- Observe ----
 
     def live(self, worker: str) -> str:
-        """Return the slot of a worker that starts with the host: the one that has a file."""
+        """Return the slot of a worker that starts at boot: the one that has a configuration file."""
         slots = self.slots[worker]
         return next((slot for slot in slots if self._config(slot).exists()), slots[0])
 
     def _config(self, name: str) -> Path:
         return program_file(self.directory, self.parameters["app_name"], self.items[name]["kind"], name)
 
-    def look(self) -> dict[str, Seen]:
-        """Return each program that Supervisor knows, and ask those that should be at work whether they are."""
+    def poll(self) -> dict[str, Observed]:
+        """Return the state of each program that Supervisor has. Programs that are current are pinged."""
         processes = {name: item for name, item in self.server.processes().items() if name in self.items}
         current = {name for name, item in processes.items() if self._is_current(name, item)}
         for name in current:
-            self.notes.tried.setdefault(name, time.time())
+            self.state.tried.setdefault(name, time.time())
         answers = self._answers({name: processes[name] for name in current})
         now = time.time()
-        seen = {}
+        observed = {}
         for name, item in processes.items():
-            tried = self.notes.tried.get(name)
+            tried = self.state.tried.get(name)
             answered, queues = answers.get(name, (False, frozenset()))
             if answered:
-                self.notes.idle.discard(name)
-            seen[name] = Seen(
-                self._state(name, item),
+                self.state.idle.discard(name)
+            observed[name] = Observed(
+                self._program_state(name, item),
                 name in current,
                 answered,
                 queues,
                 None if tried is None else max(0.0, now - tried),
-                name in self.notes.idle,
-                log_tail(item.logfile) if item.state in DOWN or (tried and now - tried > self._patience) else "",
+                name in self.state.idle,
+                log_tail(item.logfile) if item.state in DOWN or (tried and now - tried > self._start_timeout) else "",
             )
-        return seen
+        return observed
 
-    def _state(self, name: str, process: Process) -> str:
-        """Return the state of a program; Supervisor does not know that one was told to end by remote control."""
-        told = process.pid and process.pid == self.notes.told.get(name)
-        return "STOPPING" if told and process.state == "RUNNING" else process.state
+    def _program_state(self, name: str, process: Process) -> str:
+        """Return the state of a program. Supervisor does not know of a shutdown by remote control."""
+        stopping = process.pid and process.pid == self.state.shut_down.get(name)
+        return "STOPPING" if stopping and process.state == "RUNNING" else process.state
 
     @property
-    def _patience(self) -> float:
+    def _start_timeout(self) -> float:
         return float(self.parameters["start_timeout"])
 
     def _is_current(self, name: str, process: Process) -> bool:
@@ -342,59 +348,60 @@ class Activation:
             return False
         digest = environment_of(process.pid).get(STARTED_FROM)
         if digest is None:
-            # Supervisor has only just spawned it, and it is the wrapper's shell still: it reads what is on disk now.
+            # Supervisor has just spawned it. It is still the wrapper's shell, which reads what is on disk now.
             return True
         return digest == started_from(self.root, self.config_dir, name)
 
     def _answers(self, current: dict[str, Process]) -> dict[str, tuple[bool, frozenset[str]]]:
-        """Return which of these programs are at work, with the queues that they consume."""
-        found = {}
-        asked = {}
+        """Return for each of these programs whether it answers, and the queues that it consumes."""
+        answers = {}
+        names = {}
         for name, process in current.items():
             item = self.items[name]
-            if name in self.working or not item["node"]:
-                # Beat answers nobody: Supervisor's word, that it stayed up, is all there is.
-                up = name in self.working or process.state == "RUNNING"
-                found[name] = (up, frozenset(item["queues"]))
+            if name in self.ready or not item["node"]:
+                # Beat has no remote control. Supervisor reports RUNNING once it has stayed up for startsecs.
+                up = name in self.ready or process.state == "RUNNING"
+                answers[name] = (up, frozenset(item["queues"]))
             else:
-                asked[item["node"]] = name
-        if asked:
-            for node, queues in self._ask(asked).items():
-                found[asked[node]] = (True, queues)
-        self.working |= {
-            name for name, (up, queues) in found.items() if up and set(self.items[name]["queues"]) <= queues
+                names[item["node"]] = name
+        if names:
+            for node, queues in self._consumed_queues(names).items():
+                answers[names[node]] = (True, queues)
+        self.ready |= {
+            name for name, (up, queues) in answers.items() if up and set(self.items[name]["queues"]) <= queues
         }
-        return found
+        return answers
 
-    def _ask(self, nodes: Iterable[str], *, end: bool = False) -> dict[str, frozenset[str]]:
-        if self.asker is None:
+    def _consumed_queues(self, nodes: Iterable[str], *, shutdown: bool = False) -> dict[str, frozenset[str]]:
+        if self.remote_control is None:
             run = celery_run(self.parameters["root"], self.parameters["user"])
-            self.asker = Asker([*run, "python", "-c", ASK, self.parameters["app"]])
-        return self.asker.ask(nodes, end=end)
+            self.remote_control = RemoteControl([*run, "python", "-c", REMOTE_CONTROL, self.parameters["app"]])
+        return self.remote_control.consumed_queues(nodes, shutdown=shutdown)
 
-    # ---- What is done ----
+    # ---- Act ----
 
     def act(self, worker: str, step: Step) -> None:
+        """Carry out the next step of a worker."""
         if step.live:
             self._go_live(worker, step.live)
         if step.stop:
             self.changed = True
             self._stop(step.stop)
-            self.notes.phase(step.stop, "draining")
+            self.state.phase(step.stop, "draining")
         if step.kill:
             self.changed = True
             self.server.stop(step.kill)
             self.server.kill(step.kill)
-            self.notes.phase(step.kill, "killed")
+            self.state.phase(step.kill, "killed")
         if step.start:
             self.changed = True
-            self.notes.tried.setdefault(step.start, time.time())
-            self.notes.idle.add(step.start)
+            self.state.tried.setdefault(step.start, time.time())
+            self.state.idle.add(step.start)
             self._start(step.start, self.live(worker))
-            self.notes.phase(step.start, "starting")
+            self.state.phase(step.start, "starting")
         if step.done:
-            self.notes.phase(self.live(worker), "up")
-        self.notes.write()
+            self.state.phase(self.live(worker), "up")
+        self.state.write()
 
     def _start(self, name: str, live: str) -> None:
         if name in self.server.processes():
@@ -404,7 +411,7 @@ class Activation:
         self.server.reread()
         self.server.add(name)
         if self.items[name]["slot_of"] and name != live:
-            # The slot that has a file starts with the host, and that is not yet this one.
+            # The slot with a configuration file starts at boot. That is still the other one.
             self._config(name).unlink()
 
     def _write(self, name: str) -> None:
@@ -415,7 +422,7 @@ class Activation:
         write_file(self._config(name), item["config"], 0o640, "root")
 
     def _go_live(self, worker: str, slot: str) -> None:
-        """Let only this slot start with the host from now on."""
+        """Make this slot of a worker the one that starts at boot."""
         self._write(slot)
         for other in self.slots[worker]:
             if other != slot:
@@ -423,35 +430,35 @@ class Activation:
         self.server.reread()
 
     def _stop(self, name: str) -> None:
-        """Tell a program to end, warm."""
+        """Stop a program warm, without waiting for it."""
         node = self.items[name]["node"]
-        # Supervisor starts again what ends by itself. After a handover it is not to.
+        # Supervisor restarts a program that exits by itself, which a slot must not do after a handover.
         slots = self.slots[self.items[name]["slot_of"] or name]
         remote = bool(node) and self.parameters["stop_by"] == "remote_control" and len(slots) == 1
         if not remote:
             self.server.stop(name)
             return
-        self._ask([node], end=True)
-        self.notes.told[name] = self.server.processes()[name].pid
+        self._consumed_queues([node], shutdown=True)
+        self.state.shut_down[name] = self.server.processes()[name].pid
 
-    def sweep(self, processes: dict[str, Process]) -> None:
-        """Have Supervisor forget slots that have ended and have no file."""
+    def remove_stopped_slots(self, processes: dict[str, Process]) -> None:
+        """Remove from Supervisor the slots that have stopped and have no configuration file."""
         for name, item in processes.items():
             if name in self.items and item.stopped and not self._config(name).exists():
                 self.server.remove(name)
-                self.notes.phase(name, "down")
+                self.state.phase(name, "down")
 
-    def point(self) -> list[dict[str, str]]:
-        """Point current to the release."""
+    def link_current(self) -> list[dict[str, str]]:
+        """Point current to the release, and return the diff."""
         before = str(self.current.readlink()) if self.current.is_symlink() else ""
         if before == str(self.target):
             return []
         self.changed = True
-        if not self.notes.previous:
-            given = self.parameters["previous"]
-            self.notes.previous = Path(before).name if given is None else given
+        if not self.state.previous:
+            previous = self.parameters["previous"]
+            self.state.previous = Path(before).name if previous is None else previous
         if not self.module.check_mode:
-            self.notes.write()
+            self.state.write()
             temporary = self.current.with_name(".current")
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(self.target)
@@ -459,29 +466,35 @@ class Activation:
         header = {"before_header": str(self.current), "after_header": str(self.current)}
         return [{**header, "before": f"{before}\n" if before else "", "after": f"{self.target}\n"}]
 
-    # ---- All of it ----
+    # ---- Run ----
 
     def run(self) -> dict[str, Any]:
         release = self.root / self.target
         record = read_record(release)
         if not self.module.check_mode and (not record or not record.checked):
-            return self._result([f"release {self.target.name} is not on this host, or was never checked"], {}, [])
+            return self._result(
+                [f"release {self.target.name} is not staged on this host. Run deploy.yml, which stages and checks it"],
+                {},
+                [],
+            )
         known = self.server.processes().keys()
         if missing := [worker for worker, slots in self.slots.items() if not known & set(slots)]:
-            return self._result([f"{worker} is not on this host yet. Run site.yml first" for worker in missing], {}, [])
-        diff = self.point()
+            return self._result(
+                [f"{worker} is not configured on this host. Run site.yml first" for worker in missing], {}, []
+            )
+        diff = self.link_current()
         if self.module.check_mode:
-            return self._foreseen(diff)
-        deadline = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.notes.began))
+            return self._predicted(diff)
+        deadline = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.state.began))
         waits: dict[str, str] = {}
         failures: list[str] = []
         try:
             while True:
-                seen = self.look()
-                steps = {worker: next_step(self._wanted(worker), seen, self.live(worker)) for worker in self.slots}
+                observed = self.poll()
+                steps = {worker: next_step(self._wanted(worker), observed, self.live(worker)) for worker in self.slots}
                 for worker, step in steps.items():
                     self.act(worker, step)
-                self.sweep(self.server.processes())
+                self.remove_stopped_slots(self.server.processes())
                 waits = {worker: step.waits for worker, step in steps.items() if step.waits}
                 failures = [step.failure for step in steps.values() if step.failure]
                 if not waits or failures or time.monotonic() > deadline:
@@ -490,26 +503,27 @@ class Activation:
             if not waits and not failures:
                 self._prune()
         finally:
-            if self.asker:
-                self.asker.close()
-            self.notes.write()
+            if self.remote_control:
+                self.remote_control.close()
+            self.state.write()
         return self._result(failures, waits, diff)
 
-    def _foreseen(self, diff: list[dict[str, str]]) -> dict[str, Any]:
+    def _predicted(self, diff: list[dict[str, str]]) -> dict[str, Any]:
+        """Return the result in check mode."""
         before = self.parameters["restart_before"]
         processes = self.server.processes()
         names = [slot for slots in self.slots.values() for slot in slots if slot in processes]
         stale = [name for name in names if processes[name].pid and (diff or processes[name].started < before)]
         self.changed = bool(diff or stale)
-        told = {name: f"{name} would be restarted on {self.target.name}" for name in stale}
-        return self._result([], told, diff) | {"done": True}
+        waits = {name: f"{name} would be restarted on {self.target.name}" for name in stale}
+        return self._result([], waits, diff) | {"done": True}
 
     def _prune(self) -> None:
         keep = self.parameters["keep_releases"]
         if not keep:
             return
         releases = self.root / "releases"
-        needed = {self.target.name, self.notes.previous} | in_use(releases)
+        needed = {self.target.name, self.state.previous} | in_use(releases)
         self.pruned = prunable([record for path in releases.glob("*") if (record := read_record(path))], keep, needed)
         for version in self.pruned:
             shutil.rmtree(releases / version)
@@ -517,7 +531,7 @@ class Activation:
 
     def _wanted(self, worker: str) -> Wanted:
         slots = tuple(self.slots[worker])
-        return Wanted(worker, slots, frozenset(self.items[slots[0]]["queues"]), self._patience)
+        return Wanted(worker, slots, frozenset(self.items[slots[0]]["queues"]), self._start_timeout)
 
     def _result(self, failures: list[str], waits: dict[str, str], diff: list[dict[str, str]]) -> dict[str, Any]:
         result = {
@@ -527,19 +541,19 @@ class Activation:
             "drained": self.drained,
             "done": not waits and not failures,
             "failures": failures,
-            "waits": [self._told(text) for text in waits.values()],
-            "previous": self.notes.previous,
-            "programs": self.notes.phases,
+            "waits": [self._with_tasks(text) for text in waits.values()],
+            "previous": self.state.previous,
+            "programs": self.state.phases,
         }
         return {**result, "diff": diff} if self.module._diff else result
 
-    def _told(self, text: str) -> str:
-        """Add to what is waited for the tasks that its worker is still at."""
+    def _with_tasks(self, text: str) -> str:
+        """Return a text of waits, with the in-flight tasks of its program."""
         name = text.split(maxsplit=1)[0]
         process = self.server.processes().get(name)
         if not process or process.state != "STOPPING":
             return text
-        tasks = still_at(Path(self.parameters["state_dir"]) / "counts", name, process.pid, time.time())
+        tasks = in_flight(Path(self.parameters["state_dir"]) / "counts", name, process.pid, time.time())
         return f"{text}: {tasks}" if tasks else text
 
 
@@ -574,7 +588,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    answer(module, Activation(module).run)
+    run_module(module, Activation(module).run)
 
 
 if __name__ == "__main__":

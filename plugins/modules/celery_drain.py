@@ -93,23 +93,23 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._activation import slice_seconds
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
-from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, end, strays, supervisord
+from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, stop_strays, strays, supervisord
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     Process,
     SocketServer,
-    answer,
     program_file,
+    run_module,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
+from ansible_collections.fleet.celery.plugins.module_utils._workers import in_flight
 
 POLL_SECONDS = 0.5
-# A worker that is to hand back its tasks does so within a second or two.
+# Seconds before the deadline at which workers get SIGQUIT. They hand back their tasks within a second or two.
 HAND_BACK_SECONDS = 10
 
 
 class Drain:
-    """One call: tells, waits and, after the deadline, ends."""
+    """One call of the module: stops the workers, waits, and interrupts their tasks at the deadline."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -118,15 +118,15 @@ class Drain:
         self.marker = Path(module.params["root"]) / DRAINED
         self.server = SocketServer(module.params["socket"])
         self.changed = False
-        self.told: set[Stray] = set()
-        # When the host was first told, and when its workers were told to hand back what they are at.
+        self.stopped_strays: set[Stray] = set()
+        # When the drain began, and when its workers got SIGQUIT, in seconds since the epoch; 0: they did not.
         self.since, self.handed_back = 0.0, 0.0
 
     def read(self) -> None:
-        """Take up what an earlier call noted, or begin."""
+        """Read the state of an earlier call from the marker, or begin the drain."""
         try:
-            noted = json.loads(self.marker.read_text(encoding="utf-8"))
-            self.since, self.handed_back = float(noted["since"]), float(noted.get("handed_back", 0))
+            state = json.loads(self.marker.read_text(encoding="utf-8"))
+            self.since, self.handed_back = float(state["since"]), float(state.get("handed_back", 0))
         except (FileNotFoundError, ValueError, KeyError):
             self.since = time.time()
             self.changed = True
@@ -134,18 +134,18 @@ class Drain:
                 self.write()
 
     def write(self) -> None:
-        noted = {"since": self.since, "handed_back": self.handed_back}
-        write_file(self.marker, json.dumps(noted) + "\n", 0o644, "root")
+        state = {"since": self.since, "handed_back": self.handed_back}
+        write_file(self.marker, json.dumps(state) + "\n", 0o644, "root")
 
     def left(self) -> dict[str, Process]:
         return {name: process for name, process in self.server.processes().items() if name in self.names}
 
     def strays(self) -> list[Stray]:
-        """Return the workers' processes that a supervisord left which was killed."""
+        """Return the workers that outlived their supervisord."""
         return [stray for stray in strays(supervisord()) if stray.program in self.names]
 
-    def tell(self) -> None:
-        """Have all workers end, and Supervisor forget those that have."""
+    def stop_workers(self) -> None:
+        """Stop all workers warm, and remove from Supervisor those that have stopped."""
         directory = Path(self.parameters["directory"])
         for name in self.names:
             program_file(directory, self.parameters["app_name"], "worker", name).unlink(missing_ok=True)
@@ -156,8 +156,8 @@ class Drain:
                 self.server.remove(name)
             elif process.state != "STOPPING":
                 self.server.stop(name)
-        end([stray for stray in self.strays() if stray not in self.told])
-        self.told.update(self.strays())
+        stop_strays([stray for stray in self.strays() if stray not in self.stopped_strays])
+        self.stopped_strays.update(self.strays())
 
     def run(self) -> dict[str, Any]:
         if not self.parameters["drained"]:
@@ -167,12 +167,12 @@ class Drain:
             return {"changed": there, "done": True, "waits": [], "broken_off": []}
         self.read()
         if self.module.check_mode:
-            waits = [f"{name} would end" for name, process in self.left().items() if not process.stopped]
+            waits = [f"{name} would be stopped" for name, process in self.left().items() if not process.stopped]
             return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
         broken_off: set[str] = set()
         until = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.since))
         while True:
-            self.tell()
+            self.stop_workers()
             left, strays_left = self.left(), self.strays()
             if not (left or strays_left) or time.monotonic() > until:
                 break
@@ -184,13 +184,16 @@ class Drain:
             "done": not (left or strays_left),
             "waits": [
                 *(self._waits(name, process) for name, process in left.items()),
-                *(f"{stray.program} (process {stray.pid}, of no Supervisor) ends its tasks" for stray in strays_left),
+                *(
+                    f"{stray.program} (process {stray.pid}, without a Supervisor) is finishing its tasks"
+                    for stray in strays_left
+                ),
             ],
             "broken_off": sorted(broken_off),
         }
 
     def break_off(self, left: dict[str, Process], strays_left: list[Stray]) -> bool:
-        """Near the deadline, have workers hand back their tasks, and then end them; return whether it is so near."""
+        """Send SIGQUIT shortly before the deadline and SIGKILL at it; return whether tasks are interrupted."""
         deadline, now = self.parameters["deadline"], time.time()
         if not deadline or now < self.since + max(deadline - HAND_BACK_SECONDS, deadline / 2):
             return False
@@ -199,19 +202,19 @@ class Drain:
             self.write()
             for name in left:
                 self.server.quit(name)
-            end(strays_left, signal.SIGQUIT)
+            stop_strays(strays_left, signal.SIGQUIT)
         elif now > max(self.since + deadline, self.handed_back + HAND_BACK_SECONDS / 2):
             for name in left:
                 self.server.kill(name)
-            end(strays_left, signal.SIGKILL)
+            stop_strays(strays_left, signal.SIGKILL)
         return True
 
     def _waits(self, name: str, process: Process) -> str:
         counts = Path(self.parameters["state_dir"]) / "counts"
-        tasks = still_at(counts, name, process.pid, time.time())
+        tasks = in_flight(counts, name, process.pid, time.time())
         deadline = self.parameters["deadline"]
-        until = f"; broken off in {max(0.0, self.since + deadline - time.time()):.0f} s" if deadline else ""
-        return f"{name} ends its tasks{f': {tasks}' if tasks else ''}{until}"
+        until = f"; interrupted in {max(0.0, self.since + deadline - time.time()):.0f} s" if deadline else ""
+        return f"{name} is finishing its tasks{f': {tasks}' if tasks else ''}{until}"
 
 
 def main() -> None:
@@ -228,7 +231,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    answer(module, Drain(module).run)
+    run_module(module, Drain(module).run)
 
 
 if __name__ == "__main__":

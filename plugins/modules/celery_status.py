@@ -158,14 +158,14 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     Process,
     SupervisorError,
-    answer,
     programs_of,
+    run_module,
     state_of,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
 POLL_SECONDS = 0.5
-LEAST_SECONDS = 3  # between a first look at the queues and the last
+LEAST_SECONDS = 3  # between the first and the last poll of the queues
 DEPTHS = (
     DEPTHS_OF
     + """
@@ -186,57 +186,57 @@ print("\\n" + json.dumps([first, depths]))
 
 def by_release(directory: Path, *, seconds: bool = True) -> dict[str, Counts]:
     """Return the counts of all programs together, for each release."""
-    found: dict[str, Counts] = {}
+    total: dict[str, Counts] = {}
     for (_, release), counts in read_counts(directory, seconds=seconds).items():
-        found.setdefault(release, Counts()).update(counts)
-    return found
+        total.setdefault(release, Counts()).update(counts)
+    return total
 
 
 def ended(tasks: Counter[str]) -> int:
-    """Return how many tasks are over, of those counted."""
+    """Return how many tasks have ended."""
     return tasks["done"] + tasks["failed"]
 
 
 def wait_for_tasks(module: AnsibleModule, directory: Path) -> float:
-    """Wait until tasks have ended on a release since its workers were started, but not for long.
+    """Wait until tasks have ended on a release since its workers were started.
 
     Returns:
-        For how many seconds one may wait for anything else.
+        Seconds that are left of the wait.
     """
     version = module.params["version"]
     processes, _ = processes_of(module)
-    on_it = [process.started for process in processes.values() if state_of(process)["release"] == version]
-    if not on_it:
+    starts = [process.started for process in processes.values() if state_of(process)["release"] == version]
+    if not starts:
         return 0
-    started: float = max(on_it)
+    started: float = max(starts)
     counts = by_release(directory).get(version, Counts())
     since = sum(ended(cell) for second, cell in counts.seconds.items() if second >= started)
     wanted = ended(counts.totals) - since + module.params["tasks"]
     deadline = time.monotonic() + started + float(module.params["seconds"]) - time.time()
     while time.monotonic() < deadline and ended(counts.totals) < wanted:
         time.sleep(POLL_SECONDS)
-        # The seconds are most of the work of reading, and not needed any more.
+        # Without the seconds, which are most of the work of reading.
         counts = by_release(directory, seconds=False).get(version, counts)
     return deadline - time.monotonic()
 
 
 def processes_of(module: AnsibleModule) -> tuple[dict[str, Process], dict[str, Process]]:
-    """Return the application's programs, and those that ended and are gone."""
+    """Return the application's programs, and apart those that have stopped and have no configuration file."""
     return programs_of(module.params["app_name"], Path(module.params["socket"]), Path(module.params["directory"]))
 
 
 def previous(root: Path) -> str:
     """Return the release before the latest activation."""
     try:
-        found: str = json.loads((root / ACTIVATION).read_text(encoding="utf-8"))["previous"]
+        release: str = json.loads((root / ACTIVATION).read_text(encoding="utf-8"))["previous"]
     except (FileNotFoundError, ValueError, KeyError):
         return ""
-    return found
+    return release
 
 
 def releases(root: Path) -> list[dict[str, Any]]:
-    """Return the releases on the host, each with what would be lost if it took the place of the current one."""
-    found = [record for path in (root / "releases").glob("*") if (record := read_record(path))]
+    """Return the releases on the host, each with the tasks that would be lost if it replaced the current one."""
+    records = [record for path in (root / "releases").glob("*") if (record := read_record(path))]
     running = read_record((root / "current").resolve())
     version, signatures = (running.version, read_signatures(running.signatures)) if running else ("", {})
     return [
@@ -246,15 +246,18 @@ def releases(root: Path) -> list[dict[str, Any]]:
             "sha256": record.sha256,
             "lost": lost(version, signatures, read_signatures(record.signatures)),
         }
-        for record in sorted(found, key=lambda record: record.finished)
+        for record in sorted(records, key=lambda record: record.finished)
     ]
 
 
 def depths(module: AnsibleModule, seconds: float) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the depths of the queues when first asked, and once none is too deep or these seconds are over.
+    """Return the depths of the queues at first, and once none is above its limit or the time is over.
+
+    Args:
+        seconds: longest wait.
 
     Raises:
-        SupervisorError: the broker can't be asked.
+        SupervisorError: the broker can't be queried.
     """
     queues, limits = module.params["queues"], module.params["limits"]
     if not queues:
@@ -264,7 +267,10 @@ def depths(module: AnsibleModule, seconds: float) -> tuple[dict[str, int], dict[
     arguments = [json.dumps(queues), json.dumps(limited), str(max(seconds, LEAST_SECONDS))]
     code, output, error = module.run_command([*run, *arguments], cwd="/")
     if code:
-        raise SupervisorError(f"The broker can't be asked for the depths of its queues:\n{error.strip()[-2000:]}")
+        raise SupervisorError(
+            "The broker can't be queried for the depths of its queues. Check that its service is up and reachable from "
+            f"this host:\n{error.strip()[-2000:]}"
+        )
     first, last = json.loads(output.splitlines()[-1])
     return first, last
 
@@ -276,12 +282,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     counts = by_release(directory)
     processes, gone = processes_of(module)
     current = root / "current"
-    told: Counter[tuple[int, str]] = Counter()
+    ended_tasks: Counter[tuple[int, str]] = Counter()
     for each in counts.values():
         for second, cell in each.seconds.items():
             if module.params["since"] and second >= module.params["since"]:
-                told.update({(second, kind): cell[kind] for kind in ("done", "failed")})
-    seconds = sorted({second for second, _ in told})
+                ended_tasks.update({(second, kind): cell[kind] for kind in ("done", "failed")})
+    seconds = sorted({second for second, _ in ended_tasks})
     return {
         "changed": False,
         "now": time.time(),
@@ -296,7 +302,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "counts": {release: dict(each.totals) for release, each in counts.items()},
         "depths": last_depths,
         "first_depths": first_depths,
-        "seconds": [[second, told[second, "done"], told[second, "failed"]] for second in seconds],
+        "seconds": [[second, ended_tasks[second, "done"], ended_tasks[second, "failed"]] for second in seconds],
     }
 
 
@@ -318,7 +324,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    answer(module, partial(run, module))
+    run_module(module, partial(run, module))
 
 
 if __name__ == "__main__":

@@ -127,23 +127,23 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     Server,
     SocketServer,
     SupervisorError,
-    answer,
     carry_out,
     decide,
     environment_of,
     program_file,
     program_in,
+    run_module,
     wait,
 )
 
 
 def check_with_supervisor(configs: Mapping[str, str]) -> None:
-    """Let Supervisor's own parser read the files.
+    """Validate configuration files with Supervisor's own parser.
 
     Raises:
-        SupervisorError: with the parser's message.
+        SupervisorError: the parser rejects a file.
     """
-    from supervisor.options import ServerOptions  # noqa: PLC0415 - there only where Supervisor is
+    from supervisor.options import ServerOptions  # noqa: PLC0415 - only installed with Supervisor
 
     with tempfile.TemporaryDirectory() as directory:
         for name, text in configs.items():
@@ -156,7 +156,7 @@ def check_with_supervisor(configs: Mapping[str, str]) -> None:
             options.process_config(do_usage=False)
         except ValueError as error:
             raise SupervisorError(
-                "Supervisor can't read the new configuration, so the old one stays: "
+                "Supervisor rejects the new configuration, so the old one is kept. Correct the program's template: "
                 f"{str(error).replace(directory, '')}"
             ) from error
 
@@ -166,7 +166,7 @@ def file_of(parameters: Mapping[str, Any], name: str) -> Path:
 
 
 def live_programs(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the programs that should run: all, but of a worker's slots one, and none on a host that is drained."""
+    """Return the programs that must run: one slot of each worker, and none on a drained host."""
     if parameters["unless_exists"] and Path(parameters["unless_exists"]).exists():
         return []
     chosen: dict[str, dict[str, Any]] = {}
@@ -178,7 +178,7 @@ def live_programs(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 class Files:
-    """The files of a set of programs: what they should hold and what they hold."""
+    """The configuration and environment files of a set of programs, desired and present."""
 
     def __init__(self, module: AnsibleModule, programs: list[dict[str, Any]]) -> None:
         parameters = module.params
@@ -205,19 +205,19 @@ class Files:
         ]
 
     def diff(self) -> list[dict[str, str]]:
-        """Return before and after of the configuration files; of an environment only that it changes."""
+        """Return the diff of the configuration files; of environment files, only their names."""
         parts = []
         for path in (*self.written, *self.removed):
             header = {"before_header": str(path), "after_header": str(path)}
             if path.parent == self._environment_dir:
-                parts.append({"prepared": f"{path} {'changes' if path in self.written else 'goes'}\n"})
+                parts.append({"prepared": f"{path} {'changed' if path in self.written else 'removed'}\n"})
             else:
                 after = self._wanted[path][0] if path in self._wanted else ""
                 parts.append({**header, "before": _read(path) or "", "after": after})
         return parts
 
     def write(self) -> None:
-        """Bring the files to the disk, each at once."""
+        """Write and remove the files, each atomically."""
         for path in self.written:
             write_file(path, *self._wanted[path])
         for path in self.removed:
@@ -234,9 +234,12 @@ def _read(path: Path) -> str | None:
 def stale_programs(
     names: list[str], server: Server, processes: Mapping[str, Process], root: Path, config_dir: Path
 ) -> list[str]:
-    """Return the programs that run on something else than the release, environment and settings on disk.
+    """Return the programs whose release, environment or settings differ from those on disk.
 
-    A process that Supervisor has only just spawned is still the shell of the wrapper; it is waited for.
+    A process that Supervisor has just spawned is still the wrapper's shell. It is waited for.
+
+    Raises:
+        SupervisorError: a process can't be read, or is still the wrapper's shell after 30 s.
     """
     digests: dict[str, str] = {}
 
@@ -287,7 +290,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     reread = _predicted(files, processes) if module.check_mode else server.reread()
     for name in slots & reread.removed & processes.keys():
         if processes[name].stopped and not module.check_mode:
-            # A slot that has ended after a handover: nothing that anyone notices changes.
+            # A slot that has stopped after a handover. Removing it is no change.
             server.remove(name)
             del processes[name]
     owned = re.compile(rf"{re.escape(parameters['app_name'])}-.+").fullmatch
@@ -314,7 +317,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def _predicted(files: Files, processes: Mapping[str, Process]) -> Reread:
-    """Return what Supervisor would say of the files, had they been written."""
+    """Return the result of reread in check mode, as if the files had been written."""
 
     def programs(paths: list[Path]) -> frozenset[str]:
         return frozenset(program_in(path) for path in paths if path.suffix == ".conf")
@@ -348,7 +351,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    answer(module, partial(run, module))
+    run_module(module, partial(run, module))
 
 
 if __name__ == "__main__":

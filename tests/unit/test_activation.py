@@ -1,4 +1,4 @@
-"""How a program comes from one release to the next, step by step, with a Supervisor that is made up."""
+"""The steps of an activation, with a simulated Supervisor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._activation import (
-    Seen,
+    Observed,
     Step,
     Wanted,
     next_step,
@@ -20,17 +20,17 @@ QUEUES = frozenset({"email"})
 WARM = Wanted("shop-email", ("shop-email",), QUEUES, start_timeout=60)
 HANDOVER = Wanted("shop-email", ("shop-email-a", "shop-email-b"), QUEUES, start_timeout=60)
 STATES = ["STARTING", "RUNNING", "STOPPING", "STOPPED", "EXITED", "FATAL", "BACKOFF"]
-AT_WORK = Seen("RUNNING", current=True, answers=True, queues=QUEUES)
+AT_WORK = Observed("RUNNING", current=True, answers=True, queues=QUEUES)
 OLD = replace(AT_WORK, current=False)
 
 
 @dataclass
 class Host:
-    """Supervisor and its workers. A worker comes up so many ticks after its start, and ends so many after its stop."""
+    """A simulated host. A worker is ready `comes_up` ticks after its start, and exits `drains` ticks after its stop."""
 
     wanted: Wanted
     live: str
-    programs: dict[str, Seen]
+    programs: dict[str, Observed]
     comes_up: int = 2
     drains: int = 3
     dies: bool = False
@@ -41,23 +41,25 @@ class Host:
         if step.live:
             self.live = step.live
         if step.start:
-            self.programs[step.start] = Seen("STARTING", current=True, tried=0.0)
+            self.programs[step.start] = Observed("STARTING", current=True, tried=0.0)
             self.ticks[step.start] = self.comes_up
         if step.stop:
             self.programs[step.stop] = replace(self.programs[step.stop], state="STOPPING", answers=False)
             self.ticks[step.stop] = self.drains
         if step.kill:
-            self.programs[step.kill] = Seen()
-        for name, seen in list(self.programs.items()):
+            self.programs[step.kill] = Observed()
+        for name, observed in list(self.programs.items()):
             left = self.ticks[name] = self.ticks.get(name, 0) - 1
-            tried = (seen.tried or 0.0) + 5 if seen.current else None
-            if seen.state == "STOPPING" and left <= 0:
-                self.programs[name] = Seen()
-            elif seen.state == "STARTING" and left <= 0:
-                self.programs[name] = replace(AT_WORK, tried=tried) if not self.dies else Seen("BACKOFF", tried=tried)
+            tried = (observed.tried or 0.0) + 5 if observed.current else None
+            if observed.state == "STOPPING" and left <= 0:
+                self.programs[name] = Observed()
+            elif observed.state == "STARTING" and left <= 0:
+                self.programs[name] = (
+                    replace(AT_WORK, tried=tried) if not self.dies else Observed("BACKOFF", tried=tried)
+                )
             else:
-                self.programs[name] = replace(seen, tried=tried)
-        self.at_work.append(sum(seen.answers for seen in self.programs.values()))
+                self.programs[name] = replace(observed, tried=tried)
+        self.at_work.append(sum(each.answers for each in self.programs.values()))
 
     def run(self, limit: int = 60) -> Step:
         for _ in range(limit):
@@ -66,27 +68,27 @@ class Host:
                 self.tick(step)
                 return step
             self.tick(step)
-        raise AssertionError(f"it goes on for ever: {step}")
+        raise AssertionError(f"the activation does not end: {step}")
 
 
-def test_warm_ends_the_old_one_before_it_starts_the_new_one() -> None:
+def test_a_warm_restart_stops_the_old_worker_before_it_starts_the_new_one() -> None:
     host = Host(WARM, "shop-email", {"shop-email": OLD})
     assert host.run().done
     assert host.programs["shop-email"].current
     assert 0 in host.at_work
 
 
-def test_a_handover_never_is_without_a_worker() -> None:
+def test_a_handover_always_has_a_worker_that_consumes() -> None:
     host = Host(HANDOVER, "shop-email-a", {"shop-email-a": OLD}, drains=1000)
     assert host.run().done
     assert host.live == "shop-email-b"
     assert host.programs["shop-email-b"].current
-    assert host.programs["shop-email-a"].state == "STOPPING", "it waited for the old one"
+    assert host.programs["shop-email-a"].state == "STOPPING", "the activation waited for the old worker"
     assert min(host.at_work) == 1
 
 
-def test_a_handover_waits_until_its_slot_is_free() -> None:
-    programs = {"shop-email-a": OLD, "shop-email-b": Seen("STOPPING")}
+def test_a_handover_waits_for_a_free_slot() -> None:
+    programs = {"shop-email-a": OLD, "shop-email-b": Observed("STOPPING")}
     host = Host(HANDOVER, "shop-email-a", programs, ticks={"shop-email-b": 10})
     assert host.run().done
     assert host.live == "shop-email-b"
@@ -94,46 +96,46 @@ def test_a_handover_waits_until_its_slot_is_free() -> None:
 
 
 @pytest.mark.parametrize("wanted", [WARM, HANDOVER])
-def test_a_worker_that_dies_at_its_start_is_a_failure(wanted: Wanted) -> None:
+def test_a_worker_that_exits_at_its_start_fails_the_activation(wanted: Wanted) -> None:
     live = wanted.slots[0]
     host = Host(wanted, live, {live: OLD}, dies=True)
     step = host.run()
-    assert "does not stay up" in step.failure
+    assert "exits again and again" in step.failure
     if wanted.handover:
         assert host.programs[live] == OLD
-        assert "goes on as before" in step.failure
+        assert "keeps running on its release" in step.failure
 
 
 @pytest.mark.parametrize("wanted", [WARM, HANDOVER])
-def test_a_worker_that_hangs_at_its_start_is_a_failure(wanted: Wanted) -> None:
+def test_a_worker_that_hangs_at_its_start_fails_the_activation(wanted: Wanted) -> None:
     live = wanted.slots[0]
     host = Host(wanted, live, {live: OLD}, comes_up=1000)
     step = host.run()
     assert "does not answer after 60 s" in step.failure
     if wanted.handover:
-        assert host.programs[HANDOVER.slots[1]].down, "the one that hangs is left"
+        assert host.programs[HANDOVER.slots[1]].down, "the worker that hangs is still running"
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "STOPPING"])
-def test_what_an_activation_that_failed_has_left_is_not_waited_for(state: str) -> None:
-    hung = Seen(state, idle=True)
+def test_a_worker_that_a_failed_activation_left_is_killed(state: str) -> None:
+    hung = Observed(state, idle=True)
     assert next_step(WARM, {"shop-email": hung}, "shop-email").kill == "shop-email"
     programs = {"shop-email-a": OLD, "shop-email-b": hung}
     assert next_step(HANDOVER, programs, "shop-email-a").kill == "shop-email-b"
 
 
-def test_a_worker_that_does_not_consume_its_queues_is_a_failure() -> None:
+def test_a_worker_that_does_not_consume_its_queues_fails_the_activation() -> None:
     deaf = replace(AT_WORK, queues=frozenset(), tried=61.0)
     assert "does not consume email" in next_step(WARM, {"shop-email": deaf}, "shop-email").failure
 
 
 @pytest.mark.parametrize("wanted", [WARM, HANDOVER])
-def test_what_is_at_work_on_what_is_on_disk_is_left_alone(wanted: Wanted) -> None:
+def test_a_worker_that_is_ready_and_current_is_left_alone(wanted: Wanted) -> None:
     assert next_step(wanted, {wanted.slots[0]: AT_WORK}, wanted.slots[0]) == Step()
 
 
 states = st.builds(
-    Seen,
+    Observed,
     state=st.sampled_from(STATES),
     current=st.booleans(),
     answers=st.booleans(),
@@ -144,7 +146,7 @@ states = st.builds(
 
 
 @given(states, st.none() | states, st.sampled_from([WARM, HANDOVER]))
-def test_from_whatever_was_left_it_comes_to_an_end(mine: Seen, beside: Seen | None, wanted: Wanted) -> None:
+def test_an_activation_ends_from_any_state(mine: Observed, beside: Observed | None, wanted: Wanted) -> None:
     programs = {wanted.slots[0]: mine}
     if beside and wanted.handover:
         programs[wanted.slots[1]] = beside
@@ -153,11 +155,11 @@ def test_from_whatever_was_left_it_comes_to_an_end(mine: Seen, beside: Seen | No
     if step.done:
         assert host.programs[host.live].answers
         assert host.programs[host.live].current
-        assert sum(seen.up for seen in host.programs.values()) == 1
+        assert sum(each.up for each in host.programs.values()) == 1
 
 
 @given(st.sampled_from([replace(OLD, queues=QUEUES)]), st.none() | states)
-def test_no_handover_ends_a_worker_before_another_is_at_work(mine: Seen, beside: Seen | None) -> None:
+def test_a_handover_stops_no_worker_before_the_other_is_ready(mine: Observed, beside: Observed | None) -> None:
     programs = {"shop-email-a": mine} | ({"shop-email-b": beside} if beside else {})
     step = next_step(HANDOVER, programs, "shop-email-a")
     if step.stop == "shop-email-a":
@@ -172,5 +174,5 @@ def test_a_day_of_waiting_takes_fewer_calls_than_ansible_can_nest() -> None:
         calls += 1
     assert calls < 400
     assert slice_seconds(0) == slice_seconds(299) == 15
-    # A lock that nobody renews for a quarter of an hour is taken for dead.
+    # A lock that is not renewed for 15 minutes is stale.
     assert slice_seconds(10**6) < STALE_SECONDS / 2

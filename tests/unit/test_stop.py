@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._workers import still_at
+from ansible_collections.fleet.celery.plugins.module_utils._workers import in_flight
 from celery import signals
 
 PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_stop.py"
@@ -142,6 +142,6 @@ def test_what_a_worker_that_ends_is_still_at_can_be_read(
     tasks = [SimpleNamespace(name="a", time_start=90.0), SimpleNamespace(name="b", time_start=70.0)]
     monkeypatch.setattr(state, "active_requests", [*tasks, SimpleNamespace(name="c", time_start=None)])
     stop.Stop(None, print).tell()
-    assert still_at(tmp_path, "shop-video", os.getpid(), 100.0) == "2 still run, the oldest, b, for 30 s"
-    assert still_at(tmp_path, "shop-video", 1, 100.0) == ""
-    assert still_at(tmp_path, "shop-email", os.getpid(), 100.0) == ""
+    assert in_flight(tmp_path, "shop-video", os.getpid(), 100.0) == "2 in flight, the oldest, b, for 30 s"
+    assert in_flight(tmp_path, "shop-video", 1, 100.0) == ""
+    assert in_flight(tmp_path, "shop-email", os.getpid(), 100.0) == ""

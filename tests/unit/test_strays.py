@@ -1,4 +1,4 @@
-"""Programs that a supervisord left are told from those that one owns, and from what they started themselves."""
+"""Programs that outlived their supervisord."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, end, strays
+from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, stop_strays, strays
 
 
 def process(proc: Path, pid: int, parent: int, program: str = "") -> None:
-    """Make what the kernel tells of a process."""
+    """Create the entries of a process in a simulated /proc."""
     directory = proc / str(pid)
     directory.mkdir()
     variables = f"HOME=/\0SUPERVISOR_PROCESS_NAME={program}\0" if program else "HOME=/\0"
@@ -20,7 +20,7 @@ def process(proc: Path, pid: int, parent: int, program: str = "") -> None:
     (directory / "stat").write_text(f"{pid} (a) b) S {parent} 1 1 0")
 
 
-def test_those_without_a_supervisord_of_their_own_are_found(tmp_path: Path) -> None:
+def test_strays_are_the_main_processes_without_a_supervisord(tmp_path: Path) -> None:
     process(tmp_path, 1, 0)
     process(tmp_path, 50, 1)  # supervisord
     process(tmp_path, 100, 50, "shop-email")
@@ -28,17 +28,17 @@ def test_those_without_a_supervisord_of_their_own_are_found(tmp_path: Path) -> N
     process(tmp_path, 90, 1, "shop-email")
     process(tmp_path, 91, 90, "shop-email")
     process(tmp_path, 80, 1, "shop-beat")
-    (tmp_path / "7").mkdir()  # ended meanwhile
+    (tmp_path / "7").mkdir()  # it has exited
     assert strays(50, tmp_path) == [Stray("shop-beat", 80), Stray("shop-email", 90)]
     assert [stray.pid for stray in strays(0, tmp_path)] == [80, 90, 100]
 
 
-def test_they_are_told_to_end_and_nobody_else_is() -> None:
+def test_only_strays_are_stopped() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        end([Stray("shop-email", other.pid)])
+        stop_strays([Stray("shop-email", other.pid)])
         assert other.poll() is None
         other.communicate(b"\n")
     environment = os.environ | {"SUPERVISOR_PROCESS_NAME": "shop-email"}
     with subprocess.Popen(["/bin/sleep", "1000"], env=environment) as stray:
-        end([Stray("shop-email", stray.pid)])
+        stop_strays([Stray("shop-email", stray.pid)])
         assert stray.wait(timeout=60) == -signal.SIGTERM

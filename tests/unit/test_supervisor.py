@@ -1,4 +1,4 @@
-"""What is done to a host's programs, and in which order."""
+"""The actions that bring programs to the desired state, and their order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decided(
     return decide(desired, lambda name: name.startswith("shop-"), reread, {item.name: item for item in running}, stale)
 
 
-def test_nothing_is_done_where_all_is_well() -> None:
+def test_a_host_in_the_desired_state_has_no_actions() -> None:
     assert not decided(["shop-a"], [process("shop-a")]).any
 
 
@@ -50,7 +50,7 @@ def test_only_the_stale_program_restarts() -> None:
     assert actions == Actions(stop=("shop-b",), start=("shop-b",))
 
 
-def test_what_is_declared_no_more_goes_and_what_is_foreign_stays() -> None:
+def test_a_program_without_a_file_is_removed_unless_another_application_owns_it() -> None:
     actions = decided(["shop-a"], [process("shop-a"), process("shop-b"), process("web")], removed=["shop-b", "web"])
     assert actions == Actions(stop=("shop-b",), remove=("shop-b",))
 
@@ -65,21 +65,21 @@ def test_changes_of_another_application_are_left_alone() -> None:
 
 
 class Fake:
-    """A Supervisor whose programs take two looks to stop and one to run."""
+    """A simulated Supervisor. Its programs need two polls to stop and one to run."""
 
     def __init__(self, names: Iterable[str], *, dies: str = "", never_stops: str = "") -> None:
         self.states = dict.fromkeys(names, "RUNNING")
         self.calls: list[str] = []
         self.dies, self.never_stops = dies, never_stops
-        self._looks = 0
+        self._polls = 0
 
     def reread(self) -> Reread:
         raise AssertionError
 
     def processes(self) -> dict[str, Process]:
-        self._looks += 1
+        self._polls += 1
         for name, state in self.states.items():
-            if state == "STOPPING" and self._looks >= 2 and name != self.never_stops:
+            if state == "STOPPING" and self._polls >= 2 and name != self.never_stops:
                 self.states[name] = "STOPPED"
                 self.calls.append(f"{name} stopped")
             if state == "STARTING":
@@ -103,7 +103,7 @@ class Fake:
         self.calls.append(f"remove {name}")
 
 
-def test_all_stop_at_once_and_nothing_starts_before_the_last_has_ended() -> None:
+def test_all_programs_stop_at_once_and_none_starts_before_the_last_has_stopped() -> None:
     server = Fake(["a", "b"])
     carry_out(
         server,
@@ -115,13 +115,13 @@ def test_all_stop_at_once_and_nothing_starts_before_the_last_has_ended() -> None
     assert server.calls[2:] == ["a stopped", "b stopped", "remove a", "add a", "start b"]
 
 
-def test_a_program_that_dies_at_start_is_named_with_supervisors_reason() -> None:
+def test_a_program_that_exits_at_its_start_is_reported_with_supervisors_reason() -> None:
     with pytest.raises(SupervisorError, match="a is BACKOFF exited too quickly"):
         carry_out(Fake(["a"], dies="a"), Actions(stop=("a",), start=("a",)), stop_timeout=5, start_timeout=0.3)
 
 
-def test_a_program_that_does_not_end_is_named_and_not_started_twice() -> None:
+def test_a_program_that_does_not_stop_is_reported_and_not_started_twice() -> None:
     server = Fake(["a"], never_stops="a")
-    with pytest.raises(SupervisorError, match="still ending their tasks: a"):
+    with pytest.raises(SupervisorError, match="still finishing their tasks: a"):
         carry_out(server, Actions(stop=("a",), start=("a",)), stop_timeout=0.3, start_timeout=1)
     assert "start a" not in server.calls
