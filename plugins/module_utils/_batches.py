@@ -1,4 +1,4 @@
-"""In which order the hosts of a fleet come to a new release."""
+"""The batches of a rollout."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 
 
 def read_sizes(raw: Sequence[object], problems: list[Problem]) -> list[tuple[int, bool]]:
-    """Return sizes of batches as numbers, each with whether it is a percentage, as Ansible's serial takes them.
+    """Return batch sizes as numbers, each with whether it is a percentage, as in Ansible's serial.
 
     Args:
-        raw: such as ["1", "25%", "100%"].
-        problems: what is wrong with one of them is added.
+        raw: celery_rollout_batches, e.g. ["1", "25%", "100%"].
+        problems: gets the errors of raw.
     """
     sizes = []
     for entry in raw:
         text = str(entry).strip()
-        share = text.endswith("%")
-        number = as_integer(text.removesuffix("%"))
-        if number is None or number < 1 or (share and number > 100):  # noqa: PLR2004
+        percent = text.endswith("%")
+        size = as_integer(text.removesuffix("%"))
+        if size is None or size < 1 or (percent and size > 100):  # noqa: PLR2004
             problems.append(
                 Problem(
                     "celery_rollout_batches",
-                    f"{entry!r} is neither a number of hosts nor a percentage of them",
-                    'Write it as ["1", "25%", "100%"]',
+                    f"{entry!r} is neither a number of hosts nor a percentage",
+                    'Set it to a list, e.g. ["1", "25%", "100%"]',
                 )
             )
             continue
-        sizes.append((number, share))
+        sizes.append((size, percent))
     if not sizes and not problems:
-        problems.append(Problem("celery_rollout_batches", "is empty", 'Write it as ["1", "25%", "100%"]'))
+        problems.append(Problem("celery_rollout_batches", "is empty", 'Set it to a list, e.g. ["1", "25%", "100%"]'))
     return sizes
 
 
@@ -39,46 +39,48 @@ def batches(
 ) -> list[list[str]]:
     """Return the hosts of each batch.
 
-    Hosts that run the same workers are a workload. Each batch takes so many of each workload, so that the first one
-    tries the release with every worker. Of a queue that several hosts consume, one is always left to another batch.
+    Hosts that run the same workers are a workload. Each batch takes its size from each workload, so the first batch
+    (the canary) runs every worker on the new release. If several hosts consume a queue, one of them is always left to
+    another batch.
 
     Args:
         workloads: for each host, in their order, its workers.
         consumed: for each host, the queues that it consumes.
-        sizes: as read_sizes returns them; the last one is taken again until no host is left.
+        sizes: result of read_sizes. The last size is repeated until no host is left.
     """
     members: dict[frozenset[str], list[str]] = {}
     for host, workers in workloads.items():
         members.setdefault(frozenset(workers), []).append(host)
-    found: list[list[str]] = []
+    result: list[list[str]] = []
     for hosts in members.values():
-        for number, part in enumerate(_parts(hosts, sizes)):
-            if number == len(found):
-                found.append([])
-            found[number] += part
-    return _leave_consumers(found, consumed)
+        for index, part in enumerate(_parts(hosts, sizes)):
+            if index == len(result):
+                result.append([])
+            result[index] += part
+    return _leave_consumers(result, consumed)
 
 
 def _parts(hosts: list[str], sizes: Sequence[tuple[int, bool]]) -> list[list[str]]:
     parts: list[list[str]] = []
     start = 0
     while start < len(hosts):
-        number, share = sizes[min(len(parts), len(sizes) - 1)]
-        size = max(1, len(hosts) * number // 100) if share else number
+        size, percent = sizes[min(len(parts), len(sizes) - 1)]
+        size = max(1, len(hosts) * size // 100) if percent else size
         parts.append(hosts[start : start + size])
         start += size
     return parts
 
 
-def _leave_consumers(found: list[list[str]], consumed: Mapping[str, Iterable[str]]) -> list[list[str]]:
+def _leave_consumers(planned: list[list[str]], consumed: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return batches in which no batch has all of the several consumers of a queue."""
     consumers: dict[str, set[str]] = {}
     for host, queues in consumed.items():
         for queue in queues:
             consumers.setdefault(queue, set()).add(host)
-    left = [list(batch) for batch in found]
-    number = 0
-    while number < len(left):
-        batch = left[number]
+    result = [list(batch) for batch in planned]
+    index = 0
+    while index < len(result):
+        batch = result[index]
         later: list[str] = []
         for hosts in consumers.values():
             if len(hosts) > 1 and hosts <= set(batch):
@@ -86,8 +88,8 @@ def _leave_consumers(found: list[list[str]], consumed: Mapping[str, Iterable[str
                 batch.remove(last)
                 later.append(last)
         if later:
-            if number + 1 == len(left):
-                left.append([])
-            left[number + 1] = later + left[number + 1]
-        number += 1
-    return [batch for batch in left if batch]
+            if index + 1 == len(result):
+                result.append([])
+            result[index + 1] = later + result[index + 1]
+        index += 1
+    return [batch for batch in result if batch]

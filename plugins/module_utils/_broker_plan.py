@@ -1,4 +1,4 @@
-"""The plan's part about the broker: where it is, where it listens, and what it must hold."""
+"""The broker in the plan: its host and address, its listeners, and the resources that it needs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
 from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 
-# Fewer are not worth a limit. Twice as many as there may be, since those that broke may be there still.
+# Smallest limit of connections.
 MAXCLIENTS_LEAST = 1000
-# Valkey came with Debian 13.
+# The first release of Debian with Valkey.
 VALKEY_SINCE = 13
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
@@ -31,21 +31,23 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 
 @dataclass(frozen=True)
 class Senders:
-    """Who else connects to the broker than workers.
+    """The broker's clients other than workers.
 
     Attributes:
-        web: processes outside of the fleet that send tasks.
-        lookers: Flower, and the watchdogs of the hosts with workers.
+        web: number of processes outside of the fleet that send tasks.
+        monitors: number of monitoring clients: Flower, and the watchdog of each host with workers.
     """
 
     web: int
-    lookers: int
+    monitors: int
 
 
 def broker_flavor(raw: Mapping[str, Any], problems: list[Problem]) -> str:
     flavor = str(raw.get("broker") or "rabbitmq")
     if flavor not in BROKERS:
-        problems.append(Problem("celery_broker", f"{flavor!r} is unknown", f"Choose one of {', '.join(BROKERS)}"))
+        problems.append(
+            Problem("celery_broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(BROKERS)}")
+        )
         return "rabbitmq"
     return flavor
 
@@ -57,14 +59,14 @@ def broker_host(
     hosts: Mapping[str, Host],
     problems: list[Problem],
 ) -> tuple[Host, str]:
-    """Return the broker's host, its name empty if there is none, and the address that workers reach it by."""
+    """Return the broker's host, with an empty name if there is none, and its address for workers."""
     group = str(raw.get("broker_group") or "broker")
     members = groups.get(group, [])
     if len(members) != 1:
         problems.append(
             Problem(
                 "celery_broker_group",
-                f"{group!r} has {len(members)} hosts, but a fleet has one broker",
+                f"the group {group!r} has {len(members)} hosts, but a fleet has one broker",
                 f"Put exactly one host into the group {group}",
             )
         )
@@ -76,13 +78,15 @@ def broker_host(
             Problem(
                 "celery_broker_address",
                 f"the address of {host.name} is not known",
-                "Set it, or gather facts",
+                "Set it to a name or an IP address, or gather facts of the host",
             )
         )
     if not _ADDRESS.fullmatch(address or "-"):
         problems.append(
             Problem(
-                "celery_broker_address", f"{address!r} is no address", "Give a name or an IP address, such as 10.0.0.10"
+                "celery_broker_address",
+                f"{address!r} is not an address",
+                "Set it to a name or an IP address, e.g. 10.0.0.10",
             )
         )
     if flavor == "valkey" and host.system and host.system[0] == "Debian" and host.system[1] < VALKEY_SINCE:
@@ -90,22 +94,22 @@ def broker_host(
             Problem(
                 "celery_broker",
                 f"{host.name} has Debian {host.system[1]}, which has no Valkey",
-                f"Take redis, or a host with Debian {VALKEY_SINCE}",
+                f"Set it to redis, or use a host with Debian {VALKEY_SINCE}",
             )
         )
     for name in host.role_variables:
         if name.startswith(BROKERS[flavor].kind):
             problems.append(
-                Problem(name, "is derived by the plan, and would have no effect", f"Set {DERIVED_ROLE_VARIABLES[name]}")
+                Problem(name, "has no effect, because the plan sets it", f"Set {DERIVED_ROLE_VARIABLES[name]} instead")
             )
     return host, address
 
 
 def broker_port(raw: Mapping[str, Any], default: int, problems: list[Problem]) -> int:
-    given = raw.get("broker_port") or default
-    port = as_integer(given)
+    value = raw.get("broker_port") or default
+    port = as_integer(value)
     if port is None or not 0 < port < 2**16:
-        problems.append(Problem("celery_broker_port", f"{given!r} is no port", "Give a number from 1 to 65535"))
+        problems.append(Problem("celery_broker_port", f"{value!r} is not a port", "Set it to a number from 1 to 65535"))
         return default
     return port
 
@@ -113,47 +117,48 @@ def broker_port(raw: Mapping[str, Any], default: int, problems: list[Problem]) -
 def listen_addresses(
     raw: Mapping[str, Any], broker: Host, fleet_hosts: Iterable[str], problems: list[Problem]
 ) -> list[str]:
-    """Return where the broker listens: as told, or no wider than the fleet needs.
+    """Return the addresses on which the broker listens: celery_broker_listen_addresses, or what the fleet needs.
 
-    Where its address is a public one, that must be told.
+    A public address must be set explicitly.
     """
-    told = raw.get("broker_listen_addresses") or []
-    if not isinstance(told, list):
-        what = f"{told!r} is not a list"
-        problems.append(Problem("celery_broker_listen_addresses", what, f"Write it as [{told}]"))
-        told = []
-    given = [str(address) for address in told]
-    away = sorted(set(fleet_hosts) - {broker.name})
-    if given:
-        if away and all(address in LOOPBACK for address in given):
+    value = raw.get("broker_listen_addresses") or []
+    if not isinstance(value, list):
+        what = f"{value!r} is not a list"
+        problems.append(Problem("celery_broker_listen_addresses", what, f"Set it to a list, e.g. [{value}]"))
+        value = []
+    addresses = [str(address) for address in value]
+    clients = sorted(set(fleet_hosts) - {broker.name})
+    if addresses:
+        if clients and all(address in LOOPBACK for address in addresses):
             problems.append(
                 Problem(
                     "celery_broker_listen_addresses",
-                    f"{', '.join(given)} can't be reached from {', '.join(away)}",
+                    f"{', '.join(addresses)} can't be reached from {', '.join(clients)}",
                     "Add another address of the broker's host",
                 )
             )
-        return given
-    if not away or not broker.address:
+        return addresses
+    if not clients or not broker.address:
         return ["127.0.0.1"]
     if ip_address(broker.address).is_global:
         problems.append(
             Problem(
                 "celery_broker_listen_addresses",
-                f"is not set, and the address of {broker.name}, {broker.address}, is a public one",
-                "Name the address on which the broker is to listen, better a private one",
+                f"is not set, and the address of {broker.name}, {broker.address}, is public",
+                "Set it to the addresses on which the broker must listen, preferably private ones",
             )
         )
     return [broker.address]
 
 
 def web_processes(raw: Mapping[str, Any], problems: list[Problem]) -> int:
-    given = raw.get("web_processes") or 0
-    number = as_integer(given)
-    if number is None or number < 0:
-        problems.append(Problem("celery_web_processes", f"{given!r} is no number of processes", "Give a whole number"))
+    value = raw.get("web_processes") or 0
+    processes = as_integer(value)
+    if processes is None or processes < 0:
+        what = f"{value!r} is not a number of processes"
+        problems.append(Problem("celery_web_processes", what, "Set it to a whole number, e.g. 8"))
         return 0
-    return number
+    return processes
 
 
 def need_of(
@@ -163,11 +168,11 @@ def need_of(
     senders: Senders,
     settings: Mapping[str, Any],
 ) -> Need:
-    """Return what the fleet needs of its broker.
+    """Return the resources that the broker needs.
 
     Args:
-        slots: for each worker on each host, the tasks that it runs at once.
-        settings: Celery's, the user's own among them.
+        slots: the concurrency of each worker on each host.
+        settings: Celery's settings, including celery_settings.
     """
     broker = BROKERS[flavor]
     clients = broker.costs.clients
@@ -178,21 +183,21 @@ def need_of(
         broker.kind,
         broker.costs,
         [(queue, str(broker.queue(demand.app_name, queue)["type"])) for queue in demand.queues],
-        connections=workers + senders.web * clients.sender + senders.lookers * clients.monitor,
+        connections=workers + senders.web * clients.sender + senders.monitors * clients.monitor,
         compressed=compression in MEASURED_COMPRESSIONS,
         result_expires=0 if expires is None else expires,
     )
 
 
 def given_memory(raw: Mapping[str, Any], need: Need, problems: list[Problem]) -> int | None:
-    """Return the bytes that the user grants the broker's messages; None where the plan is to say it."""
-    given = raw.get("broker_memory")
-    if not given:
+    """Return the bytes of celery_broker_memory; None if it is not set."""
+    value = raw.get("broker_memory")
+    if not value:
         return None
     try:
-        memory = parse_size(given)
+        memory = parse_size(value)
     except ValueError as error:
-        problems.append(Problem("celery_broker_memory", str(error), "Set it to 4GB, say, or remove it"))
+        problems.append(Problem("celery_broker_memory", str(error), "Set it to a size, e.g. 4GB, or remove it"))
         return None
     if memory < need.memory:
         problems.append(
@@ -206,10 +211,10 @@ def given_memory(raw: Mapping[str, Any], need: Need, problems: list[Problem]) ->
 
 
 def memory_limit(given: int | None, need: Need, left: int | None) -> int:
-    """Return the bytes that the broker may take before it refuses messages, or holds up who sends them.
+    """Return the bytes that the broker may take before it refuses messages or blocks senders.
 
     Args:
-        left: bytes that the rest of the plan leaves on its host; None if that is not known.
+        left: bytes that the rest of the plan leaves on its host; None if the host's memory is not known.
     """
     return given or max(need.memory, int((left or 0) * SHARE))
 
@@ -221,11 +226,11 @@ def check_disk(host: Host, need: Need, problems: list[Problem]) -> None:
                 f"disk of {host.name}",
                 f"the declared tasks need {format_size(need.disk)}, but the file system of /var/lib has "
                 f"{format_size(host.disk)}",
-                "Lower backlog or message_size of celery_queues, or give it a larger disk",
+                "Lower backlog or message_size of celery_queues, or enlarge the disk",
             )
         )
 
 
 def maxclients(need: Need) -> int:
-    """Return how many connections the broker is to take."""
+    """Return the broker's limit of connections: twice the need, as broken connections may still be open."""
     return max(MAXCLIENTS_LEAST, 2 * need.connections)

@@ -1,7 +1,7 @@
-"""What a user declares: queues, and the workers that consume them.
+"""The declaration of a fleet: its queues, and the workers that consume them.
 
-Everything here is pure: a raw declaration goes in, typed values and a list of problems come out. A problem never ends
-the reading, so that a user sees all mistakes at once.
+Pure: raw variables go in, typed values and a list of problems come out. A problem never ends the reading, so that a
+user sees all mistakes at once.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size, parse_size
 
-# Supervisor splits program lists at white space and commas and groups at colons, and expands %; Celery splits node
-# names at @ and queue lists at commas.
+# Supervisor splits lists of programs at white space and commas, and groups at colons, and expands %. Celery splits node
+# names at @, and lists of queues at commas.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-#: Bytes that a small Django project takes, measured: bench/memory.py.
+#: Bytes of a process of a small Django project, measured by bench/memory.py.
 APP_MEMORY = 96 * MIB
-#: Bytes that a child's tasks may take besides.
+#: Bytes that the tasks of a child may take in addition.
 CHILD_ROOM = 160 * MIB
 QUEUE_TYPES = ("quorum", "classic")
-# Of RabbitMQ, which takes more memory and time for each (https://www.rabbitmq.com/docs/priority).
+# RabbitMQ's maximum. Each level costs memory and time (https://www.rabbitmq.com/docs/priority).
 _HIGHEST_PRIORITY = 255
 ACTIVATIONS = ("warm", "handover")
 _RESERVED_WORKERS = ("beat", "flower")
 _SECONDS_A_DAY = 86400
 _LONGEST_SECONDS = 366 * _SECONDS_A_DAY
-# Supervisor's programs, files and counts are named after a worker, its application and release, in 255 bytes.
+# Names of programs and files hold the worker, the application and the release, in at most 255 bytes.
 _LONGEST_WORKER = 64
-#: Options of `celery worker` that the plan gives, and where to say what they are to be.
+#: Options of `celery worker` that the plan sets, and the variable to set instead.
 _PLANNED_OPTIONS = {
     "--queues": "queues",
     "-Q": "queues",
@@ -66,21 +66,21 @@ _PLANNED_OPTIONS = {
     "--schedule-filename": "the group beat",
     "--scheduler": "celery_settings.beat_scheduler",
     "-s": "the group beat",
-    "--detach": "nothing: Supervisor keeps it in the foreground",
-    "-D": "nothing: Supervisor keeps it in the foreground",
-    "--logfile": "nothing: Supervisor writes it",
-    "-f": "nothing: Supervisor writes it",
-    "--pidfile": "nothing: Supervisor knows its process",
+    "--detach": "nothing: Supervisor needs it in the foreground",
+    "-D": "nothing: Supervisor needs it in the foreground",
+    "--logfile": "nothing: Supervisor writes the log",
+    "-f": "nothing: Supervisor writes the log",
+    "--pidfile": "nothing: Supervisor knows its process id",
     "--uid": "celery_app_name",
     "--gid": "celery_app_name",
-    "--purge": "nothing: it would throw away what waits",
-    "--discard": "nothing: it would throw away what waits",
+    "--purge": "nothing: it would delete the queued tasks",
+    "--discard": "nothing: it would delete the queued tasks",
 }
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """Why a declaration can't work: where it was set, what is wrong with it, and what would be right."""
+    """An error in the declaration: where it was set, what is wrong, and how to fix it."""
 
     where: str
     what: str
@@ -92,12 +92,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From when on somebody is told of a queue; 0: never.
+    """The thresholds of a queue's alerts; 0: none.
 
     Attributes:
-        depth: messages that wait.
-        age: seconds that the oldest of them has waited.
-        drain_time: seconds until all of them have begun, as fast as tasks begin now.
+        depth: number of messages.
+        age: age of the oldest message, in seconds.
+        drain_time: seconds until all messages are consumed at the current rate.
     """
 
     depth: int = 0
@@ -107,20 +107,20 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue and the tasks that go to it.
+    """A queue and the tasks that are routed to it.
 
     Attributes:
-        tasks: task names, or patterns with * (as in Celery's task_routes), that are routed here.
-        time_limit: seconds that a task of this queue may take.
-        soft_time_limit: seconds after which it is told to end.
-        transient: its messages live in memory only and are gone after a restart of the broker.
-        type: of RabbitMQ's, "quorum" or "classic".
-        max_priority: the highest priority of its messages; 0 if they have none.
-        must_not_lose: where the broker can't promise that, the plan says so.
-        backlog: tasks that the broker must be able to hold for it.
+        tasks: task names, or patterns with * as in Celery's task_routes.
+        time_limit: hard time limit of its tasks, in seconds.
+        soft_time_limit: soft time limit of its tasks, in seconds.
+        transient: whether its messages are kept in memory only, and lost at a restart of the broker.
+        type: RabbitMQ's queue type, "quorum" or "classic".
+        max_priority: highest priority of its messages; 0: it has no priorities.
+        must_not_lose: whether the plan warns if the broker may lose messages.
+        backlog: number of tasks that the broker must be able to hold in it.
         message_size: bytes of a typical task's arguments as JSON.
-        results_per_hour: tasks in an hour whose result is kept.
-        alerts: from when on somebody is told of it.
+        results_per_hour: number of results that its tasks store in an hour.
+        alerts: thresholds of its alerts.
     """
 
     name: str
@@ -139,16 +139,16 @@ class Queue:
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker program as declared, before it is placed on the hosts of its group.
+    """A worker as declared, before it is placed on the hosts of its group.
 
     Attributes:
-        minimum: tasks at once; with autoscale the smallest pool. None: one a processor of its host.
+        minimum: concurrency; with autoscale, the smallest pool. None: the number of processors of its host.
         maximum: the largest pool; equal to minimum without autoscale.
-        time_limit: seconds, None: the longest of its queues.
-        soft_time_limit: seconds, None: the longest of its queues.
-        max_memory_per_child: bytes.
-        memory: bytes that the whole program may take, for pools without a cap.
-        activation: how it comes to a new release, "warm" or "handover".
+        time_limit: hard time limit in seconds; None: the longest of its queues.
+        soft_time_limit: soft time limit in seconds; None: the longest of its queues.
+        max_memory_per_child: bytes above which a child is replaced.
+        memory: bytes of the whole program, for pools that have no max_memory_per_child.
+        activation: how it is moved to a new release, "warm" or "handover".
     """
 
     name: str
@@ -177,10 +177,10 @@ class Worker:
 
 @dataclass(frozen=True)
 class Declaration:
-    """All that a user declares about a fleet, read and checked for itself, without its hosts.
+    """The declaration of a fleet, validated without its hosts.
 
     Attributes:
-        app_memory: bytes that a process takes once it has imported the application.
+        app_memory: bytes of a process that has imported the application.
     """
 
     app_name: str
@@ -192,7 +192,7 @@ class Declaration:
 
 
 class Reader:
-    """Takes values out of a raw mapping, checking each, and keeps the problems that it finds."""
+    """Reads values from a raw mapping, validates each, and collects the problems."""
 
     def __init__(self, raw: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
         self.raw = raw
@@ -213,14 +213,20 @@ class Reader:
             return None
         number = as_integer(value)
         if number is None or number < least:
-            self.problem(key, f"{value!r} is not {unit} of at least {least}", f"Set {unit}, such as {max(least, 30)}")
+            self.problem(
+                key, f"{value!r} is not {unit} of at least {least}", f"Set it to {unit}, e.g. {max(least, 30)}"
+            )
             return None
         return number
 
     def seconds(self, key: str) -> int | None:
         value = self.integer(key, unit="a number of seconds")
         if value is not None and value > _LONGEST_SECONDS:
-            self.problem(key, f"{value} s is longer than a year", "Set what the longest task may take, in seconds")
+            self.problem(
+                key,
+                f"{value} s is longer than a year",
+                "Set it to the longest time that a task may run, in seconds, e.g. 300",
+            )
             return None
         return value
 
@@ -231,7 +237,7 @@ class Reader:
         try:
             return parse_size(value)
         except ValueError as error:
-            self.problem(key, str(error), "Give a number and a unit: KB, MB or GB (powers of 1024)")
+            self.problem(key, str(error), "Set it to a number and a unit, KB, MB or GB (powers of 1024), e.g. 200MB")
             return None
 
     def text(self, key: str, default: str = "") -> str:
@@ -239,11 +245,11 @@ class Reader:
         if value is None:
             return default
         if isinstance(value, bool):
-            what = f"{value!r} is not a text, and what YAML makes of yes, no, on, off, true and false without quotes"
+            what = f"{value!r} is not a string: YAML reads yes, no, on, off, true and false without quotes as booleans"
             self.problem(key, what, f'Quote it, as in {key}: "on"')
             return default
         if not isinstance(value, (str, int)):
-            self.problem(key, f"{value!r} is not a text", f"Write it as {key}: some-text")
+            self.problem(key, f"{value!r} is not a string", f"Set it to a string, e.g. {key}: name")
             return default
         return str(value)
 
@@ -251,7 +257,11 @@ class Reader:
         value = self.text(key, default)
         choices = tuple(choices)
         if value not in choices:
-            self.problem(key, f"{value!r} is unknown{closest(value, choices)}", f"Choose one of {', '.join(choices)}")
+            self.problem(
+                key,
+                f"{value!r} is not a valid value{closest(value, choices)}",
+                f"Set it to one of {', '.join(choices)}",
+            )
             return default
         return value
 
@@ -260,7 +270,7 @@ class Reader:
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, (str, int, float)) for item in value):
-            self.problem(key, f"{value!r} is not a list of texts", f"Write it as {key}: [one, two]")
+            self.problem(key, f"{value!r} is not a list of strings", f"Set it to a list, e.g. {key}: [one, two]")
             return ()
         return tuple(str(item) for item in value)
 
@@ -268,7 +278,7 @@ class Reader:
         value = self._take(key)
         if value is None or isinstance(value, bool):
             return bool(value)
-        self.problem(key, f"{value!r} is neither true nor false", "Write true or false")
+        self.problem(key, f"{value!r} is neither true nor false", "Set it to true or false")
         return False
 
     def environment(self, key: str) -> dict[str, str]:
@@ -276,23 +286,27 @@ class Reader:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            self.problem(key, f"{value!r} is not a mapping", f"Write it as {key}: {{NAME: value}}")
+            self.problem(key, f"{value!r} is not a mapping", f"Set it to a mapping, e.g. {key}: {{NAME: value}}")
             return {}
         for name, text in value.items():
             if not _ENVIRONMENT_NAME.fullmatch(str(name)):
-                self.problem(key, f"{name!r} can't name a variable", "Use letters, digits and _, no digit first")
+                self.problem(
+                    key, f"{name!r} is not a valid name of a variable", "Use letters, digits and _, and no digit first"
+                )
             if isinstance(text, (Mapping, list)) or "\n" in str(text) or "\0" in str(text):
-                self.problem(key, f"the value of {name} is not one line of text", "Give a text without line breaks")
+                self.problem(
+                    key, f"the value of {name} is not one line of text", "Set it to a string without line breaks"
+                )
         return {str(name): _environment_text(text) for name, text in value.items()}
 
     def name(self, key: str = "name") -> str:
         value = self.text(key)
         if not value:
-            self.problem(key, "is missing", "Give it a name")
+            self.problem(key, "is missing", "Set a name")
         elif not _NAME.fullmatch(value):
             self.problem(
                 key,
-                f"{value!r} has characters that Supervisor or Celery can't take in a name",
+                f"{value!r} has characters that Supervisor or Celery can't use in a name",
                 "Use letters, digits, '_', '-' and '.', with a letter or digit first",
             )
         return value
@@ -302,13 +316,13 @@ class Reader:
             if key not in self.known:
                 self.problem(
                     str(key),
-                    f"is not known{closest(str(key), self.known)}",
-                    f"Known: {', '.join(sorted(self.known))}",
+                    f"is not an option{closest(str(key), self.known)}",
+                    f"The options are {', '.join(sorted(self.known))}",
                 )
 
 
 def as_integer(value: object) -> int | None:
-    """Return a whole number given as such or, as Jinja leaves it, as a text; None if it is neither."""
+    """Return a whole number, which Jinja may have turned into a string; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     try:
@@ -322,15 +336,15 @@ def _environment_text(value: object) -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str:
-    """Return the known word that was perhaps meant, as a question; nothing if there is none."""
+    """Return the most similar known word as a question, for a message; empty if there is none."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _mappings(raw: object, variable: str, problems: list[Problem]) -> list[Mapping[str, Any]]:
-    """Return the entries of a list of mappings, noting what is none."""
+    """Return the mappings of a list. Everything else is a problem."""
     if not isinstance(raw, list):
-        problems.append(Problem(variable, f"{raw!r} is not a list", f"Write {variable} as a list of '- name: ...'"))
+        problems.append(Problem(variable, f"{raw!r} is not a list", f"Set {variable} to a list of '- name: ...'"))
         return []
     entries = []
     for index, entry in enumerate(raw):
@@ -341,8 +355,8 @@ def _mappings(raw: object, variable: str, problems: list[Problem]) -> list[Mappi
     return entries
 
 
-def _soft_below(hard: int) -> int:
-    """Return the soft limit in seconds that goes with a hard one: a tenth earlier, so that a task can tidy up."""
+def soft_limit_below(hard: int) -> int:
+    """Return the soft limit for a hard limit, in seconds: a tenth below, so that a task can clean up."""
     return max(1, hard - max(1, hard // 10))
 
 
@@ -352,14 +366,20 @@ def _read_limits(reader: Reader) -> tuple[int | None, int | None]:
     if hard is not None and soft is not None and soft >= hard:
         reader.problem(
             "soft_time_limit",
-            f"{soft} s is not below the hard time_limit of {hard} s, so it would never be raised",
-            f"Set it to {_soft_below(hard)} or so, or raise time_limit",
+            f"{soft} s is not below the time_limit of {hard} s, so it would never take effect",
+            f"Set it to {soft_limit_below(hard)} or so, or raise time_limit",
         )
     return hard, soft
 
 
 def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Queue:
-    """Return a queue as declared; what is wrong with it is added to problems."""
+    """Return a queue as declared.
+
+    Args:
+        raw: an entry of celery_queues.
+        where: the entry's name in messages.
+        problems: gets the errors of raw.
+    """
     reader = Reader(raw, where, problems)
     name = reader.name()
     hard, soft = _read_limits(reader)
@@ -373,7 +393,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         name=name,
         tasks=reader.texts("tasks"),
         time_limit=hard,
-        soft_time_limit=soft or _soft_below(hard),
+        soft_time_limit=soft or soft_limit_below(hard),
         transient=transient,
         type=reader.choice("type", QUEUE_TYPES, "classic" if transient else "quorum"),
         max_priority=reader.integer("max_priority", least=0) or 0,
@@ -384,9 +404,11 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         alerts=_read_thresholds(reader, Thresholds(depth=backlog // 2, age=max(300, hard), drain_time=1800)),
     )
     if queue.transient and queue.type == "quorum":
-        reader.problem("type", "a quorum queue is on disk, so it can't be transient", "Remove one of them")
+        reader.problem("type", "a quorum queue is stored on disk, so it can't be transient", "Remove type or transient")
     if queue.max_priority > _HIGHEST_PRIORITY:
-        reader.problem("max_priority", f"{queue.max_priority} is above {_HIGHEST_PRIORITY}", "Set 10, say")
+        reader.problem(
+            "max_priority", f"{queue.max_priority} is above {_HIGHEST_PRIORITY}", "Set it to a lower number, e.g. 10"
+        )
     reader.unknown_keys()
     return queue
 
@@ -396,12 +418,14 @@ def _read_thresholds(reader: Reader, default: Thresholds) -> Thresholds:
     if raw is None:
         return default
     if not isinstance(raw, Mapping):
-        reader.problem("alerts", f"{raw!r} is not a mapping", "Write it as alerts: {depth: 5000, age: 300}")
+        reader.problem(
+            "alerts", f"{raw!r} is not a mapping", "Set it to a mapping, e.g. alerts: {depth: 5000, age: 300}"
+        )
         return default
     given = Reader(raw, f"{reader.where}.alerts", reader.problems)
-    found = {name: given.integer(name, least=0) for name in ("depth", "age", "drain_time")}
+    thresholds = {name: given.integer(name, least=0) for name in ("depth", "age", "drain_time")}
     given.unknown_keys()
-    return replace(default, **{name: value for name, value in found.items() if value is not None})
+    return replace(default, **{name: value for name, value in thresholds.items() if value is not None})
 
 
 def _read_size_of_pool(reader: Reader, pool: Pool) -> tuple[int | None, int | None]:
@@ -410,45 +434,57 @@ def _read_size_of_pool(reader: Reader, pool: Pool) -> tuple[int | None, int | No
     if raw is None:
         if pool.name == "solo" and concurrency not in (None, 1):
             reader.problem(
-                "concurrency", f"is {concurrency}, but solo runs one task at a time", "Set 1, or use prefork"
+                "concurrency",
+                f"is {concurrency}, but a solo worker runs one task at a time",
+                "Set it to 1, or use prefork",
             )
         size = concurrency or pool.concurrency
         return size, size
     if not pool.autoscale:
         reader.problem(
             "autoscale",
-            f"the {pool.name} pool can't grow or shrink (its worker would end at the first load)",
+            f"the {pool.name} pool can't grow or shrink, and its worker would crash",
             f"Set concurrency instead, or use {pools_that('autoscale')}",
         )
     if concurrency is not None:
-        reader.problem("concurrency", "is set beside autoscale, which overrides it", "Keep one of the two")
+        reader.problem("concurrency", "is set together with autoscale, which overrides it", "Remove one of the two")
     if not isinstance(raw, Mapping):
-        reader.problem("autoscale", f"{raw!r} is not a range", "Write it as autoscale: {min: 2, max: 8}")
+        reader.problem(
+            "autoscale",
+            f"{raw!r} is not a mapping of min and max",
+            "Set it to a mapping, e.g. autoscale: {min: 2, max: 8}",
+        )
         return 1, 1
     bounds = Reader(raw, f"{reader.where}.autoscale", reader.problems)
     low, high = bounds.integer("min", least=0), bounds.integer("max")
     bounds.unknown_keys()
     if high is None and "max" not in raw:
-        bounds.problem("max", "is missing", "Write it as autoscale: {min: 2, max: 8}")
+        bounds.problem("max", "is missing", "Set both, e.g. autoscale: {min: 2, max: 8}")
     if low is not None and high is not None and low > high:
         bounds.problem("min", f"{low} is above max, {high}", "Swap them, or raise max")
     return (1 if low is None else low), high or 1
 
 
 def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Worker:
-    """Return a worker as declared; what is wrong with it is added to problems."""
+    """Return a worker as declared.
+
+    Args:
+        raw: an entry of celery_workers.
+        where: the entry's name in messages.
+        problems: gets the errors of raw.
+    """
     reader = Reader(raw, where, problems)
     name = reader.name()
     if name in _RESERVED_WORKERS:
-        reader.problem("name", f"{name!r} is the name of a program of the fleet itself", "Choose another")
+        reader.problem("name", f"{name!r} is the name of one of the fleet's own programs", "Choose another name")
     if len(name) > _LONGEST_WORKER:
-        reader.problem("name", f"has more than {_LONGEST_WORKER} characters", "Choose a shorter one")
+        reader.problem("name", f"has more than {_LONGEST_WORKER} characters", "Choose a shorter name")
     group = reader.text("group")
     if not group:
-        reader.problem("group", "is missing", "Name the inventory group whose hosts run this worker")
+        reader.problem("group", "is missing", "Set it to the inventory group whose hosts run this worker")
     queues = reader.texts("queues")
     if not queues:
-        reader.problem("queues", "is empty", "List the queues that it consumes, such as queues: [customers]")
+        reader.problem("queues", "is empty", "List the queues that the worker consumes, e.g. queues: [customers]")
     pool = POOLS[reader.choice("pool", POOLS, "prefork")]
     minimum, maximum = _read_size_of_pool(reader, pool)
     hard, soft = _read_limits(reader)
@@ -465,7 +501,7 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
     extra_args = reader.texts("extra_args")
     for argument in extra_args:
         if "\n" in argument or "\0" in argument:
-            reader.problem("extra_args", f"{argument!r} has a line break", "Give each argument on one line")
+            reader.problem("extra_args", f"{argument!r} has a line break", "Set each argument to one line")
         option = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
         if option in _PLANNED_OPTIONS:
             reader.problem("extra_args", f"{option} would override the plan", f"Set {_PLANNED_OPTIONS[option]} instead")
@@ -473,7 +509,7 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
     if node_name and not re.fullmatch(r"[^\s,@%]+(%[hndIip][^\s,@%]*)*", node_name):
         reader.problem(
             "node_name",
-            f"{node_name!r} can't be the part of a node name before the @",
+            f"{node_name!r} is not valid before the @ of a node name",
             "Use letters, digits, '_', '-' and '.'; the host's name is added",
         )
     multiplier = reader.integer("prefetch_multiplier")
@@ -506,9 +542,9 @@ def _entry_name(entry: Mapping[str, Any], index: int) -> str:
 
 
 def _check_routes(queues: list[Queue], problems: list[Problem]) -> None:
-    """Refuse patterns that match nothing. Celery tries exact names first, and then patterns in their order.
+    """Refuse patterns that never match. Celery tries exact names first, and then patterns in their order.
 
-    Source: celery.app.routes.MapRoute, which takes a name with * for a pattern of fnmatch.
+    Source: celery.app.routes.MapRoute, which matches a name with * by fnmatch.
     """
     routes: dict[str, str] = {}
     for queue in queues:
@@ -516,25 +552,25 @@ def _check_routes(queues: list[Queue], problems: list[Problem]) -> None:
         for pattern in queue.tasks:
             first = routes.setdefault(pattern, queue.name)
             if first != queue.name:
-                what = f"{pattern!r} is routed to the queue {first} already"
-                problems.append(Problem(where, what, "Keep it in one of the two"))
+                what = f"{pattern!r} is already routed to the queue {first}"
+                problems.append(Problem(where, what, "Remove it from one of the two"))
             elif "*" not in pattern and set(pattern) & set("?[]"):
-                what = f"{pattern!r} matches only a task of that very name, because Celery knows no pattern without *"
-                problems.append(Problem(where, what, "Write it with *, such as 'email.*'"))
+                what = f"{pattern!r} only matches a task of exactly that name, because Celery's patterns need a *"
+                problems.append(Problem(where, what, "Use *, e.g. 'email.*'"))
             elif "*" in pattern:
-                # Whatever stands for *, a wider pattern matches.
+                # A wider pattern matches whatever the * stands for.
                 name = pattern.replace("*", "\0")
                 wider = [other for other in routes if "*" in other and other != pattern and fnmatchcase(name, other)]
                 if wider and routes[wider[0]] != queue.name:
                     other = routes[wider[0]]
-                    what = f"{pattern!r} gets no task, because {wider[0]!r} of the queue {other} matches them before"
+                    what = f"{pattern!r} gets no task, because {wider[0]!r} of the queue {other} matches first"
                     problems.append(Problem(where, what, f"Declare {queue.name} before {other}"))
 
 
 def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str, problems: list[Problem]) -> None:
     names = [queue.name for queue in queues]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.append(Problem(f"celery_queues[{name}]", "is declared twice", "Merge the two entries"))
+        problems.append(Problem(f"celery_queues[{name}]", "is declared twice", "Merge both entries"))
     _check_routes(queues, problems)
     for worker in workers:
         for name in worker.queues:
@@ -548,7 +584,7 @@ def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str
                 )
         if len(set(worker.queues)) != len(worker.queues):
             problems.append(
-                Problem(f"celery_workers[{worker.name}].queues", "names a queue twice", "Name each queue once")
+                Problem(f"celery_workers[{worker.name}].queues", "lists a queue twice", "List each queue once")
             )
     consumed = {name for worker in workers for name in worker.queues}
     for name in names:
@@ -565,13 +601,13 @@ def _check_queues(queues: list[Queue], workers: list[Worker], default_queue: str
             Problem(
                 "celery_default_queue",
                 f"{default_queue!r} is not declared in celery_queues{closest(default_queue, names)}",
-                "Name a declared queue",
+                "Set it to a declared queue",
             )
         )
 
 
 def _check_limits(queues: list[Queue], workers: list[Worker], raw_queues: object, problems: list[Problem]) -> None:
-    """Note each worker whose own limit would end tasks that their queue allows to go on."""
+    """Refuse time limits of workers below those of their queues."""
     declared = (
         {str(entry.get("name")) for entry in raw_queues or () if isinstance(entry, Mapping) and entry.get("time_limit")}
         if isinstance(raw_queues, list)
@@ -585,7 +621,7 @@ def _check_limits(queues: list[Queue], workers: list[Worker], raw_queues: object
                 problems.append(
                     Problem(
                         f"celery_workers[{worker.name}].time_limit",
-                        f"{worker.time_limit} s ends tasks that the queue {name} allows {allowed} s",
+                        f"{worker.time_limit} s is below the {allowed} s that the queue {name} allows its tasks",
                         f"Raise it to {allowed}, or lower celery_queues[{name}].time_limit",
                     )
                 )
@@ -596,18 +632,18 @@ def _check_limits(queues: list[Queue], workers: list[Worker], raw_queues: object
                 problems.append(
                     Problem(
                         f"celery_workers[{worker.name}].soft_time_limit",
-                        f"{worker.soft_time_limit} s is not below the hard limit of {hard} s that its queues give",
-                        f"Set it to {_soft_below(hard)} or so, or set time_limit beside it",
+                        f"{worker.soft_time_limit} s is not below the time_limit of its queues, {hard} s",
+                        f"Set it to {soft_limit_below(hard)} or so, or set time_limit as well",
                     )
                 )
 
 
 def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]]:
-    """Return what a user declared and everything that is wrong with it.
+    """Return the declaration and all of its errors.
 
     Args:
-        raw: app_name, app_module, queues, workers, queue_defaults, worker_defaults, default_queue, as in the
-            variables of the same names with the prefix celery_.
+        raw: app_name, app_module, queues, workers, queue_defaults, worker_defaults, default_queue and app_memory, as in
+            the variables of the same names with the prefix celery_.
     """
     problems: list[Problem] = []
     app_name, app_module = str(raw.get("app_name") or ""), str(raw.get("app_module") or "")
@@ -615,23 +651,23 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         problems.append(
             Problem(
                 "celery_app_name",
-                f"{app_name!r} can't name a user and directories" if app_name else "is missing",
-                "Use lower-case letters, digits, '-' and '_', a letter first, 31 characters at most, such as shop",
+                f"{app_name!r} is not a valid name of a user and of directories" if app_name else "is missing",
+                "Use at most 31 lower-case letters, digits, '-' and '_', with a letter first, e.g. shop",
             )
         )
     if not _MODULE.fullmatch(app_module):
         problems.append(
             Problem(
                 "celery_app_module",
-                f"{app_module!r} is no Python module" if app_module else "is missing",
-                "Give what celery's -A takes, such as shop.celery:app",
+                f"{app_module!r} is not a Python module" if app_module else "is missing",
+                "Set it to the value of celery -A, e.g. shop.celery:app",
             )
         )
     defaults = {}
     for key in ("queue_defaults", "worker_defaults"):
         defaults[key] = raw.get(key) or {}
         if not isinstance(defaults[key], Mapping):
-            problems.append(Problem(f"celery_{key}", "is not a mapping", "Write it as {key: value}"))
+            problems.append(Problem(f"celery_{key}", "is not a mapping", "Set it to a mapping, e.g. {time_limit: 600}"))
             defaults[key] = {}
     queues = [
         read_queue({**defaults["queue_defaults"], **entry}, f"celery_queues[{_entry_name(entry, index)}]", problems)
@@ -646,13 +682,13 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         for index, entry in enumerate(_mappings(raw.get("workers") or [], "celery_workers", problems))
     ]
     if not queues:
-        problems.append(Problem("celery_queues", "is empty", "Declare a queue: - {name: default, tasks: ['*']}"))
+        problems.append(Problem("celery_queues", "is empty", "Declare a queue, e.g. - {name: default, tasks: ['*']}"))
     if not workers:
         problems.append(
             Problem(
                 "celery_workers",
                 "is empty",
-                "Declare one: - {name: default, group: workers, queues: [default]}",
+                "Declare a worker, e.g. - {name: default, group: workers, queues: [default]}",
             )
         )
     default_queue = str(raw.get("default_queue") or (queues[0].name if queues else ""))
@@ -663,13 +699,13 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
 
 
 def _read_app_memory(given: object, workers: list[Worker], problems: list[Problem]) -> int:
-    """Return the bytes of celery_app_memory; caps below it are problems, because each child begins with as much."""
+    """Return the bytes of celery_app_memory, with which each child starts. Refuse a lower max_memory_per_child."""
     if not given:
         return APP_MEMORY
     try:
         memory = parse_size(given)
     except ValueError as error:
-        problems.append(Problem("celery_app_memory", str(error), "Set it to 260MB, say, or remove it"))
+        problems.append(Problem("celery_app_memory", str(error), "Set it to a size, e.g. 260MB, or remove it"))
         return APP_MEMORY
     for worker in workers:
         if worker.max_memory_per_child is not None and worker.max_memory_per_child <= memory:
@@ -677,7 +713,7 @@ def _read_app_memory(given: object, workers: list[Worker], problems: list[Proble
                 Problem(
                     f"celery_workers[{worker.name}].max_memory_per_child",
                     f"{format_size(worker.max_memory_per_child)} is not above the {format_size(memory)} of "
-                    "celery_app_memory, which a child has from its start, so each would be replaced after one task",
+                    "celery_app_memory, which a child takes from its start, so each would be replaced after one task",
                     f"Raise it to {format_size(memory + CHILD_ROOM)}",
                 )
             )
@@ -685,9 +721,10 @@ def _read_app_memory(given: object, workers: list[Worker], problems: list[Proble
 
 
 def _applicable(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults for all workers that this one's pool honours.
+    """Return the worker defaults that this worker's pool supports.
 
-    A default is meant for those whom it fits, so a cap for all prefork workers doesn't refuse a gevent one beside them.
+    A default only applies to pools that support it, so max_memory_per_child for all prefork workers refuses no gevent
+    worker.
     """
     pool = POOLS.get(str(entry.get("pool", defaults.get("pool", "prefork"))))
     if pool is None:

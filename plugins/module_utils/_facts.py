@@ -1,4 +1,4 @@
-"""What the plan needs to know of a host, from its variables and gathered facts."""
+"""The facts of a host that the plan depends on, from its variables and gathered facts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-#: What a user might set for a broker's role, and what the plan takes instead. Unnoticed, the plan's value would win.
+#: Variables of the brokers' roles that the plan sets, and the variables to set instead.
 DERIVED_ROLE_VARIABLES = {
     "rabbitmq_application_user": "celery_app_name",
     "rabbitmq_consumer_timeout": "time_limit and prefetch_multiplier",
@@ -31,16 +31,16 @@ DERIVED_ROLE_VARIABLES = {
     "redis_queues": "celery_queues",
     "redis_secrets_dir": "celery_secrets_dir",
 }
-# Where Debian's brokers keep what they hold.
+# Data directories of Debian's brokers are below it.
 _DATA = PurePath("/var/lib")
 
 
 def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the plan asks of a host, None where it is not known.
+    """Return the facts of a host; None where they are not known.
 
-    disk: bytes of the file system that a broker's data is on. system: the distribution and its release's number.
+    disk: bytes of the file system of the brokers' data. system: the distribution and its major version.
     login: the user that Ansible logs in as. role_variables: those of DERIVED_ROLE_VARIABLES that are set.
-    variables: all that begin as the fleet's do.
+    variables: all variables whose names begin with celery_.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     route: Mapping[str, Any] = facts.get("default_ipv4") or {}

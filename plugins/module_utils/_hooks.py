@@ -1,4 +1,4 @@
-"""Release hooks: commands of the application that run at named moments of a release."""
+"""Release hooks: commands of the application that run at defined moments of a release."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 MOMENTS = ("before_stage", "before_activate", "after_activate", "after_release", "after_rollback")
 HOSTS = ("one", "each")
 TIMEOUT = 600
-# Of a program that timeout(1) has ended, and of one that it had to kill.
+# Exit codes of timeout(1): after SIGTERM, and after SIGKILL.
 _TIMED_OUT = (124, 137)
 _TAIL = 1000
 
@@ -24,8 +24,8 @@ class Hook:
 
     Attributes:
         argv: the command and its arguments.
-        hosts: "one" host of the rollout runs it, or "each".
-        timeout: seconds after which it is ended, and has failed.
+        hosts: whether "one" host of the rollout runs it, or "each".
+        timeout: seconds after which it is killed, and has failed.
     """
 
     argv: tuple[str, ...]
@@ -37,24 +37,26 @@ def read_hooks(raw: object, problems: list[Problem]) -> dict[str, list[dict[str,
     """Return the hooks of each moment.
 
     Args:
-        raw: celery_hooks: by moment, commands as text, or mappings of command, hosts and timeout.
-        problems: what is wrong with it is added.
+        raw: celery_hooks. For each moment, commands as strings, or mappings of command, hosts and timeout.
+        problems: gets the errors of raw.
     """
     if not isinstance(raw, Mapping):
-        fix = 'Write it as {before_activate: ["django-admin migrate"]}'
+        fix = 'Set it to a mapping, e.g. {before_activate: ["django-admin migrate"]}'
         problems.append(Problem("celery_hooks", f"{raw!r} is not a mapping", fix))
         raw = {}
     for name in raw:
         if name not in MOMENTS:
-            fix = f"Name one of {', '.join(MOMENTS)}"
-            problems.append(Problem(f"celery_hooks.{name}", f"is no moment{closest(str(name), MOMENTS)}", fix))
-    found = {}
+            fix = f"Use one of {', '.join(MOMENTS)}"
+            problems.append(
+                Problem(f"celery_hooks.{name}", f"is not a moment of a release{closest(str(name), MOMENTS)}", fix)
+            )
+    hooks_at = {}
     for moment in MOMENTS:
         entries = raw.get(moment) or []
         entries = entries if isinstance(entries, list) else [entries]
         hooks = [_read_hook(each, f"celery_hooks.{moment}[{index}]", problems) for index, each in enumerate(entries)]
-        found[moment] = [asdict(hook) for hook in hooks if hook]
-    return found
+        hooks_at[moment] = [asdict(hook) for hook in hooks if hook]
+    return hooks_at
 
 
 def _read_hook(raw: object, where: str, problems: list[Problem]) -> Hook | None:
@@ -69,27 +71,29 @@ def _read_hook(raw: object, where: str, problems: list[Problem]) -> Hook | None:
     if isinstance(command, list):
         argv = [str(word) for word in command]
     elif isinstance(command, str):
-        # Quotes that don't end leave no command.
+        # An unclosed quote leaves no command.
         with suppress(ValueError):
             argv = shlex.split(command)
     if not argv:
-        what = f"{command!r} names no command" if command is not None else "names no command"
-        problems.append(Problem(where, what, 'Set it to a text such as "django-admin migrate", or to a list of words'))
+        what = f"{command!r} is not a command" if command is not None else "has no command"
+        problems.append(
+            Problem(where, what, 'Set it to a string, e.g. "django-admin migrate", or to a list of arguments')
+        )
         return None
     return Hook(tuple(argv), hosts, timeout)
 
 
 def hook_failures(results: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return what is wrong with the hooks that a host has run.
+    """Return why hooks failed on a host.
 
     Args:
-        results: of each its hook as item, and rc, stdout and stderr. One that was skipped has no rc.
+        results: for each hook, a result with item (the hook), rc, stdout and stderr. A skipped one has no rc.
     """
     failures = []
     for result in results:
         code, hook = result.get("rc", 0), result["item"]
         if code:
-            how = f"took longer than {hook['timeout']} s" if code in _TIMED_OUT else f"ended with {code}"
+            how = f"timed out after {hook['timeout']} s" if code in _TIMED_OUT else f"failed with exit code {code}"
             output = (result["stderr"] or result["stdout"]).strip()[-_TAIL:]
             failures.append(f"The hook {shlex.join(hook['argv'])} {how}: {output}")
     return failures

@@ -1,4 +1,4 @@
-"""The hosts of an inventory, as far as the plan needs to know them."""
+"""The hosts of the inventory, with the facts that the plan depends on."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
 
-#: What the roles were tried on.
+#: Systems on which the roles are tested.
 PLATFORMS = (("Debian", 12), ("Debian", 13))
 
 
 @dataclass(frozen=True)
 class Host:
-    """What is known of a host.
+    """A host. Facts that are not known are None or empty.
 
     Attributes:
-        memory: bytes that the fleet may use there; None if it is not known.
-        processors: None if it is not known.
-        address: what other hosts reach it by; empty if it is not known.
-        disk: bytes of the file system below /var/lib; None if it is not known.
-        system: the distribution and the number of its release; None if it is not known.
-        role_variables: set there, though the plan derives them.
-        machine_id: of systemd's, which a machine has for itself.
-        nodename: what Celery takes for %h.
+        memory: bytes that the fleet may use.
+        processors: number of processors.
+        address: its address for other hosts.
+        disk: bytes of the file system of /var/lib.
+        system: the distribution and its major version.
+        role_variables: variables of the brokers' roles that are set, though the plan sets them.
+        machine_id: systemd's machine id.
+        nodename: its host name, which Celery puts in place of %h.
         login: the user that Ansible logs in as.
-        variables: set there, of those that begin as the fleet's do.
+        variables: its variables whose names begin with celery_.
     """
 
     name: str
@@ -47,7 +47,8 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
     """Return the hosts of an inventory.
 
     Args:
-        raw: for each inventory name what host_facts tells of it; declared_memory where the user set celery_host_memory.
+        raw: for each inventory name, the result of host_facts.
+        problems: gets the errors of celery_host_memory.
     """
     hosts = {}
     for name, facts in raw.items():
@@ -56,7 +57,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             try:
                 memory = parse_size(facts["declared_memory"])
             except ValueError as error:
-                problems.append(Problem(f"celery_host_memory of {name}", str(error), "Set it to 2GB, say"))
+                problems.append(Problem(f"celery_host_memory of {name}", str(error), "Set it to a size, e.g. 2GB"))
         hosts[name] = Host(
             name,
             memory,
@@ -79,46 +80,46 @@ def _system(found: Sequence[Any] | None) -> tuple[str, int] | None:
 
 
 def check_platforms(hosts: Iterable[Host], problems: list[Problem], *, untested: bool) -> None:
-    """Refuse hosts of systems that the roles were not tried on, unless that is wanted."""
+    """Refuse hosts with a system on which the roles are not tested, unless untested is set."""
     for host in hosts:
         if host.system and host.system not in PLATFORMS and not untested:
             name, release = host.system
             problems.append(
                 Problem(
                     f"the host {host.name}",
-                    f"has {name} {release}, on which the roles were not tried",
-                    f"Take {' or '.join(f'{name} {release}' for name, release in PLATFORMS)}, or set "
+                    f"has {name} {release}, on which the roles are not tested",
+                    f"Use {' or '.join(f'{name} {release}' for name, release in PLATFORMS)}, or set "
                     "celery_untested_platforms: true",
                 )
             )
 
 
 def check_identities(hosts: Iterable[Host], workers: Collection[str], problems: list[Problem]) -> None:
-    """Refuse names of an inventory that stand for one machine, and workers of one name.
+    """Refuse inventory names of the same machine, and hosts with workers that have the same host name.
 
     Args:
-        workers: the names of the hosts that run workers.
+        workers: names of the hosts that run workers.
     """
     hosts = list(hosts)
     identities = (
         (
-            "the address",
+            "address",
             {host.name: host.address for host in hosts},
-            "Name each host once, with an ansible_host of its own",
+            "List each host once, with its own ansible_host",
         ),
         (
-            "the machine id",
+            "machine id",
             {host.name: host.machine_id for host in hosts},
-            "Name each host once. Of a copied machine: rm /etc/machine-id && systemd-machine-id-setup",
+            "List each host once. On a copied machine, run: rm /etc/machine-id && systemd-machine-id-setup",
         ),
         (
-            "the host name",
+            "host name",
             {host.name: host.nodename for host in hosts if host.name in workers},
-            "Celery names a worker after it. Give each host its own: hostnamectl hostname NAME",
+            "Celery's node names contain it. Set a unique one on each host: hostnamectl hostname NAME",
         ),
     )
     for what, values, fix in identities:
         for value in sorted({value for value in values.values() if value}):
-            names = [name for name, its in values.items() if its == value]
+            names = [name for name, each in values.items() if each == value]
             if len(names) > 1:
-                problems.append(Problem(f"the hosts {' and '.join(names)}", f"have {what} {value} in common", fix))
+                problems.append(Problem(f"the hosts {' and '.join(names)}", f"have the same {what}, {value}", fix))

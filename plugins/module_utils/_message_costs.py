@@ -1,8 +1,8 @@
-"""What a queued task takes on each kind of broker, in bytes.
+"""The costs of a queued task on each kind of broker, in bytes.
 
-Written by bench/broker_memory.py on 2026-11-21 with Celery 5.7.0: the most of what it found on Debian 12 and 13.
-For each kind of broker, type of queue, and whether messages are compressed: size of the arguments, memory with all just
-queued, memory once the log of a quorum queue is written out, disk.
+Written by bench/broker_memory.py on 2026-11-21 with Celery 5.7.0: the maximum of the measurements on Debian 12 and 13.
+Keys: kind of broker, type of queue, whether messages are compressed. Rows: size of the arguments, memory right after
+queueing, memory once a quorum queue has written its log to the disk, space on the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The plan: from what a user declares and what the hosts are to programs, settings and budgets.
+"""The plan: programs, settings and memory budgets, from the declaration and the facts of the hosts.
 
 Pure: no file, no network, no clock. Sizes are bytes, times are seconds unless a name says otherwise.
 """
@@ -33,6 +33,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     Queue,
     Worker,
     read_declaration,
+    soft_limit_below,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import read_hooks
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
@@ -47,12 +48,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE,
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 from ansible_collections.fleet.celery.plugins.module_utils._variables import unknown_variables
 
-# Seconds between the end of the longest task and the SIGKILL that Supervisor would send.
+# Seconds between the time limit of the longest task and Supervisor's SIGKILL.
 STOP_MARGIN = 60
-# Seconds that systemd grants Supervisor beyond its programs.
+# Seconds between the stop of the last program and systemd's SIGKILL for Supervisor.
 SUPERVISOR_STOP_MARGIN = 30
 
-# Resident memory, measured with the example on Debian 12 and 13 by bench/memory.py and rounded up.
+# Resident memory in bytes, measured with the example on Debian 12 and 13 by bench/memory.py and rounded up.
 THREAD = 2 * MIB
 GREEN_THREAD = MIB // 4
 BEAT = 80 * MIB
@@ -61,7 +62,7 @@ FLOWER = 256 * MIB
 MONITOR = 512 * MIB
 HOST_RESERVE = 128 * MIB
 
-# What a user's celery_settings may not change, since the plan derives it from the declaration.
+# Settings that celery_settings must not contain, because the plan sets them, and the variables to set instead.
 _DERIVED_SETTINGS = {
     "task_queues": "celery_queues",
     "task_routes": "tasks of celery_queues",
@@ -71,7 +72,7 @@ _DERIVED_SETTINGS = {
     "task_queue_max_priority": "max_priority of celery_queues",
     "broker_url": "celery_broker and its address and password",
 }
-# Where the broker's permissions end: to change one of these would take the fleet's right to it away.
+# Settings that celery_settings must not contain, because the broker's permissions depend on their values.
 _FIXED_SETTINGS = {
     "control_exchange",
     "event_exchange",
@@ -87,7 +88,7 @@ _PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 @dataclass(frozen=True)
 class Slot:
-    """A program of Supervisor and the name of its Celery node."""
+    """A program of Supervisor, and its Celery node name."""
 
     name: str
     node: str
@@ -98,9 +99,9 @@ class Program:
     """A worker on one host.
 
     Attributes:
-        slots: one, or two if it comes to a new release by handover: then both run for a while.
-        argv: the arguments of celery, without the node's name.
-        memory: bytes, of one of its slots.
+        slots: one, or two for a handover, in which both run for a while.
+        argv: arguments of celery, without the node name.
+        memory: bytes of one of its slots.
         child_cap: bytes above which a child is replaced; 0 if its pool has no children.
     """
 
@@ -121,7 +122,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that the roles need to know, or the problems that keep it from working."""
+    """The values for the roles, or the problems of the declaration."""
 
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
@@ -129,24 +130,24 @@ class Plan:
 
 
 def limits(worker: Worker, queues: Mapping[str, Queue]) -> tuple[int, int]:
-    """Return the soft and the hard time limit of a worker's tasks in seconds: its own, or the longest of its queues."""
+    """Return the soft and the hard time limit of a worker in seconds: its own, or the longest of its queues."""
     consumed = [queues[name] for name in worker.queues if name in queues]
     hard = worker.time_limit or max((queue.time_limit for queue in consumed), default=Queue.time_limit)
     soft = worker.soft_time_limit or max((queue.soft_time_limit for queue in consumed), default=Queue.soft_time_limit)
     if soft >= hard:
-        soft = max(1, hard - max(1, hard // 10))
+        soft = soft_limit_below(hard)
     return soft, hard
 
 
 def child_cap(worker: Worker, app_memory: int) -> int:
-    """Return the bytes above which Celery replaces a child: its own, or what it starts with and room for its tasks."""
+    """Return the bytes above which Celery replaces a child: max_memory_per_child, or app_memory plus CHILD_ROOM."""
     return worker.max_memory_per_child or app_memory + CHILD_ROOM
 
 
 def worker_memory(worker: Worker, concurrency: int, app_memory: int) -> int:
-    """Return the bytes that a worker may take at its largest: children times cap, and the parent.
+    """Return the bytes that a worker may take with its largest pool: the parent, and the cap of each child.
 
-    Celery replaces a child that is above its cap once its task has ended, so a task's own spike comes on top.
+    Celery replaces a child above its cap after its task, so the peak of a single task is not included.
     """
     if worker.memory is not None:
         return worker.memory
@@ -159,7 +160,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
     """Return the program that runs a worker on a host.
 
     Args:
-        events: whether its tasks are to be seen in Flower.
+        events: whether it sends task events, which Flower needs.
     """
     processors = host.processors or 1
     minimum, maximum = worker.minimum, worker.maximum
@@ -186,12 +187,12 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
     if worker.pool.soft_limit:
         argv.append(f"--soft-time-limit={soft}")
     if worker.pool.green:
-        # An event is published with a confirm, and Celery 5.7 reads the connection that the confirm comes by in another
-        # green thread too: a worker whose confirm is read there waits for it for ever, and takes no more tasks.
+        # Events are published with confirms. In Celery 5.7, another green thread may read the confirm from the shared
+        # connection. The worker then waits for it for ever, and consumes no more tasks.
         argv.append("--without-heartbeat")
     elif events:
         argv.append("--task-events")
-    # Neighbours' clocks and revokes are not worth a second at each start and n² messages.
+    # Mingle costs a second at each start and n² messages, for the clocks and revokes of other workers.
     argv += ["--without-mingle", "--without-gossip", *worker.extra_args]
     return Program(
         name=name,
@@ -211,15 +212,15 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
 
 
 def longest_held(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
-    """Return the seconds that a worker may keep a message before it acknowledges it.
+    """Return the seconds after which a worker acknowledges a message at the latest.
 
-    With a prefetch multiplier of n the last one waits for n tasks of its slot, its own among them.
+    With a prefetch multiplier of n, the last prefetched message waits for n - 1 tasks and its own.
     """
     return max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
 
 
 def _longest_task(queue: str, workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
-    """Return the seconds that a task of a queue may take on each of its workers."""
+    """Return the shortest time limit of a queue's workers, in seconds."""
     return min((limits(worker, queues)[1] for worker in workers if queue in worker.queues), default=0)
 
 
@@ -231,7 +232,7 @@ def place(
     *,
     events: bool,
 ) -> dict[str, list[Program]]:
-    """Return the programs of each host; a group without hosts and names that clash are problems."""
+    """Return the programs of each host. A group without hosts and duplicate names are problems."""
     programs: dict[str, list[Program]] = {}
     for worker in declaration.workers:
         members = groups.get(worker.group, [])
@@ -241,7 +242,7 @@ def place(
                 Problem(
                     f"celery_workers[{worker.name}].group",
                     f"{worker.group!r} {state}",
-                    f"Put a host into it, or name another group ({_some(groups)})",
+                    f"Put a host into it, or set another group ({_known_groups(groups)})",
                 )
             )
         for name in members:
@@ -257,29 +258,31 @@ def place(
                 if count > 1:
                     problems.append(
                         Problem(
-                            "celery_workers", f"two of them make the {kind} {label} on {host}", "Rename one of them"
+                            "celery_workers", f"two workers have the {kind} {label} on {host}", "Rename one of them"
                         )
                     )
     return programs
 
 
-def _some(names: Mapping[str, Any]) -> str:
-    return "there are: " + ", ".join(sorted(set(names) - {"all", "ungrouped"})) if names else "there are none"
+def _known_groups(names: Mapping[str, Any]) -> str:
+    return "the inventory has " + ", ".join(sorted(set(names) - {"all", "ungrouped"})) if names else "it has none"
 
 
 def _one_host(variable: str, group: str, groups: Mapping[str, list[str]], warnings: list[str]) -> str:
-    """Return the first host of a group that must not have more, or an empty text if it has none."""
+    """Return the first host of a group that must not have more than one; empty if it has none."""
     members = groups.get(group, [])
     if len(members) > 1:
-        warnings.append(f"{variable} {group!r} has {len(members)} hosts: {members[0]} is used, exactly one may run")
+        warnings.append(
+            f"{variable} {group!r} has {len(members)} hosts: {members[0]} is used, because only one may run"
+        )
     return members[0] if members else ""
 
 
 def _budget(host: Host, programs: list[Program], extras: Mapping[str, int]) -> dict[str, Any]:
-    """Return what a host's memory is planned for.
+    """Return the memory budget of a host: bytes needed, bytes available, and its parts.
 
     Args:
-        extras: bytes for what runs there besides programs.
+        extras: bytes of the host's other services, by name.
     """
     parts = {
         item.name + (" (both slots)" if len(item.slots) > 1 else ""): len(item.slots) * item.memory for item in programs
@@ -289,25 +292,25 @@ def _budget(host: Host, programs: list[Program], extras: Mapping[str, int]) -> d
 
 
 def _check_budget(name: str, budget: Mapping[str, Any], broker: Need, problems: list[Problem]) -> None:
-    """Note, with the arithmetic, if a host's budget is more than it has.
+    """Refuse a memory budget that is larger than the host's memory, with the arithmetic.
 
     Args:
-        broker: what the part of it that is the broker's comes from.
+        broker: the need that the broker's part results from.
     """
     if budget["available"] is None or budget["needed"] <= budget["available"]:
         return
     parts = budget["parts"]
     terms = " + ".join(f"{label} {format_size(size)}" for label, size in parts.items())
-    mends = []
+    fixes = []
     if set(parts) - {"broker", "beat", "flower", "system"}:
-        mends.append("lower concurrency, autoscale.max or max_memory_per_child, move a worker to another group")
+        fixes.append("lower concurrency, autoscale.max or max_memory_per_child, move a worker to another group")
     if any(label.endswith("(both slots)") for label in parts):
-        mends.append("set activation: warm, as a handover runs two of a worker for a while")
+        fixes.append("set activation: warm, because a handover runs two workers for a while")
     if "broker" in parts:
-        terms += f" (of what the broker has, {SHARE:.0%} may be messages: {broker.arithmetic})"
-        mends.append("lower backlog or message_size of celery_queues")
-    mends.append("take a host with more")
-    fix = ", or ".join(mends)
+        terms += f" (messages may take {SHARE:.0%} of the broker's memory: {broker.arithmetic})"
+        fixes.append("lower backlog or message_size of celery_queues")
+    fixes.append("use a host with more memory")
+    fix = ", or ".join(fixes)
     problems.append(
         Problem(
             f"memory of {name}",
@@ -333,7 +336,7 @@ def _duties(
 
 
 def _route_options(queue: Queue) -> dict[str, Any]:
-    """Return what a sender passes with each task of a queue; delivery mode 1 keeps a message off the disk."""
+    """Return the options of a queue's route in task_routes. Delivery mode 1 keeps a message off the disk."""
     return {"queue": queue.name} | ({"delivery_mode": 1} if queue.transient else {})
 
 
@@ -343,26 +346,26 @@ def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> No
             problems.append(
                 Problem(
                     f"celery_settings.{name}",
-                    "is derived by the plan",
+                    "is set by the plan",
                     f"Set {_DERIVED_SETTINGS[name]} instead",
                 )
             )
         elif name in _FIXED_SETTINGS:
-            what = "is what the broker's permissions are made for, so that workers would be refused"
+            what = "must keep its default, because the broker's permissions depend on it"
             problems.append(Problem(f"celery_settings.{name}", what, "Remove it"))
         elif not _SETTING_NAME.fullmatch(name):
-            fix = f"Write it as {name.lower()}" if _SETTING_NAME.fullmatch(name.lower()) else "Remove it"
-            problems.append(Problem(f"celery_settings.{name}", "is not a Celery setting's name", fix))
+            fix = f"Rename it to {name.lower()}" if _SETTING_NAME.fullmatch(name.lower()) else "Remove it"
+            problems.append(Problem(f"celery_settings.{name}", "is not the name of a Celery setting", fix))
         if _PASSWORD_IN_URL.search(str(value)):
-            what = "holds a password, in a file that every user of a host can read"
-            fix = "Give it by celery_app_environment, such as CELERY_RESULT_BACKEND"
+            what = "contains a password, and settings are in a file that every user of a host can read"
+            fix = "Set it in celery_app_environment, e.g. CELERY_RESULT_BACKEND"
             problems.append(Problem(f"celery_settings.{name}", what, fix))
     options = overrides.get("broker_transport_options")
     if isinstance(options, Mapping) and "visibility_timeout" in options:
         problems.append(
             Problem(
                 "celery_settings.broker_transport_options.visibility_timeout",
-                "is derived by the plan",
+                "is set by the plan",
                 "Set celery_visibility_timeout instead",
             )
         )
@@ -370,59 +373,59 @@ def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> No
         problems.append(
             Problem(
                 "celery_settings.worker_prefetch_multiplier",
-                "0 lets one worker reserve the whole queue",
-                "Set 1 for long tasks, 4 for short ones",
+                "0 lets one worker prefetch the whole queue",
+                "Set it to 1 for long tasks, 4 for short ones",
             )
         )
 
 
 def _check_secrets_dir(path: str, problems: list[Problem]) -> None:
     if not path.startswith("/") or ".." in path.split("/"):
-        what = f"{path!r} is no absolute path, or leads elsewhere by .."
-        problems.append(Problem("celery_secrets_dir", what, "Set it, or celery_fleet_name, which is a part of it"))
+        what = f"{path!r} is not an absolute path, or contains .."
+        problems.append(Problem("celery_secrets_dir", what, "Correct it, or celery_fleet_name, which is a part of it"))
 
 
 def _merged(settings: Mapping[str, Setting], name: str, value: object) -> object:
-    """Return what the user sets, options added to those rendered: to change one must not drop the others."""
+    """Return a user's setting. A mapping is merged into the rendered one, so that a changed option keeps the others."""
     rendered = settings[name].value if name in settings else None
     return {**rendered, **value} if isinstance(rendered, Mapping) and isinstance(value, Mapping) else value
 
 
 def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
-    """Return what works, but not as one might think."""
+    """Return warnings about declarations that work, but may surprise."""
     advice = []
     for worker in declaration.workers:
         if not worker.pool.hard_limit:
             _, hard = limits(worker, queues)
             advice.append(
-                f"celery_workers[{worker.name}]: the {worker.pool.name} pool can't end a task; the {hard} s of its "
-                "queues only bound how long a stop waits"
+                f"celery_workers[{worker.name}]: the {worker.pool.name} pool can't end a task. Its limit of {hard} s "
+                "only bounds how long a stop waits"
             )
         if worker.pool.green:
             advice.append(
-                f"celery_workers[{worker.name}]: a {worker.pool.name} worker sends no events, since with RabbitMQ they "
-                "can stop it for good; Flower lists neither it nor its tasks"
+                f"celery_workers[{worker.name}]: a {worker.pool.name} worker sends no events, as with RabbitMQ they "
+                "can block it for good. Flower shows neither the worker nor its tasks"
             )
         if worker.pool.name == "solo":
             advice.append(
-                f"celery_workers[{worker.name}]: a solo worker answers nothing while its task runs, so it looks dead; "
-                "prefork with concurrency 1 does not"
+                f"celery_workers[{worker.name}]: a solo worker does not answer while a task runs, so it looks dead. "
+                "Use prefork with concurrency 1 instead"
             )
     return advice
 
 
 def _doubled(placed: Mapping[str, list[Program]]) -> list[str]:
-    """Return which queues, meant to have one task at a time, have two while a release is handed over."""
-    programs = [item for found in placed.values() for item in found]
-    at_once: Counter[str] = Counter()
+    """Return warnings about queues with a total concurrency of one, which is two during a handover."""
+    programs = [item for each in placed.values() for item in each]
+    concurrency: Counter[str] = Counter()
     for item in programs:
-        at_once.update(dict.fromkeys(item.queues, item.concurrency))
+        concurrency.update(dict.fromkeys(item.queues, item.concurrency))
     return [
-        f"celery_workers[{item.worker}]: one task of {queue} runs at a time, but two while a release is handed over; "
-        "with activation: warm it stays one"
+        f"celery_workers[{item.worker}]: one task of {queue} runs at a time, but two during a handover. Set "
+        "activation: warm to keep it at one"
         for item in programs
         for queue in item.queues
-        if len(item.slots) > 1 and at_once[queue] == 1
+        if len(item.slots) > 1 and concurrency[queue] == 1
     ]
 
 
@@ -430,9 +433,9 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     """Return the plan of a fleet.
 
     Args:
-        raw: the declaration, keys as the user's variables without the prefix celery_.
+        raw: the declaration. Its keys are the user's variables without the prefix celery_.
         groups: the inventory's groups and their hosts.
-        facts: what is known of each host, as host_facts tells it.
+        facts: for each host, the result of host_facts.
     """
     declaration, problems = read_declaration(raw)
     warnings: list[str] = []
@@ -517,7 +520,9 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         }
         _check_budget(name, fleet_hosts[name]["memory"], need, problems)
         if fleet_hosts[name]["memory"]["available"] is None:
-            warnings.append(f"the memory of {name} is not known, so its budget is unchecked")
+            warnings.append(
+                f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
+            )
     left = None
     if broker_on.name and broker_on.memory is not None:
         parts = fleet_hosts[broker_on.name]["memory"]["parts"]
@@ -544,7 +549,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "broker": broker,
         "settings": {name: asdict(item) for name, item in settings.items()}
         | {name: asdict(Setting(value, "set in celery_settings", declared=True)) for name, value in merged.items()},
-        # Flower runs without the application, but must agree with its workers on these.
+        # Flower runs without the application, but needs the same values of these as its workers.
         "flower_settings": {
             name: value
             for name, value in all_settings.items()

@@ -1,7 +1,7 @@
-"""What each of Celery's worker pools can do.
+"""The options that each of Celery's worker pools supports.
 
 Source: Celery 5.7's documentation (userguide/workers, userguide/concurrency), checked by running each option with each
-pool: an option that a pool ignores is ignored without a word, and --autoscale ends a worker of the threads pool.
+pool. A pool ignores other options silently, and --autoscale crashes a worker with the threads pool.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pool:
-    """A worker pool and the options that it honours.
+    """A worker pool and the options that it supports.
 
     Attributes:
-        green: its tasks are green threads of one process.
-        hard_limit: --time-limit ends a task that takes longer.
-        soft_limit: --soft-time-limit raises SoftTimeLimitExceeded in it.
-        child_limits: --max-memory-per-child and --max-tasks-per-child replace children.
-        autoscale: --autoscale grows and shrinks the pool.
-        concurrency: how many tasks at once when the declaration does not say; None: one a processor.
-        prefetch_multiplier: messages reserved per slot when the declaration does not say.
-        drain_factor: a warm stop takes up to this many times the longest task. Green pools may start one more task
-            for each spawn that was blocked when the signal came.
+        green: whether its tasks are green threads of one process.
+        hard_limit: whether --time-limit ends a task.
+        soft_limit: whether --soft-time-limit raises SoftTimeLimitExceeded in a task.
+        child_limits: whether --max-memory-per-child and --max-tasks-per-child replace children.
+        autoscale: whether --autoscale resizes the pool.
+        concurrency: default concurrency; None: the number of processors.
+        prefetch_multiplier: default prefetch multiplier.
+        drain_factor: a warm shutdown takes up to this many times the longest task. A green pool may start one more task
+            for each spawn that was blocked at the signal.
     """
 
     name: str
@@ -57,5 +57,5 @@ POOLS = {
 
 
 def pools_that(option: str) -> str:
-    """Return the names of the pools that honour an option (an attribute of Pool), for a message."""
+    """Return the names of the pools that support an option (an attribute of Pool), for a message."""
     return " or ".join(pool.name for pool in POOLS.values() if getattr(pool, option))

@@ -1,4 +1,4 @@
-"""Names that mean something already: to the system, to a broker or to Celery."""
+"""Reserved names: of the system, of a broker and of Celery."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 
-# Users of Debian's and of what is often installed, and what has a directory below /etc, /var/lib or /var/log.
+# Users of Debian and of common packages, and directories below /etc, /var/lib and /var/log.
 _SYSTEM = """
     adm admin alternatives apparmor apt audit backup bin bluetooth boot ca-certificates cache chrony cloud colord cron
     daemon dbus debconf debian default dhcp docker dpkg emacs epmd ftp games git gnats grafana group grub haproxy
@@ -26,9 +26,9 @@ _OF_CELERY = {
     r"celeryev([./].*)?": "events",
 }
 _OF_BROKERS: Mapping[str, Mapping[str, str]] = {
-    "rabbitmq": {r"amq\..*": "RabbitMQ itself", r"celery_delayed_.*": "tasks for later"},
+    "rabbitmq": {r"amq\..*": "RabbitMQ itself", r"celery_delayed_.*": "delayed tasks"},
     "redis": {
-        r"unacked.*": "what is not acknowledged",
+        r"unacked.*": "unacknowledged messages",
         r"_kombu.*": "bindings",
         r"celery-task(set)?-meta-.*": "results",
         r".*\x06\x16.*": "priorities",
@@ -38,7 +38,7 @@ _LONGEST_QUEUE = 255
 
 
 def check_app_name(app: str, logins: Iterable[str], problems: list[Problem]) -> None:
-    """Refuse an application whose user or directories the system has for something else.
+    """Refuse the name of an application that the system uses for another user or directory.
 
     Args:
         logins: the users that Ansible logs in as.
@@ -47,17 +47,17 @@ def check_app_name(app: str, logins: Iterable[str], problems: list[Problem]) -> 
     if app in logins:
         what = f"{app!r} is the user that Ansible logs in as, whose home and shell would be changed"
     elif app in _SYSTEM.split() or app.startswith(_SYSTEM_PREFIXES):
-        what = f"{app!r} is a user, or a directory below /etc, /var/lib or /var/log, of the system's"
+        what = f"{app!r} is a user of the system, or a directory below /etc, /var/lib or /var/log"
     if what:
-        problems.append(Problem("celery_app_name", what, f"Choose another, such as {app}-tasks"))
+        problems.append(Problem("celery_app_name", what, f"Choose another name, e.g. {app}-tasks"))
 
 
 def check_queue_names(names: Iterable[str], kind: str, dead: str, problems: list[Problem]) -> None:
-    """Refuse queues that the broker, Celery or the fleet uses for something else, or takes for one another.
+    """Refuse names of queues that the broker, Celery or the fleet uses, or that RabbitMQ would confuse.
 
     Args:
-        kind: of broker.
-        dead: the queue of dead letters; empty if there is none.
+        kind: the broker's kind.
+        dead: the dead-letter queue; empty if there is none.
     """
     names = list(names)
     for name in names:
@@ -65,13 +65,13 @@ def check_queue_names(names: Iterable[str], kind: str, dead: str, problems: list
         taken = {**_OF_CELERY, **_OF_BROKERS[kind], **({re.escape(dead): "dead letters"} if dead else {})}
         for pattern, purpose in taken.items():
             if re.fullmatch(pattern, name):
-                problems.append(Problem(where, f"the name is that of a queue or key for {purpose}", "Choose another"))
+                problems.append(Problem(where, f"the name is reserved for {purpose}", "Choose another name"))
         if len(name.encode()) > _LONGEST_QUEUE:
-            problems.append(Problem(where, f"the name has more than {_LONGEST_QUEUE} bytes", "Choose a shorter one"))
+            problems.append(Problem(where, f"the name has more than {_LONGEST_QUEUE} bytes", "Choose a shorter name"))
         if kind != "rabbitmq":
             continue
         for other in names:
-            # Where tasks for later wait, a queue is bound to all keys that end with a dot and its name.
+            # Delayed tasks are routed by a binding to all keys that end with a dot and the queue's name.
             if name.endswith(f".{other}"):
-                what = f"its tasks would run twice, because it ends with .{other}, a queue too"
-                problems.append(Problem(where, what, f"Name it {name.replace('.', '-')}"))
+                what = f"delayed tasks would run twice, because the name ends with .{other}, which is a queue too"
+                problems.append(Problem(where, what, f"Rename it to {name.replace('.', '-')}"))

@@ -1,6 +1,6 @@
-"""What a broker needs: memory and disk for the tasks that may wait in it, connections for all who use it.
+"""The broker's need of resources: memory and disk for queued tasks, and connections for all clients.
 
-Sizes are bytes. What a task costs was measured by bench/broker_memory.py (docs/figures.md has its table).
+Sizes are bytes. The costs of a task were measured by bench/broker_memory.py (see the table in docs/figures.md).
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import Q
 from ansible_collections.fleet.celery.plugins.module_utils._message_costs import COSTS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
-# For fragmentation, messages larger than the typical one, and what comes while somebody reads the alarm.
+# For fragmentation, messages larger than the typical one, and messages that arrive after the alert.
 HEADROOM = 1.25
-# Of a broker's host. The rest is for the copy that Redis makes of what changes while it rewrites its append-only file,
-# or for RabbitMQ's garbage collection (https://www.rabbitmq.com/docs/memory#configuring-threshold recommends 0.4 to
-# 0.7), and for the system.
+# Share of the host's memory for messages. The rest is for Redis' copy of changed pages during a rewrite of its
+# append-only file, or for RabbitMQ's garbage collection, and for the system. RabbitMQ recommends 0.4 to 0.7
+# (https://www.rabbitmq.com/docs/memory#configuring-threshold).
 SHARE = 0.6
-# A rewritten append-only file, or segment, lies beside the old one until it is complete.
+# During a rewrite of an append-only file or segment, the old and the new one are on the disk.
 DISK_COPIES = 2
-# What the log of all quorum queues takes in memory before RabbitMQ writes it out: 512 MiB of messages at most
-# (https://www.rabbitmq.com/docs/quorum-queues#resource-use), measured to be up to 1.7 times their size.
+# Memory of the write-ahead log of all quorum queues. It holds at most 512 MiB of messages
+# (https://www.rabbitmq.com/docs/quorum-queues#resource-use), which were measured to take up to 1.7 times their size.
 QUORUM_LOG = 900 * MIB
-# Settings of Celery's whose messages were measured (kombu names the same algorithm twice).
+# Values of task_compression that were measured. They name the same algorithm.
 MEASURED_COMPRESSIONS = ("zlib", "gzip", "application/x-gzip")
 
 
 @dataclass(frozen=True)
 class Clients:
-    """Connections to a broker, at most, by what opens them.
+    """The largest number of connections to a broker, by client.
 
     Attributes:
-        worker: by a worker's main process: to consume, to send events, for remote control.
-        child: by each prefork child or thread whose tasks send tasks, or store results.
-        sender: by each process outside of the fleet that sends tasks and reads results.
-        monitor: by what looks on: Flower, the watchdog of each host, the broker's page.
+        worker: of a worker's main process, for consuming, events and remote control.
+        child: of each prefork child or thread, for sending tasks and storing results.
+        sender: of each process outside of the fleet that sends tasks and reads results.
+        monitor: of each monitoring client: Flower, the watchdog of each host, the broker's UI.
     """
 
     worker: int
@@ -48,12 +48,13 @@ class Clients:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a kind of broker takes for itself.
+    """The memory costs of a kind of broker.
 
     Attributes:
-        base: bytes of memory with nothing in it.
-        connection: bytes of memory for each connection.
-        result: bytes of memory for each result that it keeps; 0: it keeps none.
+        base: bytes of an empty broker.
+        connection: bytes of each connection.
+        result: bytes of each stored result; 0: it stores none.
+        clients: connections of each client.
     """
 
     base: int
@@ -64,10 +65,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Need:
-    """What a fleet needs of its broker.
+    """The resources that a broker needs.
 
     Attributes:
-        parts: what the memory is for, in words with the numbers that it comes from, and bytes.
+        parts: bytes of memory, by a label with the numbers that they result from.
+        disk: bytes on the disk.
+        connections: number of connections.
     """
 
     parts: Mapping[str, int]
@@ -76,28 +79,29 @@ class Need:
 
     @property
     def memory(self) -> int:
-        """What the broker must be allowed to take before it refuses or holds up senders."""
+        """Return the bytes that the broker must be able to take before it refuses messages or blocks senders."""
         return ceil(sum(self.parts.values()) * HEADROOM)
 
     @property
     def host_memory(self) -> int:
-        """What its host must have for it."""
+        """Return the bytes that its host must have for it."""
         return ceil(self.memory / SHARE)
 
     @property
     def arithmetic(self) -> str:
-        """How the memory comes about, for people."""
+        """Return the calculation of the memory, for people."""
         terms = " + ".join(f"{label} {format_size(size)}" for label, size in self.parts.items())
         return f"({terms}) x {HEADROOM} = {format_size(self.memory)}"
 
 
 @dataclass(frozen=True)
 class TaskCost:
-    """What a queued task takes.
+    """The costs of a queued task, in bytes.
 
     Attributes:
-        memory: with all just queued.
-        kept: once the log of a quorum queue is written out of memory; the same as memory for other queues.
+        memory: memory right after it was queued.
+        kept: memory once a quorum queue has written its log to the disk; the same as memory for other queues.
+        disk: space on the disk.
     """
 
     memory: int
@@ -106,14 +110,12 @@ class TaskCost:
 
 
 def task_cost(kind: str, queue_type: str, size: int, *, compressed: bool) -> TaskCost:
-    """Return the bytes that a queued task takes.
-
-    Between the sizes that were measured it grows in a straight line, and beyond the largest as between the last two.
+    """Return the costs of a queued task, by linear interpolation and extrapolation of the measured ones.
 
     Args:
-        kind: of broker, "redis" or "rabbitmq".
+        kind: the broker's kind, "redis" or "rabbitmq".
         queue_type: "list", "quorum" or "classic".
-        size: of the task's arguments as JSON, in bytes.
+        size: bytes of the task's arguments as JSON.
     """
     rows = COSTS[kind, queue_type, compressed]
     upper = min(max(bisect_left([row[0] for row in rows], size), 1), len(rows) - 1)
@@ -131,13 +133,13 @@ def broker_need(
     compressed: bool,
     result_expires: int,
 ) -> Need:
-    """Return what a broker needs for its queues.
+    """Return the resources that a broker needs.
 
     Args:
-        queues: each with its type on this broker.
-        result_expires: seconds that results are kept.
+        queues: each queue with its type on this broker.
+        result_expires: seconds for which results are stored.
     """
-    parts = {"itself": costs.base, f"{connections} connections": connections * costs.connection}
+    parts = {"empty broker": costs.base, f"{connections} connections": connections * costs.connection}
     disk = log = results = 0
     for queue, queue_type in queues:
         cost = task_cost(kind, queue_type, queue.message_size, compressed=compressed)

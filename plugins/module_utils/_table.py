@@ -1,4 +1,4 @@
-"""A plan as tables of plain text."""
+"""The plan as tables of plain text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._units import format_
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Return the lines of a table, its columns as wide as they need."""
+    """Return the lines of a table with aligned columns."""
     cells = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     cells.insert(1, tuple("-" * width for width in widths))
@@ -17,7 +17,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def plan_tables(values: Mapping[str, Any]) -> list[str]:
-    """Return a plan's values as lines: programs, queues, hosts and the broker."""
+    """Return the lines of the plan: programs, queues, hosts and the broker."""
     programs = [
         (
             host,
@@ -60,19 +60,19 @@ def plan_tables(values: Mapping[str, Any]) -> list[str]:
     ]
     broker = values["broker"]
     return [
-        *table(("host", "program", "pool", "size", "queues", "longest task", "stop waits", "memory"), programs),
+        *table(("host", "program", "pool", "size", "queues", "time limit", "stop timeout", "memory"), programs),
         "",
-        *table(("queue", "kind", "tasks", "consumed by"), queues),
+        *table(("queue", "type", "tasks", "consumers"), queues),
         "",
-        *table(("host", "runs", "memory planned", "memory there"), hosts),
+        *table(("host", "duties", "memory needed", "memory available"), hosts),
         "",
-        f"broker: {broker['flavor']} on {broker['host']} ({broker['address']}:{broker['port']}), {_patience(broker)}",
-        f"its memory: up to {format_size(broker['memory'])}; needed: {broker['arithmetic']}",
-        f"its disk: {format_size(broker['disk_needed'])} needed; its connections: up to {broker['connections']}",
+        f"broker: {broker['flavor']} on {broker['host']} ({broker['address']}:{broker['port']}), {_timeout(broker)}",
+        f"broker memory: limit {format_size(broker['memory'])}; needed: {broker['arithmetic']}",
+        f"broker disk: {format_size(broker['disk_needed'])} needed; connections: at most {broker['connections']}",
     ]
 
 
-def _patience(broker: Mapping[str, Any]) -> str:
+def _timeout(broker: Mapping[str, Any]) -> str:
     if broker["kind"] == "redis":
         return f"visibility_timeout {broker['visibility_timeout']} s"
     return f"consumer_timeout {broker['consumer_timeout'] // 1000} s"

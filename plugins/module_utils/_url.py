@@ -1,4 +1,4 @@
-"""Broker URLs."""
+"""URLs of brokers, result backends and RabbitMQ's management API."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-_ANY = {"0.0.0.0", "::"}  # noqa: S104 - what users write
+_ANY = {"0.0.0.0", "::"}  # noqa: S104 - values that users set
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _SCHEMES = {"rabbitmq": "amqp", "redis": "redis"}
 
 
 def broker_url(broker: Mapping[str, Any], password: str) -> str:
-    """Return the URL that Celery reaches a broker by.
+    """Return the URL of a broker for Celery.
 
-    User, password and vhost are percent-encoded whole, as kombu decodes them, so that any character works.
+    User, password and vhost are percent-encoded, as kombu decodes them, so they may contain any character.
 
     Args:
-        broker: the plan's broker: kind, address, port, user, and its vhost or database.
+        broker: the plan's broker, with kind, address, port, user, and vhost or database.
     """
     return _url(broker, password, broker["vhost"] if broker["kind"] == "rabbitmq" else broker["database"])
 
 
 def result_url(broker: Mapping[str, Any], password: str) -> str:
-    """Return the URL of the result backend that comes with a broker; empty where none does.
+    """Return the URL of a broker's result backend; empty if it has none.
 
     Args:
-        broker: the plan's broker: kind, address, port, user, result_database.
+        broker: the plan's broker, with kind, address, port, user, and result_database.
     """
     return _url(broker, password, broker["result_database"]) if broker["kind"] == "redis" else ""
 
@@ -37,13 +37,13 @@ def _url(broker: Mapping[str, Any], password: str, path: object) -> str:
 
 
 def management_url(broker: Mapping[str, Any], listen_address: str, port: int, client: str) -> str:
-    """Return the address of RabbitMQ's management API as one of the hosts reaches it; empty if it can't.
+    """Return the URL of RabbitMQ's management API for a host; empty if it is not reachable from there.
 
     Args:
-        broker: the plan's broker: kind, host, address.
-        listen_address: where the API listens.
-        port: on which.
-        client: inventory name of the host that asks.
+        broker: the plan's broker, with kind, host and address.
+        listen_address: address on which the API listens.
+        port: port on which the API listens.
+        client: inventory name of the host that connects.
     """
     if broker["kind"] != "rabbitmq" or (listen_address in LOOPBACK and client != broker["host"]):
         return ""

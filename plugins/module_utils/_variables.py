@@ -1,4 +1,4 @@
-"""Variables of an inventory that look like the fleet's, and are not."""
+"""Unknown variables of an inventory whose names look like the collection's."""
 
 from __future__ import annotations
 
@@ -39,26 +39,30 @@ _OF_ROLES = """
     celery_web_processes celery_worker_app celery_worker_defaults celery_worker_program_template
     celery_worker_programs celery_worker_start_timeout celery_worker_stop_timeout celery_workers
 """
-#: Those of the roles, as their argument specs list them.
+#: Variables of the roles, as their argument specs list them.
 OF_ROLES = frozenset(_OF_ROLES.split())
 _OF_PLAYBOOKS = """
     celery_doctor_disk celery_doctor_hours celery_doctor_json celery_doctor_skew celery_drain_deadline
     celery_drain_force celery_host_memory celery_logs_grep celery_logs_lines celery_logs_programs celery_plan
     celery_plan_build celery_restart_programs celery_restart_queues celery_run_command celery_status_file
 """
-#: Those that the playbooks take by themselves, or make.
+#: Variables of the playbooks.
 OF_PLAYBOOKS = frozenset(_OF_PLAYBOOKS.split())
-# Nearer than that is a slip of the hand; what is farther may be a variable of the user's own.
-_LIKENESS = 0.9
+# Similarity above which a name is a typing error. Others may be variables of the user's own.
+_TYPING_ERROR = 0.9
 
 
 def unknown_variables(names: Iterable[str], problems: list[Problem]) -> list[str]:
-    """Return what to tell of names that begin as the fleet's do and are none of them; likely slips are problems."""
-    known, told = OF_ROLES | OF_PLAYBOOKS, []
+    """Return warnings about unknown variables. Probable typing errors are problems.
+
+    Args:
+        names: names that begin with celery_.
+    """
+    known, warnings = OF_ROLES | OF_PLAYBOOKS, []
     for name in sorted(set(names) - known):
-        if meant := get_close_matches(name, known, n=1, cutoff=_LIKENESS):
-            fix = f"Write {meant[0]}, or give a variable of your own another name"
-            problems.append(Problem(name, f"is not known (did you mean {meant[0]!r}?)", fix))
+        if meant := get_close_matches(name, known, n=1, cutoff=_TYPING_ERROR):
+            fix = f"Correct it to {meant[0]}, or rename your own variable"
+            problems.append(Problem(name, f"is not a variable of the collection (did you mean {meant[0]!r}?)", fix))
         else:
-            told.append(f"{name} is no variable of the fleet, and nothing comes of it here")
-    return told
+            warnings.append(f"{name} is not a variable of the collection, and has no effect here")
+    return warnings

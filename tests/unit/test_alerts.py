@@ -33,9 +33,12 @@ def test_an_alert_keeps_the_settings_that_are_not_changed() -> None:
         ({"CeleryWorkerGon": {}}, "celery_alerts.CeleryWorkerGon: is not an alert (did you mean 'CeleryWorkerGone'?)"),
         ({"emial": {"depth": 3}}, "celery_alerts.emial: is not an alert"),
         ({"CeleryWorkerGone": 30}, "celery_alerts.CeleryWorkerGone: 30 is not a mapping"),
-        ({"CeleryWorkerGone": {"threshold": 3}}, "celery_alerts.CeleryWorkerGone.threshold: is not known"),
+        ({"CeleryWorkerGone": {"threshold": 3}}, "celery_alerts.CeleryWorkerGone.threshold: is not an option"),
         ({"CeleryWorkerGone": {"for": "2m"}}, "celery_alerts.CeleryWorkerGone.for: '2m' is not a number of seconds"),
-        ({"CeleryWorkerGone": {"severity": "pager"}}, "celery_alerts.CeleryWorkerGone.severity: 'pager' is unknown"),
+        (
+            {"CeleryWorkerGone": {"severity": "pager"}},
+            "celery_alerts.CeleryWorkerGone.severity: 'pager' is not a valid value",
+        ),
         ({"CeleryTasksFail": {"window": 0}}, "celery_alerts.CeleryTasksFail.window: 0 is not a number of seconds"),
     ],
 )

@@ -35,7 +35,7 @@ def signature(code: str) -> tuple[Parameter, ...]:
         ("a", "x, a=1", "requires x"),
         ("a", "a, b", "requires b, which messages of the old release don't have"),
         ("a, b=1", "a, b", "requires b, which was optional"),
-        ("a, b", "a", "takes b no more"),
+        ("a, b", "a", "no longer takes b"),
         ("a, b", "a, **more", "in another order"),
         ("a, b", "a, *rest, **more", ""),
         ("a, b", "b, a", "in another order: (b, a), before (a, b)"),
@@ -102,13 +102,13 @@ def test_what_would_be_lost_is_told_unless_it_is_not_known() -> None:
     old, new = {"a": signature("x"), "b": signature("x")}, {"a": signature("x")}
     found = lost("1.3.2", old, new)
     assert list(found) == ["b"]
-    assert "Messages of it that 1.3.2 has sent could be lost" in found["b"]
+    assert "Messages that 1.3.2 has sent could be lost" in found["b"]
     assert lost("1.3.2", old, {}) == lost("1.3.2", {}, new) == {}
 
 
 def test_tasks_that_move_and_periodic_tasks_that_go_are_told() -> None:
     found = moves({"a": "x", "b": "x", "c": ""}, {"a": "y", "b": "x", "c": "y"}, ["nightly", "hourly"], ["hourly"])
     assert found == [
-        "The task a moves from the queue x to y. Messages in x are still done there",
-        "The periodic task nightly is gone",
+        "The task a moves from the queue x to y. Messages in x are still consumed",
+        "The periodic task nightly was removed",
     ]

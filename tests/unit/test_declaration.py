@@ -1,4 +1,4 @@
-"""Each mistake gets one message: where it is, what is wrong, and what would be right."""
+"""Errors of the declaration: each names its place, what is wrong, and the fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def problems(raw: dict[str, Any]) -> list[str]:
     return [str(problem) for problem in read_declaration(raw)[1]]
 
 
-def test_a_good_declaration_has_no_problems() -> None:
+def test_a_valid_declaration_has_no_problems() -> None:
     assert problems(declaration()) == []
 
 
@@ -25,7 +25,7 @@ def test_a_good_declaration_has_no_problems() -> None:
         (
             with_queue(soft_time_limit=1200),
             "celery_queues[video].soft_time_limit",
-            "not below the hard",
+            "not below the time_limit",
             "1080",
         ),
         (
@@ -38,12 +38,12 @@ def test_a_good_declaration_has_no_problems() -> None:
             with_worker(soft_time_limit=1200),
             "celery_workers[video].soft_time_limit",
             "not below",
-            "time_limit beside it",
+            "time_limit as well",
         ),
         (
             with_worker(time_limit=60),
             "celery_workers[video].time_limit",
-            "the queue video allows 1200 s",
+            "below the 1200 s that the queue video allows",
             "Raise it to 1200",
         ),
         (
@@ -115,13 +115,13 @@ def test_a_good_declaration_has_no_problems() -> None:
         ),
         (with_worker(queues=[]), "celery_workers[video].queues", "is empty", "customers"),
         (with_worker(group=None), "celery_workers[video].group", "is missing", "inventory group"),
-        (with_worker(name="a b"), "celery_workers[a b].name", "can't take", "letters"),
-        (with_worker(name="a:b"), "celery_workers[a:b].name", "can't take", "letters"),
-        (with_worker(name="a%h"), "celery_workers[a%h].name", "can't take", "letters"),
-        (with_worker(name="a,b"), "celery_workers[a,b].name", "can't take", "letters"),
-        (with_worker(name="a@b"), "celery_workers[a@b].name", "can't take", "letters"),
-        (with_worker(name="beat"), "celery_workers[beat].name", "fleet itself", "another"),
-        (with_worker(node_name="x@y"), "celery_workers[video].node_name", "can't be", "host's name"),
+        (with_worker(name="a b"), "celery_workers[a b].name", "can't use", "letters"),
+        (with_worker(name="a:b"), "celery_workers[a:b].name", "can't use", "letters"),
+        (with_worker(name="a%h"), "celery_workers[a%h].name", "can't use", "letters"),
+        (with_worker(name="a,b"), "celery_workers[a,b].name", "can't use", "letters"),
+        (with_worker(name="a@b"), "celery_workers[a@b].name", "can't use", "letters"),
+        (with_worker(name="beat"), "celery_workers[beat].name", "fleet's own programs", "another"),
+        (with_worker(node_name="x@y"), "celery_workers[video].node_name", "not valid before the @", "host's name"),
         (
             with_worker(prefetch_multiplier=0),
             "celery_workers[video].prefetch_multiplier",
@@ -132,12 +132,12 @@ def test_a_good_declaration_has_no_problems() -> None:
             with_worker(concurency=3),
             "celery_workers[video].concurency",
             "did you mean 'concurrency'",
-            "Known",
+            "The options are",
         ),
         (
             with_worker(environment={"A B": "1"}),
             "celery_workers[video].environment",
-            "can't name a variable",
+            "not a valid name",
             "letters",
         ),
         (
@@ -151,7 +151,7 @@ def test_a_good_declaration_has_no_problems() -> None:
         (
             with_queue(tasks=["customers.*"]),
             "celery_queues[video].tasks",
-            "queue customers already",
+            "already routed to the queue customers",
             "one of the two",
         ),
         (with_queue(name="customers"), "celery_queues[customers]", "declared twice", "Merge"),
@@ -174,7 +174,7 @@ def test_a_good_declaration_has_no_problems() -> None:
         (declaration(queues=[]), "celery_queues", "is empty", "Declare"),
     ],
 )
-def test_a_mistake_is_named_with_its_place_and_its_mend(raw: dict[str, Any], where: str, what: str, fix: str) -> None:
+def test_an_error_names_its_place_and_its_fix(raw: dict[str, Any], where: str, what: str, fix: str) -> None:
     matching = [line for line in problems(raw) if line.startswith(f"{where}: ")]
     assert matching, problems(raw)
     assert any(what in line and fix in line for line in matching), matching
@@ -183,16 +183,16 @@ def test_a_mistake_is_named_with_its_place_and_its_mend(raw: dict[str, Any], whe
 @pytest.mark.parametrize(
     ("first", "second", "what"),
     [
-        ("*", "email.*", "'email.*' gets no task, because '*' of the queue first matches them before. Declare second"),
+        ("*", "email.*", "'email.*' gets no task, because '*' of the queue first matches first. Declare second"),
         ("email.*", "email.send.*", "because 'email.*' of the queue first"),
         ("*.send", "email.*.send", "because '*.send' of the queue first"),
-        ("video.*", "email.?", "'email.?' matches only a task of that very name"),
+        ("video.*", "email.?", "'email.?' only matches a task of exactly that name"),
         ("email.*", "email.send", ""),
         ("email.s*", "email.*", ""),
         ("email.*.send", "email.*", ""),
     ],
 )
-def test_a_pattern_that_gets_no_task_is_refused(first: str, second: str, what: str) -> None:
+def test_a_pattern_that_never_matches_is_refused(first: str, second: str, what: str) -> None:
     queues = [{"name": "first", "tasks": [first]}, {"name": "second", "tasks": [second]}]
     workers = [{"name": "all", "group": "workers", "queues": ["first", "second"], "concurrency": 1}]
     found = problems(declaration(queues=queues, workers=workers, default_queue="first"))
@@ -211,7 +211,7 @@ def test_all_mistakes_are_shown_at_once() -> None:
     }
 
 
-def test_a_default_for_all_workers_reaches_only_those_whose_pool_honours_it() -> None:
+def test_worker_defaults_apply_only_to_pools_that_support_them() -> None:
     raw = with_worker(pool="gevent")
     raw["worker_defaults"] = {"max_memory_per_child": "128MB", "log_level": "WARNING"}
     read, found = read_declaration(raw)
@@ -220,7 +220,7 @@ def test_a_default_for_all_workers_reaches_only_those_whose_pool_honours_it() ->
     assert {worker.log_level for worker in read.workers} == {"WARNING"}
 
 
-def test_numbers_may_come_as_text() -> None:
+def test_numbers_may_be_strings() -> None:
     read, found = read_declaration(with_worker(concurrency="3", time_limit="1300"))
     assert found == []
     assert (read.workers[1].maximum, read.workers[1].time_limit) == (3, 1300)
@@ -238,7 +238,7 @@ WORKER_KEYS = [
     st.dictionaries(st.sampled_from(WORKER_KEYS), anything),
     st.dictionaries(st.sampled_from(["name", "tasks", "time_limit"]), anything),
 )
-def test_no_input_breaks_the_reading(worker: dict[str, Any], queue: dict[str, Any]) -> None:
+def test_no_input_crashes_the_reader(worker: dict[str, Any], queue: dict[str, Any]) -> None:
     raw = declaration()
     raw["workers"].append(worker)
     raw["queues"].append(queue)

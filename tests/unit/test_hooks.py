@@ -38,12 +38,12 @@ def test_a_command_is_a_text_or_a_list_of_words() -> None:
         ("migrate", "celery_hooks: 'migrate' is not a mapping"),
         (
             {"before_activation": ["x"]},
-            "celery_hooks.before_activation: is no moment (did you mean 'before_activate'?)",
+            "celery_hooks.before_activation: is not a moment of a release (did you mean 'before_activate'?)",
         ),
-        ({"before_stage": [""]}, "celery_hooks.before_stage[0]: '' names no command"),
-        ({"before_stage": [{}]}, "celery_hooks.before_stage[0]: names no command"),
-        ({"before_stage": ["x", 5]}, "celery_hooks.before_stage[1]: 5 names no command"),
-        ({"before_stage": ["echo 'a"]}, "names no command. Set it to a text such as"),
+        ({"before_stage": [""]}, "celery_hooks.before_stage[0]: '' is not a command"),
+        ({"before_stage": [{}]}, "celery_hooks.before_stage[0]: has no command"),
+        ({"before_stage": ["x", 5]}, "celery_hooks.before_stage[1]: 5 is not a command"),
+        ({"before_stage": ["echo 'a"]}, "is not a command. Set it to a string, e.g."),
         ({"before_stage": [{"command": "x", "timeout": -1}]}, "celery_hooks.before_stage[0].timeout"),
         ({"before_stage": [{"command": "x", "hosts": "all"}]}, "celery_hooks.before_stage[0].hosts"),
         ({"before_stage": [{"command": "x", "time": 3}]}, "celery_hooks.before_stage[0].time"),
@@ -64,6 +64,6 @@ def test_a_hook_that_failed_is_told_with_the_end_of_its_output() -> None:
         {"item": hook, "rc": 124, "stdout": "begun", "stderr": ""},
     ]
     assert hook_failures(results) == [
-        "The hook django-admin migrate 'a b' ended with 3: no such table",
-        "The hook django-admin migrate 'a b' took longer than 30 s: begun",
+        "The hook django-admin migrate 'a b' failed with exit code 3: no such table",
+        "The hook django-admin migrate 'a b' timed out after 30 s: begun",
     ]

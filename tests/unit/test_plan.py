@@ -131,24 +131,28 @@ def test_routes_and_queues_are_those_declared() -> None:
         (with_worker(group="wrokers"), "celery_workers[video].group", "is not a group of the inventory"),
         (with_worker(name="customers"), "celery_workers", "the program shop-customers on worker1"),
         (with_worker(node_name="customers"), "celery_workers", "the node name customers@%h on worker1"),
-        (declaration(broker="kafka"), "celery_broker", "'kafka' is unknown"),
-        (declaration(broker_port="amqp"), "celery_broker_port", "'amqp' is no port"),
-        (declaration(broker_port=70000), "celery_broker_port", "70000 is no port"),
+        (declaration(broker="kafka"), "celery_broker", "'kafka' is not a broker"),
+        (declaration(broker_port="amqp"), "celery_broker_port", "'amqp' is not a port"),
+        (declaration(broker_port=70000), "celery_broker_port", "70000 is not a port"),
         (declaration(broker_group="empty"), "celery_broker_group", "has 0 hosts"),
         (declaration(broker_group="workers"), "celery_broker_group", "has 2 hosts"),
-        (declaration(settings={"task_routes": {}}), "celery_settings.task_routes", "derived by the plan"),
-        (declaration(settings={"task_time_limit": 60}), "celery_settings.task_time_limit", "derived by the plan"),
+        (declaration(settings={"task_routes": {}}), "celery_settings.task_routes", "set by the plan"),
+        (declaration(settings={"task_time_limit": 60}), "celery_settings.task_time_limit", "set by the plan"),
         (
             declaration(settings={"broker_transport_options": {"visibility_timeout": 60}}),
             "celery_settings.broker_transport_options.visibility_timeout",
-            "derived by the plan",
+            "set by the plan",
         ),
         (declaration(longest_countdown="soon", broker="redis"), "celery_longest_countdown", "no number of seconds"),
-        (declaration(settings={"TASK_ACKS_LATE": 1}), "celery_settings.TASK_ACKS_LATE", "is not a Celery setting"),
+        (
+            declaration(settings={"TASK_ACKS_LATE": 1}),
+            "celery_settings.TASK_ACKS_LATE",
+            "is not the name of a Celery setting",
+        ),
         (
             declaration(settings={"worker_prefetch_multiplier": 0}),
             "celery_settings.worker_prefetch_multiplier",
-            "reserve the whole queue",
+            "prefetch the whole queue",
         ),
     ],
 )
@@ -191,7 +195,7 @@ def test_there_is_one_beat_whatever_the_inventory_says() -> None:
     made = plan(declaration(beat_group="workers"))
     assert made.values["beat_host"] == "worker1"
     assert [name for name, host in made.values["hosts"].items() if "beat" in host["duties"]] == ["worker1"]
-    assert any("worker1 is used, exactly one may run" in line for line in made.warnings)
+    assert any("worker1 is used, because only one may run" in line for line in made.warnings)
 
 
 def test_a_pool_that_cannot_end_tasks_is_pointed_out() -> None:
@@ -260,9 +264,9 @@ def test_a_durable_queue_may_be_a_classic_one_and_have_priorities() -> None:
     [
         ({"max_priority": 10}, "rabbitmq", "a quorum queue has no such priorities. Set type: classic, too"),
         ({"max_priority": 10}, "redis", "queues of Redis have priorities without it, 0 the most urgent. Remove it"),
-        ({"max_priority": 999, "type": "classic"}, "rabbitmq", "999 is above 255. Set 10, say"),
-        ({"type": "quorum", "transient": True}, "rabbitmq", "it can't be transient. Remove one of them"),
-        ({"type": "quorun"}, "rabbitmq", "(did you mean 'quorum'?). Choose one of quorum, classic"),
+        ({"max_priority": 999, "type": "classic"}, "rabbitmq", "999 is above 255. Set it to a lower number, e.g. 10"),
+        ({"type": "quorum", "transient": True}, "rabbitmq", "it can't be transient. Remove type or transient"),
+        ({"type": "quorun"}, "rabbitmq", "(did you mean 'quorum'?). Set it to one of quorum, classic"),
     ],
 )
 def test_a_queue_that_the_broker_does_not_have_is_refused(values: dict[str, Any], broker: str, expected: str) -> None:
@@ -289,7 +293,7 @@ def test_an_option_of_the_transport_is_added_to_the_others() -> None:
     ("given_", "address", "listens", "problem"),
     [
         ([], "10.0.0.1", ["10.0.0.1"], ""),
-        ([], "8.8.8.8", ["8.8.8.8"], "8.8.8.8, is a public one"),
+        ([], "8.8.8.8", ["8.8.8.8"], "8.8.8.8, is public"),
         (["8.8.8.8"], "8.8.8.8", ["8.8.8.8"], ""),
         (["127.0.0.1"], "10.0.0.1", ["127.0.0.1"], "can't be reached from control1, worker1, worker2"),
     ],

@@ -1,4 +1,4 @@
-"""What a declaration can't be, because a name is taken or a host is not what it seems."""
+"""Declarations that are refused because of reserved names, hosts or settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def refused(raw: dict[str, Any], **facts: dict[str, Any]) -> list[str]:
-    """Return the problems of a declaration; what is given of hosts is added to what is known of them."""
+    """Return the problems of a declaration, with changed facts of some hosts."""
     return [str(problem) for problem in planned(raw, **facts).problems]
 
 
@@ -30,12 +30,12 @@ def with_queues(*names: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("app", ["root", "systemd", "mail", "redis", "systemd-network"])
-def test_an_application_takes_no_user_or_directory_of_the_systems(app: str) -> None:
+def test_an_application_named_like_a_user_or_directory_of_the_system_is_refused(app: str) -> None:
     (problem,) = refused(declaration(app_name=app))
-    assert problem.startswith(f"celery_app_name: {app!r} is a user, or a directory below /etc")
+    assert problem.startswith(f"celery_app_name: {app!r} is a user of the system, or a directory below /etc")
 
 
-def test_an_application_does_not_take_the_user_that_ansible_logs_in_as() -> None:
+def test_an_application_named_like_ansibles_user_is_refused() -> None:
     (problem,) = refused(declaration(app_name="deploy"), worker1={"login": "deploy"})
     assert "is the user that Ansible logs in as" in problem
 
@@ -44,33 +44,33 @@ def test_an_application_does_not_take_the_user_that_ansible_logs_in_as() -> None
     ("broker", "name", "purpose"),
     [
         ("rabbitmq", "amq.mail", "RabbitMQ itself"),
-        ("rabbitmq", "celery_delayed_3", "tasks for later"),
+        ("rabbitmq", "celery_delayed_3", "delayed tasks"),
         ("rabbitmq", "shop.dead", "dead letters"),
         ("rabbitmq", "celeryev", "events"),
         ("redis", "celeryev.1", "events"),
         ("redis", "reply.celery.pidbox", "remote control"),
-        ("redis", "unacked_index", "what is not acknowledged"),
+        ("redis", "unacked_index", "unacknowledged messages"),
         ("redis", "_kombu.binding.shop", "bindings"),
         ("redis", "celery-task-meta-1", "results"),
     ],
 )
-def test_a_queue_takes_no_name_that_means_something_else(broker: str, name: str, purpose: str) -> None:
+def test_reserved_names_of_queues_are_refused(broker: str, name: str, purpose: str) -> None:
     problems = refused(with_queues(name, broker=broker))
-    what = f"celery_queues[{name}]: the name is that of a queue or key for {purpose}. Choose another"
+    what = f"celery_queues[{name}]: the name is reserved for {purpose}. Choose another name"
     assert what in problems
 
 
-def test_a_queues_tasks_do_not_run_twice() -> None:
+def test_names_of_queues_by_which_delayed_tasks_would_run_twice_are_refused() -> None:
     (problem,) = refused(with_queues("email", "bulk.email"))
     assert problem == (
-        "celery_queues[bulk.email]: its tasks would run twice, because it ends with .email, a queue too. "
-        "Name it bulk-email"
+        "celery_queues[bulk.email]: delayed tasks would run twice, because the name ends with .email, which is a queue "
+        "too. Rename it to bulk-email"
     )
     assert refused(with_queues("email", "bulk.email", broker="redis")) == []
     assert refused(with_queues("email", "email.bulk", "bulkemail")) == []
 
 
-def test_names_fit_where_they_are_used() -> None:
+def test_long_names_are_refused() -> None:
     assert any("more than 255 bytes" in problem for problem in refused(with_queues("q" * 256)))
     assert any("more than 64 characters" in problem for problem in refused(with_worker(name="w" * 65)))
 
@@ -78,12 +78,12 @@ def test_names_fit_where_they_are_used() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "what"),
     [
-        ("address", "10.0.0.2", "the hosts worker1 and worker2: have the address 10.0.0.2 in common"),
-        ("machine_id", "4711", "the hosts worker1 and worker2: have the machine id 4711 in common"),
-        ("nodename", "vm", "the hosts worker1 and worker2: have the host name vm in common"),
+        ("address", "10.0.0.2", "the hosts worker1 and worker2: have the same address, 10.0.0.2"),
+        ("machine_id", "4711", "the hosts worker1 and worker2: have the same machine id, 4711"),
+        ("nodename", "vm", "the hosts worker1 and worker2: have the same host name, vm"),
     ],
 )
-def test_a_machine_has_one_name(key: str, value: str, what: str) -> None:
+def test_two_inventory_names_of_a_machine_are_refused(key: str, value: str, what: str) -> None:
     (problem,) = refused(declaration(), worker1={key: value}, worker2={key: value})
     assert problem.startswith(what)
     # Only workers are named after their hosts.
@@ -91,21 +91,21 @@ def test_a_machine_has_one_name(key: str, value: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("system", [["Ubuntu", "22"], ["Debian", "11"], ["Debian", "14"]])
-def test_a_system_on_which_nothing_was_tried_is_named(system: list[str]) -> None:
+def test_an_untested_system_is_refused(system: list[str]) -> None:
     (problem,) = refused(declaration(), worker1={"system": system})
     assert problem == (
-        f"the host worker1: has {system[0]} {system[1]}, on which the roles were not tried. "
-        "Take Debian 12 or Debian 13, or set celery_untested_platforms: true"
+        f"the host worker1: has {system[0]} {system[1]}, on which the roles are not tested. "
+        "Use Debian 12 or Debian 13, or set celery_untested_platforms: true"
     )
     assert refused(declaration(untested_platforms=True), worker1={"system": system}) == []
     assert refused(declaration(), worker1={"system": ["Debian", "12"]}) == []
 
 
-def test_a_variable_that_is_misspelt_is_named_and_one_of_ones_own_is_told() -> None:
+def test_a_misspelt_variable_is_refused_and_an_unknown_one_is_a_warning() -> None:
     plan = planned(declaration(), worker1={"variables": ["celery_default_quue", "celery_colour", "celery_queues"]})
     assert [str(problem) for problem in plan.problems] == [
-        "celery_default_quue: is not known (did you mean 'celery_default_queue'?). "
-        "Write celery_default_queue, or give a variable of your own another name"
+        "celery_default_quue: is not a variable of the collection (did you mean 'celery_default_queue'?). "
+        "Correct it to celery_default_queue, or rename your own variable"
     ]
     assert [text for text in plan.warnings if "celery_colour" in text]
 
@@ -121,7 +121,7 @@ def test_the_variables_of_roles_and_playbooks_are_known() -> None:
 
 
 @pytest.mark.parametrize("argument", ["--queues=other", "-Qother", "--pool", "-c4", "--purge", "--detach", "-n"])
-def test_an_option_of_the_plans_is_not_overridden(argument: str) -> None:
+def test_an_option_that_would_override_the_plan_is_refused(argument: str) -> None:
     (problem,) = refused(with_worker(extra_args=[argument]))
     assert "would override the plan" in problem
 
@@ -129,14 +129,17 @@ def test_an_option_of_the_plans_is_not_overridden(argument: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"control_exchange": "x"}, "celery_settings.control_exchange: is what the broker's permissions are made for"),
-        ({1: 2}, "celery_settings.1: is not a Celery setting's name"),
-        ({"a b": 2}, "celery_settings.a b: is not a Celery setting's name"),
-        ({"result_backend": "redis://:pw@10.0.0.9"}, "celery_settings.result_backend: holds a password"),
-        ({"result_backend": "db+postgresql://a:pw@10.0.0.9/x"}, "celery_settings.result_backend: holds a password"),
+        (
+            {"control_exchange": "x"},
+            "celery_settings.control_exchange: must keep its default, because the broker's permissions depend on it",
+        ),
+        ({1: 2}, "celery_settings.1: is not the name of a Celery setting"),
+        ({"a b": 2}, "celery_settings.a b: is not the name of a Celery setting"),
+        ({"result_backend": "redis://:pw@10.0.0.9"}, "celery_settings.result_backend: contains a password"),
+        ({"result_backend": "db+postgresql://a:pw@10.0.0.9/x"}, "celery_settings.result_backend: contains a password"),
     ],
 )
-def test_settings_that_can_not_be_or_would_be_read_by_others_are_refused(settings: dict[Any, Any], what: str) -> None:
+def test_invalid_settings_and_settings_with_passwords_are_refused(settings: dict[Any, Any], what: str) -> None:
     (problem,) = refused(declaration(settings=settings))
     assert problem.startswith(what)
 
@@ -145,26 +148,26 @@ def test_settings_that_can_not_be_or_would_be_read_by_others_are_refused(setting
     ("changes", "what"),
     [
         ({"broker_listen_addresses": "10.0.0.1"}, "celery_broker_listen_addresses: '10.0.0.1' is not a list"),
-        ({"broker_address": "http://x/ y"}, "celery_broker_address: 'http://x/ y' is no address"),
-        ({"secrets_dir": "secrets"}, "celery_secrets_dir: 'secrets' is no absolute path"),
-        ({"secrets_dir": "/home/a/../../tmp"}, "celery_secrets_dir: '/home/a/../../tmp' is no absolute path"),
+        ({"broker_address": "http://x/ y"}, "celery_broker_address: 'http://x/ y' is not an address"),
+        ({"secrets_dir": "secrets"}, "celery_secrets_dir: 'secrets' is not an absolute path"),
+        ({"secrets_dir": "/home/a/../../tmp"}, "celery_secrets_dir: '/home/a/../../tmp' is not an absolute path"),
     ],
 )
-def test_places_are_what_they_seem(changes: dict[str, Any], what: str) -> None:
+def test_invalid_addresses_and_paths_are_refused(changes: dict[str, Any], what: str) -> None:
     (problem,) = refused(declaration(**changes))
     assert problem.startswith(what)
 
 
-def test_limits_have_an_end_and_words_of_yaml_are_named() -> None:
+def test_a_time_limit_above_a_year_and_a_yaml_boolean_are_refused() -> None:
     (problem,) = refused(with_worker(time_limit=10**15))
     assert "is longer than a year" in problem
     problems = refused(declaration(queues=[{"name": True}]))
     assert any(
-        "what YAML makes of yes, no, on, off, true and false without quotes. Quote it" in each for each in problems
+        "YAML reads yes, no, on, off, true and false without quotes as booleans. Quote it" in each for each in problems
     )
 
 
-def test_a_message_fits_the_broker() -> None:
+def test_a_message_larger_than_the_brokers_maximum_is_refused() -> None:
     raw = with_queues("email")
     raw["queues"][0]["message_size"] = "20MB"
     assert any("is above the 16 MB that RabbitMQ 4 takes" in problem for problem in refused(raw))

@@ -111,17 +111,25 @@ def test_the_broker_gets_what_its_host_has_left() -> None:
 @pytest.mark.parametrize(
     ("changes", "facts", "problem"),
     [
-        ({"broker_memory": "100MB"}, {}, "celery_broker_memory: 100 MB is less than the declared tasks need: (itself"),
+        (
+            {"broker_memory": "100MB"},
+            {},
+            "celery_broker_memory: 100 MB is less than the declared tasks need: (empty broker",
+        ),
         ({"broker_memory": "4GB"}, {}, "memory of broker1: broker 4 GB + system 128 MB"),
         ({"broker_memory": "much"}, {}, "celery_broker_memory: 'much' is not a size with a unit"),
-        ({"web_processes": "some"}, {}, "celery_web_processes: 'some' is no number of processes"),
+        ({"web_processes": "some"}, {}, "celery_web_processes: 'some' is not a number of processes"),
         ({}, {"disk": 10 * MIB}, "disk of broker1: the declared tasks need "),
         (
             {"broker": "valkey"},
             {"system": ["Debian", "12"]},
             "celery_broker: broker1 has Debian 12, which has no Valkey",
         ),
-        ({"broker": "redis"}, {"role_variables": ["redis_maxmemory"]}, "redis_maxmemory: is derived by the plan"),
+        (
+            {"broker": "redis"},
+            {"role_variables": ["redis_maxmemory"]},
+            "redis_maxmemory: has no effect, because the plan sets it",
+        ),
     ],
 )
 def test_what_the_broker_can_not_be_is_refused(changes: dict[str, Any], facts: dict[str, Any], problem: str) -> None:

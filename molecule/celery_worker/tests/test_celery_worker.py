@@ -187,7 +187,7 @@ def test_a_bad_declaration_is_refused_before_any_host_is_touched(shop: Shop) -> 
     run = converge("-e", '{"celery_worker_defaults": {"prefetch_multiplier": 0, "log_level": "LOUD"}}')
     assert run.returncode != 0
     assert "prefetch_multiplier: 0 is not a whole number of at least 1" in run.stdout
-    assert "log_level: 'LOUD' is unknown" in run.stdout
+    assert "log_level: 'LOUD' is not a valid value" in run.stdout
     assert "No host was touched" in run.stdout
     assert not re.search(r"changed=[1-9]", run.stdout)
     assert {host: shop.pids(host) for host in HOSTS} == before

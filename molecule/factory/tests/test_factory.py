@@ -59,7 +59,7 @@ def test_hooks_run_at_their_moments_and_one_that_fails_takes_the_release_back(
 
     bad = hooks | {"after_activate": [note.format("after_activate"), "ls /nowhere"]}
     told = refused("deploy", test_source=source, celery_hooks=bad)
-    assert "The hook ls /nowhere ended with 2: ls: cannot access" in told
+    assert "The hook ls /nowhere failed with exit code 2: ls: cannot access" in told
     assert shopfront.release() == "2.0.0"
     begun = ["before_stage 2.0.0", "before_activate 2.4.0", "after_activate 2.4.0"]
     assert moments() == [*begun, "after_rollback 2.0.0"]
