@@ -1,4 +1,4 @@
-"""Sends a host what it lacks of a release, and has it make the release."""
+"""Stage a release on a host, sending only the wheels that the host lacks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import manifest_of
 
 MODULE = "fleet.celery.celery_release"
-#: Bytes that go along with the module's arguments. What is more, such as all of a first release, is sent as a file.
-ALONG = 4 * 1024 * 1024
+#: Bytes of wheels that are sent in the module's arguments. More, e.g. for a first release, is sent as a file.
+INLINE_BYTES = 4 * 1024 * 1024
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Asks first what the host lacks: of a later release that is seldom more than the application's wheel."""
+    """Run the module to find out which wheels the host lacks, send them, and run it again.
+
+    A later release seldom needs more than the application's own wheel.
+    """
 
     TRANSFERS_FILES = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Run the module, once more with what it lacked."""
+        """Run the module, and again with the missing wheels."""
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         try:
             artifact = Path(arguments.pop("artifact"))
             arguments["wheels"] = manifest_of(artifact)["wheels"]
         except (KeyError, OSError, tarfile.TarError, ValueError) as error:
-            return {"failed": True, "msg": f"artifact names none that celery_artifact built: {error}"}
+            return {
+                "failed": True,
+                "msg": f"artifact is not a file that celery_artifact built: {error}. Set it to the module's path",
+            }
         result = self._module(arguments, task_vars)
         if missing := result.get("missing"):
             contents = wheels_of(artifact, missing)
-            if sum(map(len, contents.values())) <= ALONG:
+            if sum(map(len, contents.values())) <= INLINE_BYTES:
                 arguments["contents"] = {name: base64.b64encode(each).decode() for name, each in contents.items()}
             else:
                 arguments["artifact"] = self._connection._shell.join_path(self._make_tmp_path(), "artifact.tar")
@@ -49,11 +55,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 
 def wheels_of(artifact: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Return the contents of some of an artifact's wheels."""
-    found = {}
+    """Return the contents of wheels of an artifact."""
+    contents = {}
     with tarfile.open(artifact) as tar:
         for name in names:
             file = tar.extractfile(name)
             if file:
-                found[name] = file.read()
-    return found
+                contents[name] = file.read()
+    return contents

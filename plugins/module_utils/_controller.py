@@ -1,4 +1,4 @@
-"""The run of Ansible that this process belongs to, and the others of this machine."""
+"""This run of Ansible, and the other runs on the controller."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class Run:
     """A run of Ansible.
 
     Attributes:
-        user: who runs it.
-        machine: its controller.
-        process: its main process, with when it was started, so that none that comes later is taken for it; empty where
-            that can't be known.
-        processes: of all runs on this machine.
+        user: the user who started it.
+        machine: the controller's host name.
+        process: its main process as PID.START, so that a reused PID is not taken for it; empty where it is not known.
+        processes: the processes of all runs on the controller.
     """
 
     user: str
@@ -29,7 +28,7 @@ class Run:
 
 
 def _stat(pid: str) -> tuple[str, str]:
-    """Return parent and start of a process (proc(5)); the name before them may hold anything."""
+    """Return the parent and the start time of a process (proc(5)). The name before them may contain any character."""
     fields = (_PROC / pid / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return fields[1], fields[19]
 
@@ -41,18 +40,18 @@ def _is_ansible(pid: str) -> bool:
 
 def this_run() -> Run:
     """Return the run that this process belongs to."""
-    found = {}
+    processes = {}
     for path in _PROC.glob("[0-9]*"):
         try:
             if _is_ansible(path.name):
-                found[path.name] = f"{path.name}.{_stat(path.name)[1]}"
-        except OSError:  # it has ended meanwhile
+                processes[path.name] = f"{path.name}.{_stat(path.name)[1]}"
+        except OSError:  # it has exited
             continue
     mine, pid = "", str(os.getpid())
     while pid not in ("0", "1"):
-        mine = found.get(pid, mine)
+        mine = processes.get(pid, mine)
         try:
             pid = _stat(pid)[0]
-        except OSError:  # no /proc on this machine
+        except OSError:  # the controller has no /proc
             break
-    return Run(getpass.getuser(), os.uname().nodename, mine, tuple(found.values()))
+    return Run(getpass.getuser(), os.uname().nodename, mine, tuple(processes.values()))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._environment import variable_text
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size, parse_size
 
@@ -297,7 +298,7 @@ class Reader:
                 self.problem(
                     key, f"the value of {name} is not one line of text", "Set it to a string without line breaks"
                 )
-        return {str(name): _environment_text(text) for name, text in value.items()}
+        return {str(name): variable_text(text) for name, text in value.items()}
 
     def name(self, key: str = "name") -> str:
         value = self.text(key)
@@ -329,10 +330,6 @@ def as_integer(value: object) -> int | None:
         return int(value)
     except ValueError:
         return None
-
-
-def _environment_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Environment files, as the wrapper's shell reads them."""
+"""Environment files, which the wrapper's shell reads."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _SHORTEST_SECRET = 6
 
 
 def environment_text(environment: Mapping[str, object]) -> str:
-    """Return the text of a file that sets these variables, whatever characters their values have.
+    """Return the content of an environment file. Values may contain any character but NUL.
 
     Raises:
-        ValueError: for a name that no variable can have, and for a value that none can.
+        ValueError: a name or a value is invalid.
     """
     bad = [str(name) for name in environment if not _NAME.fullmatch(str(name))]
     if bad:
-        raise ValueError(f"can't name a variable: {', '.join(bad)}. Use letters, digits and _, no digit first")
-    texts = {str(name): _text(value) for name, value in environment.items()}
+        raise ValueError(f"not valid as names of environment variables: {', '.join(bad)}. Use letters, digits and _")
+    texts = {str(name): variable_text(value) for name, value in environment.items()}
     bad = [name for name, text in texts.items() if "\0" in text]
     if bad:
-        raise ValueError(f"no variable can hold a NUL character: {', '.join(bad)}")
+        raise ValueError(f"environment variables with a NUL character in their value: {', '.join(bad)}. Remove it")
     return "".join(f"{name}={shlex.quote(text)}\n" for name, text in sorted(texts.items()))
 
 
 def secrets_in(text: str) -> set[str]:
-    """Return what must not be shown of an environment file: values whose names say so, and passwords of URLs.
+    """Return the secrets in an environment file: values of variables named like secrets, and passwords in URLs.
 
-    A program that ends with such a value in its message would show it otherwise. Short values are left out: they are
-    switches and numbers rather than secrets, and hiding them would hide half of the message.
+    They are masked in a program's error messages. Short values are left out: they are rather switches and numbers than
+    secrets, and masking them would mask half of the message.
     """
     secrets = set()
     for name, value in (item.split("=", 1) for item in shlex.split(text)):
@@ -44,5 +44,6 @@ def secrets_in(text: str) -> set[str]:
     return {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
 
 
-def _text(value: object) -> str:
+def variable_text(value: object) -> str:
+    """Return the value of an environment variable: true and false for booleans, empty for null."""
     return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)

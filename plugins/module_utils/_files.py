@@ -1,4 +1,4 @@
-"""Files that belong to root and that a group may read."""
+"""Files, directories and links that root owns."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from pathlib import Path
 
 
 def belongs(path: Path, mode: int, owner: str, group: str) -> bool:
-    """Return whether a file or directory has this mode and these owners."""
+    """Return whether a file or directory has this mode, owner and group."""
     status = path.lstat()
     try:
         ids = (pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid)
     except KeyError:
-        return False  # a check run on a fresh host: the user is not there yet
+        return False  # check mode on a new host, where the user does not exist yet
     return (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (mode, *ids)
 
 
 def make_directory(path: Path, mode: int, owner: str, group: str) -> None:
-    """Make a directory, or give one another owner; what is in it that is no file or directory of that owner's goes.
+    """Create a directory, or change its mode, owner and group.
 
-    Whoever had it could otherwise have left a link there, for root to write through.
+    If another user owned it, its entries that are neither files nor directories are removed. Otherwise root could write
+    through a link that the other user left there.
 
     Raises:
-        KeyError: there is no such user or group.
-        OSError: it is a link, or can't be made.
+        KeyError: the user or the group does not exist.
+        OSError: the path is a link, or can't be created.
     """
     path.mkdir(parents=True, exist_ok=True)
     uid, gid = pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
     place = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        taken = os.fstat(place).st_uid != uid
+        foreign = os.fstat(place).st_uid != uid
         os.fchmod(place, mode)
         os.fchown(place, uid, gid)
-        if not taken:
+        if not foreign:
             return
         with os.scandir(place) as entries:
             names = [
@@ -50,20 +51,20 @@ def make_directory(path: Path, mode: int, owner: str, group: str) -> None:
 
 
 def give(path: Path, mode: int, group: str) -> None:
-    """Set a path's mode, and root and a group as its owners.
+    """Set the mode and the group of a path, and root as its owner.
 
     Raises:
-        KeyError: there is no such group.
+        KeyError: the group does not exist.
     """
     os.chown(path, 0, grp.getgrnam(group).gr_gid)
     path.chmod(mode)
 
 
 def write_file(path: Path, text: str, mode: int, group: str) -> None:
-    """Put a file in place at once, and never readable for others meanwhile.
+    """Write a file atomically. It is never readable for others, not even for a moment.
 
     Raises:
-        KeyError: there is no such group.
+        KeyError: the group does not exist.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:
@@ -75,3 +76,15 @@ def write_file(path: Path, text: str, mode: int, group: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def replace_link(path: Path, target: Path | str) -> None:
+    """Point a symbolic link to a target atomically. A file in its place is replaced.
+
+    Raises:
+        OSError: the link can't be created.
+    """
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(path)

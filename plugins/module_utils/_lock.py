@@ -1,25 +1,25 @@
-"""One rollout at a time: who holds the lock of a fleet, and whether they are still at it."""
+"""The rollout lock: its holder, and whether it is stale."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# A rollout is heard of at least every slice of time; making a release on a slow host takes longest.
+# A rollout renews the lock with each call of a module. Staging a release on a slow host takes longest.
 STALE_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock.
+    """The holder of the lock.
 
     Attributes:
-        run: tells one run from another.
-        owner: for people: who, and from where.
-        machine: the controller.
-        process: the run's on it; empty if not known.
-        since: seconds since the epoch.
-        heard: when the run was last heard of.
+        run: identifier of the run.
+        owner: the user and the controller, for messages.
+        machine: the controller's host name.
+        process: the run's process on the controller; empty if it is not known.
+        since: when the lock was acquired, in seconds since the epoch.
+        heard: when the lock was last renewed, in seconds since the epoch.
     """
 
     run: str
@@ -30,24 +30,24 @@ class Holder:
     heard: float = 0.0
 
 
-def take(holder: Holder | None, mine: Holder, processes: Iterable[str]) -> tuple[Holder | None, str]:
-    """Return the lock as this run then holds it, or why it can't; and what is worth telling.
+def acquire(holder: Holder | None, mine: Holder, processes: Iterable[str]) -> tuple[Holder | None, str]:
+    """Acquire or renew the lock. Return its new holder, None if another run holds it, and a message.
 
     Args:
-        holder: who has it now.
-        mine: this run, since and heard of now.
-        processes: the runs on this run's machine that are alive.
+        holder: the present holder.
+        mine: this run, with the present time as since and heard.
+        processes: processes of the runs that are alive on this run's controller.
     """
     if holder is None:
         return mine, ""
     if holder.run == mine.run:
         return Holder(mine.run, mine.owner, mine.machine, mine.process, holder.since, mine.heard), ""
     silent = mine.heard - holder.heard
-    told = f"{holder.owner}, since {mine.heard - holder.since:.0f} s, last heard of {silent:.0f} s ago"
+    who = f"{holder.owner}, for {mine.heard - holder.since:.0f} s, renewed {silent:.0f} s ago"
     killed = holder.process and holder.machine == mine.machine and holder.process not in processes
     if silent < STALE_SECONDS and not killed:
         return None, (
-            f"Another rollout is under way: {told}. Wait for it. If it is dead, it is taken for that after "
-            f"{STALE_SECONDS:.0f} s of silence; at once with -e celery_rollout_take_over=true"
+            f"Another rollout holds the lock: {who}. Wait until it has ended. A lock that is not renewed for "
+            f"{STALE_SECONDS:.0f} s is taken over. To take it over now, set -e celery_rollout_take_over=true"
         )
-    return mine, f"A rollout that is dead held the lock: {told}. It is taken over"
+    return mine, f"Took over the stale lock of another rollout: {who}"

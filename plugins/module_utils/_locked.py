@@ -1,4 +1,4 @@
-"""One at a time: what several runs would otherwise do to the same directory at once."""
+"""A lock on a directory, for runs that would otherwise write to it at the same time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a directory for the block, which is made if it is not there. Others that want it wait."""
+    """Lock a directory for the block, and create it if it is missing. Other processes wait."""
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""Test nginx's whole configuration with a candidate in the place of one of its sites.
+"""Validate nginx's whole configuration with a candidate in place of one of its sites.
 
-A program, not a module: roles hand its text to the host's Python as a check of config_files.
+This is a program, not a module: roles pass its text to the host's Python as a validation command of config_files.
 
 Arguments: the site's file, and the candidate.
 """
@@ -17,13 +17,13 @@ INCLUDE = "include /etc/nginx/conf.d/*.conf;"
 
 
 def main(site: str, candidate: str) -> int:
-    """Return nginx's exit code."""
+    """Return the exit code of nginx -t."""
     configuration = MAIN.read_text(encoding="utf-8")
     if INCLUDE not in configuration:
-        sys.exit(f"{MAIN} does not say: {INCLUDE}")
+        sys.exit(f"{MAIN} lacks the line: {INCLUDE}. Add it, as in Debian's own file")
     others = (str(path) for path in Path(site).parent.glob("*.conf") if path != Path(site))
     includes = " ".join(f"include {name};" for name in (candidate, *others))
-    # Beside the real one, for what that includes by a relative path.
+    # In the same directory, for relative includes.
     with tempfile.NamedTemporaryFile("w", dir=MAIN.parent, prefix=".test-") as test:
         test.write(configuration.replace(INCLUDE, includes))
         test.flush()

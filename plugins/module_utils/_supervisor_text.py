@@ -1,7 +1,7 @@
-"""Text for Supervisor's configuration files.
+"""Values for Supervisor's configuration files.
 
-Supervisor reads a value in three steps (supervisor/options.py): a ';' or '#' behind white space begins a comment, then
-%(name)s is expanded, then the command is split as a shell would.
+Supervisor parses a value in three steps (supervisor/options.py): it strips comments, which begin with a ';' or '#'
+after white space, expands %(name)s, and splits a command as a shell does.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 
 def escape(text: str) -> str:
-    """Return a text for a value that Supervisor expands: each % doubled."""
+    """Escape a text for a value that Supervisor expands, by doubling each %."""
     return text.replace("%", "%%")
 
 
 def command(argv: Iterable[str]) -> str:
-    """Return the value of command= that makes Supervisor run exactly these arguments."""
-    # Empty quotes between the white space and the ; or # of an argument keep it from beginning a comment.
+    """Return the value of command= with which Supervisor runs exactly these arguments."""
+    # Empty quotes between white space and a ; or # keep Supervisor from taking it for a comment.
     return escape(re.sub(r"(\s)([;#])", r"\1''\2", shlex.join(argv)))

@@ -1,4 +1,4 @@
-"""Source directories: which files belong to them, how they are copied for a build, and those that have no build."""
+"""Source directories: their files, copies for a build, and wheels of directories that have no build."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
 
 _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
-# At the top only: further down, these may be the names of packages.
+# Only at the top: further down, these may be names of packages.
 _LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
-# The earliest time that a zip archive can hold.
+# The earliest time in a zip archive.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-#: Where the tree of an application without a build lies in its virtual environment, on PYTHONPATH.
+#: Directory in a virtual environment for an application without a build. It is on PYTHONPATH.
 TREE = "src"
 
 
 def is_buildable(source: Path) -> bool:
-    """Return whether pip can build a wheel from a directory: it has a setup.py, or a pyproject.toml of a package.
+    """Return whether pip can build a wheel from a directory.
 
-    A pyproject.toml may also hold nothing but the settings of tools.
+    It has a setup.py, or a pyproject.toml with the metadata of a package, not only with settings of tools.
 
     Raises:
-        ReleaseError: if the pyproject.toml can't be read.
+        ReleaseError: the pyproject.toml can't be read.
     """
     if (source / "setup.py").is_file():
         return True
@@ -43,30 +43,30 @@ def is_buildable(source: Path) -> bool:
 
 
 def _leads_nowhere(path: Path) -> bool:
-    """Return whether a path is a link to nothing, or to a directory that it lies in."""
+    """Return whether a path is a dangling link, or a link to a directory above it."""
     return path.is_symlink() and (not path.exists() or path.absolute().is_relative_to(path.resolve()))
 
 
 def _ignore(source: Path) -> Callable[[str, list[str]], set[str]]:
-    """Return what shutil.copytree asks for the names to leave out of a directory."""
+    """Return a function for the option ignore of shutil.copytree."""
 
     def ignored(directory: str, names: list[str]) -> set[str]:
         here = Path(directory)
         top = _LEFTOVERS_AT_TOP & set(names) if here == source else set()
         left_out = _LEFTOVERS(directory, names) | top | {name for name in names if _leads_nowhere(here / name)}
-        # Build tools leave out what it names.
+        # Build tools read it.
         return left_out - {".gitignore"}
 
     return ignored
 
 
 def source_files(source: Path) -> Iterator[Path]:
-    """Return the files that a build reads, in a fixed order: a file, or a directory's without what builds leave."""
+    """Yield the files that a build reads, in a fixed order, without leftovers of earlier builds."""
     if source.is_file():
         yield source
         return
     leave_out = _ignore(source)
-    # A build copies what links lead to, so that counts too.
+    # A build follows links.
     for directory, folders, files in os.walk(source, followlinks=True):
         ignored = leave_out(directory, [*folders, *files])
         folders[:] = sorted(set(folders) - ignored)
@@ -74,7 +74,7 @@ def source_files(source: Path) -> Iterator[Path]:
 
 
 def digest_of(files: Iterable[Path], root: Path, *more: str) -> str:
-    """Return a digest over the names and contents of files, and over some texts."""
+    """Return a digest of the names and contents of files, and of some texts."""
     total = hashlib.sha256("\0".join(more).encode())
     for path in files:
         name = path.relative_to(root) if path.is_relative_to(root) else path.name
@@ -83,7 +83,7 @@ def digest_of(files: Iterable[Path], root: Path, *more: str) -> str:
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
-    """Return what git says in a directory; None if it fails or there is no repository."""
+    """Return the output of a git command in a directory; None if it fails or there is no repository."""
     try:
         run = subprocess.run(
             ["git", "-C", str(directory), *arguments],  # noqa: S607 - the user's git, wherever it is
@@ -98,14 +98,14 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 
 def described(source: Path) -> str:
-    """Return what git says of the state of a directory whose build asks it for the version; empty for others."""
+    """Return git's description of a directory whose build takes its version from git; empty for others."""
     if not source.is_dir() or not is_buildable(source) or _has_version(source):
         return ""
     return (_git(source, "describe", "--tags", "--always", "--dirty") or "").strip()
 
 
 def _has_version(source: Path) -> bool:
-    """Return whether a pyproject.toml names the version."""
+    """Return whether a pyproject.toml has a static version."""
     try:
         project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
     except OSError:
@@ -114,12 +114,12 @@ def _has_version(source: Path) -> bool:
 
 
 def copy_for_build(source: Path, temporary: Path) -> Path:
-    """Return a copy of a source directory, because a build writes next to what it reads.
+    """Copy a source directory, because a build writes into it, and return the copy.
 
-    Of a git repository, the copy is a clone with the uncommitted changes: build tools ask git for the version.
+    The copy of a git repository is a clone with the uncommitted changes, as build tools take the version from git.
 
     Raises:
-        ReleaseError: if it can't be copied.
+        ReleaseError: it can't be copied.
     """
     top = _git(source, "rev-parse", "--show-toplevel")
     clone = temporary / "repository"
@@ -136,14 +136,14 @@ def copy_for_build(source: Path, temporary: Path) -> Path:
 
 
 def _remove_deleted(source: Path, copy: Path) -> None:
-    """Remove from a clone what is no longer in the directory that it was cloned from."""
+    """Remove from a clone the files that were deleted in its origin's working tree."""
     for name in (_git(source, "ls-files", "-z", "--deleted") or "").split("\0"):
         if name:
             (copy / name).unlink(missing_ok=True)
 
 
 def tree_files(source: Path) -> list[Path]:
-    """Return the files of a directory that is deployed as it is: what git does not ignore, in a fixed order."""
+    """Return the files of a directory without a build that git does not ignore, in a fixed order."""
     listed = _git(source, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     files = source_files(source)
     if listed is not None:
@@ -153,12 +153,12 @@ def tree_files(source: Path) -> list[Path]:
 
 
 def pack_tree(source: Path, name: str, directory: Path) -> Path:
-    """Write a wheel that brings a directory as it is to src in the virtual environment, and return it.
+    """Write a wheel that installs a directory unchanged as src in the virtual environment, and return its path.
 
-    Its version follows from its content, so the same content gives the same release.
+    The version is a hash of the content, so the same content gives the same release.
 
     Args:
-        name: of the distribution.
+        name: name of the distribution.
     """
     files = tree_files(source)
     contents = {str(path.relative_to(source)): path for path in files}

@@ -1,4 +1,4 @@
-"""What a file that was built on the controller becomes on a host: one directory a content."""
+"""Unpacked artifacts on a host: one directory for each version and content."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, read_record
 
-#: Of the modules that make such directories; doc_fragments/unpacked.py describes them.
+#: Options of the modules that unpack artifacts, documented in doc_fragments/unpacked.py.
 OPTIONS: dict[str, dict[str, Any]] = {
     "root": {"type": "path", "required": True},
     "version": {"type": "str", "required": True},
@@ -18,17 +18,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def answer(module: Any, name: str, make: Callable[[Path], None]) -> None:  # noqa: ANN401 - an AnsibleModule, which has no types
-    """Make the directory of a content, unless it is there and complete, and answer with what is in it.
+def run_module(module: Any, name: str, make: Callable[[Path], None]) -> None:  # noqa: ANN401 - an AnsibleModule, which has no types
+    """Create the directory of an artifact, unless it is complete, and exit with the path of its content.
 
     Args:
-        name: of that, in the directory and in the answer.
-        make: makes the directory, with the record last; raises ReleaseError.
+        name: name of the content, in the directory and in the result.
+        make: creates the directory, with the record last. Raises ReleaseError.
     """
     root, sha256 = Path(module.params["root"]), module.params["sha256"]
     directory = directory_of(root, module.params["version"], sha256)
-    found = read_record(directory)
-    changed = found is None or found.sha256 != sha256
+    record = read_record(directory)
+    changed = record is None or record.sha256 != sha256
     if changed and not module.check_mode:
         try:
             make(directory)
@@ -41,12 +41,12 @@ def answer(module: Any, name: str, make: Callable[[Path], None]) -> None:  # noq
 
 
 def directory_of(root: Path, version: str, sha256: str) -> Path:
-    """Return the directory of an artifact: another content of the same version has another."""
+    """Return the directory of an artifact. Its name depends on the version and the content."""
     return root / f"{version}-{sha256[:12]}"
 
 
 def prune(root: Path, current: Path) -> None:
-    """Remove what is older than the current directory and the one before, which may still be running."""
+    """Remove all directories but the current one and the one before, from which a program may still run."""
     others = [path for path in root.iterdir() if path != current and read_record(path)]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in others[1:]:

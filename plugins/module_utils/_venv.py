@@ -1,4 +1,4 @@
-"""Virtual environments that are made of an artifact's wheels alone."""
+"""Virtual environments from the wheels of an artifact."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
     unpack,
 )
 
-# Runs an argument list and returns its exit code, output and errors.
+# Runs an argument list, and returns its exit code, stdout and stderr.
 Run = Callable[[list[str]], tuple[int, str, str]]
 VERSION = "import platform; print(platform.python_version())"
-# Debian's installer of wheels. It copies files, and runs nothing of theirs; nor is the environment's Python run here,
-# which would: root installs, and what is installed need not be trusted by it.
+# Uses Debian's python3-installer, which copies files and runs no code of the wheels. The environment's own Python would
+# run some (.pth files). Root installs the wheels, and need not trust them.
 _INSTALL = """
 import os, sys
 from pathlib import Path
@@ -40,8 +40,8 @@ class Destination(SchemeDictionaryDestination):
         root = self.scheme_dict[scheme]
         target = os.path.normpath(os.path.join(root, path))
         if not target.startswith(root + os.sep):
-            raise SystemExit(f"{wheel.name} holds {path}, which lies outside of the environment")
-        # Another wheel may have brought the same file, as pip lets it.
+            raise SystemExit(f"{wheel.name} contains {path}, which is outside of the environment")
+        # Like pip, allow two wheels with the same file.
         Path(target).unlink(missing_ok=True)
         return super().write_to_fs(scheme, path, stream, is_executable)
 
@@ -68,41 +68,41 @@ def install(
     others: Mapping[Path, Record] = NO_OTHERS,
     installer: str = "/usr/bin/python3",
 ) -> Record:
-    """Make a directory with a virtual environment, complete or not at all, and return its record.
+    """Create a directory with a virtual environment, and return its record. No code of the wheels is run.
 
-    Nothing of the wheels is run.
-
-    A release seldom changes its dependencies. What it has in common with another is not installed again but linked,
-    which takes a tenth of the time and no room.
+    Wheels that another environment has are hard-linked from there, which takes a tenth of the time and no space. A
+    release seldom changes its dependencies.
 
     Args:
-        python: what the environment is made with.
-        source: directory of the wheels that no other has.
-        record: its version, checksum and wheels; it is written last, so a directory without it is made anew.
-        others: directories that this made with the same Python, unchanged since, with their records.
-        installer: a Python that has Debian's python3-installer.
+        python: Python interpreter of the environment.
+        source: directory of the wheels that no other environment has.
+        record: its version, checksum and wheels. It is written last, so an incomplete directory is replaced.
+        others: unchanged directories of the same Python that this function created, with their records.
+        installer: Python interpreter with Debian's python3-installer.
 
     Raises:
-        ReleaseError: if a wheel is another one or can't be installed.
+        ReleaseError: the checksum of a wheel differs, or it can't be installed.
     """
     base = nearest(record.wheels, others)
     new = lacking(record.wheels, others)
     for name in new:
         if file_sha256(source / name) != record.wheels[name]:
-            raise ReleaseError(f"{name} is not the file that was built: its checksum differs")
+            raise ReleaseError(
+                f"{name} has another checksum than the wheel that was built. Run this again, to send it anew"
+            )
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o755, parents=True)
     venv = directory / "venv"
     make = [python, "-I", "-m", "venv", "--without-pip", str(venv)]
-    _checked(run, make, "The virtual environment can't be made")
-    version = _checked(run, [python, "-I", "-c", VERSION], f"{python} does not run")
+    _checked(run, make, f"The virtual environment {venv} can't be created")
+    version = _checked(run, [python, "-I", "-c", VERSION], f"{python} can't be run")
     if base:
         link(base / "venv", venv, record.wheels.keys() - new)
     if new:
         site = venv / "lib" / f"python{version.rpartition('.')[0]}" / "site-packages"
         put = [installer, "-I", "-c", _INSTALL, str(venv), str(site), *(str(source / name) for name in new)]
-        _checked(run, put, "The wheels can't be installed")
-        # Its exit code tells of files that are no Python of this version, such as templates.
+        _checked(run, put, f"The wheels can't be installed into {venv}")
+        # It fails on files that are no Python of this version, such as templates, so its exit code is ignored.
         run([python, "-I", "-m", "compileall", "-qq", str(site)])
     finished = datetime.now(tz=UTC).isoformat(timespec="seconds")
     record = replace(record, python=version.strip(), finished=finished)
@@ -112,31 +112,31 @@ def install(
 
 @contextmanager
 def unpacked(artifact: Path, sha256: str, beside: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Unpack an artifact for a while; yields the directory, and its wheels with their checksums.
+    """Unpack an artifact for the block. Yield the directory, and the wheels with their checksums.
 
     Args:
-        sha256: of the artifact.
-        beside: a directory with room for it.
+        sha256: checksum of the artifact.
+        beside: directory in which a temporary one is created.
 
     Raises:
-        ReleaseError: if it is another one.
+        ReleaseError: the checksum differs.
     """
     if file_sha256(artifact) != sha256:
-        raise ReleaseError(f"{artifact} is not the artifact that was built: its checksum differs")
+        raise ReleaseError(f"{artifact} has another checksum than the artifact that was built. Copy it again")
     beside.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".wheels-") as temporary:
         yield Path(temporary), unpack(artifact, Path(temporary))
 
 
 def lacking(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> list[str]:
-    """Return those of the wheels that can't be linked to."""
+    """Return the wheels that can't be linked from another environment."""
     base = nearest(wheels, others)
     there = others[base].wheels if base else {}
     return [name for name, sha256 in sorted(wheels.items()) if there.get(name) != sha256]
 
 
 def nearest(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> Path | None:
-    """Return the directory that was made of the most of these wheels, the latest of those; None if all have none."""
+    """Return the environment with the most of these wheels, the latest one of several; None if none has any."""
 
     def rank(path: Path) -> tuple[int, str]:
         return len(wheels.items() & others[path].wheels.items()), others[path].finished
@@ -146,9 +146,9 @@ def nearest(wheels: Mapping[str, str], others: Mapping[Path, Record]) -> Path | 
 
 
 def link(source: Path, venv: Path, wheels: Iterable[str]) -> None:
-    """Fill a new virtual environment with what these wheels brought to another of the same Python, and nothing else.
+    """Link the files of these wheels from another environment of the same Python.
 
-    A file is replaced and never written in place, so the other stays as it is.
+    Files are replaced and never written in place, so the other environment does not change.
     """
     for path in sorted(recorded(source, wheels)):
         target = venv / path.relative_to(source)
@@ -156,7 +156,7 @@ def link(source: Path, venv: Path, wheels: Iterable[str]) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.parent == source / "bin":
-            # A script begins with the path of its environment's Python.
+            # The first line of a script has the path of its environment's Python.
             target.write_bytes(path.read_bytes().replace(os.fsencode(source), os.fsencode(venv)))
             shutil.copymode(path, target)
         else:
@@ -164,31 +164,31 @@ def link(source: Path, venv: Path, wheels: Iterable[str]) -> None:
 
 
 def recorded(venv: Path, wheels: Iterable[str]) -> set[Path]:
-    """Return the files of a virtual environment that wheels brought, as their RECORDs list them, and their bytecode.
+    """Return the files of wheels in a virtual environment, from their RECORDs, and the bytecode of these files.
 
-    Source: the binary distribution format; a wheel's name begins as that of its .dist-info directory does.
+    Source: the binary distribution format. The names of a wheel and of its .dist-info directory begin the same.
     """
     names = {_normalized("-".join(name.split("-")[:2])) for name in wheels}
-    found = set()
+    files = set()
     for record in venv.glob("lib/python3*/site-packages/*.dist-info/RECORD"):
         if _normalized(record.parent.stem) not in names:
             continue
         with record.open(encoding="utf-8", newline="") as file:
-            # Relative to site-packages, also for what lies elsewhere: ../../../bin/celery.
+            # Paths are relative to site-packages, e.g. ../../../bin/celery.
             paths = {Path(os.path.normpath(record.parents[1] / row[0])) for row in csv.reader(file) if row}
         paths = {path for path in paths if path.is_relative_to(venv)}
         python = record.parents[2].name.removeprefix("python").replace(".", "")
         code = {
             path.parent / "__pycache__" / f"{path.stem}.cpython-{python}.pyc" for path in paths if path.suffix == ".py"
         }
-        found |= paths | code
-    return found
+        files |= paths | code
+    return files
 
 
 def _link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without hard links
+    except OSError:  # the file system has no hard links
         shutil.copy2(source, target)
 
 

@@ -198,7 +198,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._activation import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
-from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
+from ansible_collections.fleet.celery.plugins.module_utils._files import replace_link, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     ACTIVATION,
     DRAINED,
@@ -459,10 +459,7 @@ class Activation:
             self.state.previous = Path(before).name if previous is None else previous
         if not self.module.check_mode:
             self.state.write()
-            temporary = self.current.with_name(".current")
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(self.target)
-            temporary.replace(self.current)
+            replace_link(self.current, self.target)
         header = {"before_header": str(self.current), "after_header": str(self.current)}
         return [{**header, "before": f"{before}\n" if before else "", "after": f"{self.target}\n"}]
 

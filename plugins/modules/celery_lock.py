@@ -74,22 +74,23 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import make_directory, write_file
-from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder, take
+from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder, acquire
 
-# A turn takes milliseconds.
-TURN_SECONDS = 60
+# The mutex is held for milliseconds.
+MUTEX_SECONDS = 60
 
 
 def read(path: Path) -> Holder | None:
+    """Return the holder of the lock; None if there is none."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def taken(mutex: int) -> bool:
-    """Return whether it became this process's turn."""
-    deadline = time.monotonic() + TURN_SECONDS
+def lock_mutex(mutex: int) -> bool:
+    """Wait for the mutex of an open file; return False if another process holds it too long."""
+    deadline = time.monotonic() + MUTEX_SECONDS
     while True:
         try:
             fcntl.flock(mutex, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,6 +102,7 @@ def taken(mutex: int) -> bool:
 
 
 def this_run(module: AnsibleModule) -> Holder:
+    """Return this run as a holder of the lock, since now."""
     controller, now = module.params["controller"], time.time()
     machine, process = controller.get("machine", ""), controller.get("process", "")
     return Holder(module.params["run"], module.params["owner"], machine, process, now, now)
@@ -121,13 +123,14 @@ def main() -> None:
     path, run = Path(module.params["path"]), module.params["run"]
     if module.check_mode and not path.parent.is_dir():
         module.exit_json(changed=False, message="")
-    # Of root alone: whoever else could open the files could hold them, for as long as they like.
+    # Only for root: any other user who could open the files could lock them.
     make_directory(path.parent, 0o700, "root", "root")
-    # Two that ask at the same moment ask one after the other.
+    # Two runs at the same moment read and write the lock one after the other.
     with path.with_name(f"{path.name}.mutex").open("w") as mutex:
-        if not taken(mutex.fileno()):
+        if not lock_mutex(mutex.fileno()):
             module.fail_json(
-                msg=f"{mutex.name} is held for longer than {TURN_SECONDS} s. See who has it: fuser -v {mutex.name}"
+                msg=f"{mutex.name} has been locked for more than {MUTEX_SECONDS} s. Find the process that locks it: "
+                f"fuser -v {mutex.name}"
             )
         holder = read(path)
         if not module.params["held"]:
@@ -136,7 +139,7 @@ def main() -> None:
             module.exit_json(changed=False, message="")
         if module.params["take_over"] and holder and holder.run != run:
             holder = None
-        mine, message = take(holder, this_run(module), module.params["controller"].get("processes") or [])
+        mine, message = acquire(holder, this_run(module), module.params["controller"].get("processes") or [])
         if mine is None:
             module.fail_json(msg=message)
             return

@@ -134,7 +134,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._config_files import 
 )
 
 
-def place(mode: str) -> dict[str, dict[str, object]]:
+def common_options(mode: str) -> dict[str, dict[str, object]]:
+    """Return the options of files and directories, with a default mode."""
     return {
         "path": {"type": "path", "required": True},
         "group": {"type": "str", "default": "root"},
@@ -143,14 +144,14 @@ def place(mode: str) -> dict[str, dict[str, object]]:
 
 
 ARGUMENTS = {
-    "directories": {"type": "list", "elements": "dict", "default": [], "options": place("0755")},
+    "directories": {"type": "list", "elements": "dict", "default": [], "options": common_options("0755")},
     "files": {
         "type": "list",
         "elements": "dict",
         "default": [],
         "options": {
-            **place("0644"),
-            # Not for secrets alone: the host's journal has no use for any of it.
+            **common_options("0644"),
+            # Also for files without secrets: no content belongs into the host's journal.
             "content": {"type": "str", "required": True, "no_log": True},
             "secret": {"type": "bool", "default": False, "no_log": False},
             "validate": {"type": "list", "elements": "str", "default": []},
@@ -168,20 +169,20 @@ ARGUMENTS = {
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    given = module.params
+    params = module.params
     try:
-        files = [File.of(item) for item in given["files"]]
+        files = [File.of(item) for item in params["files"]]
         entries: list[Directory | File | Link] = [
-            *(Directory.of(item) for item in given["directories"]),
+            *(Directory.of(item) for item in params["directories"]),
             *files,
-            *(Link.of(item) for item in given["links"]),
+            *(Link.of(item) for item in params["links"]),
         ]
-        # In a check run the program may not be there yet, nor what else it reads.
+        # In check mode, the program or other files that it reads may not exist yet.
         rejections = [] if module.check_mode else [file.rejection(module.run_command) for file in files]
         if any(rejections):
             raise ConfigError("\n".join(filter(None, rejections)))
         changes = [entry for entry in entries if not entry.there()]
-        absent = [path for path in map(Path, given["absent"]) if path.is_symlink() or path.exists()]
+        absent = [path for path in map(Path, params["absent"]) if path.is_symlink() or path.exists()]
         differences = [entry.difference() for entry in changes] + [f"--- {path}\n+++ absent\n" for path in absent]
         if not module.check_mode:
             for entry in changes:
@@ -189,7 +190,9 @@ def main() -> None:
             for path in absent:
                 path.unlink()
     except KeyError as error:
-        module.fail_json(msg=f"There is no such user or group on this host: {error}")
+        module.fail_json(
+            msg=f"The user or group {error} does not exist on this host. Create it first, or correct group"
+        )
     except (ConfigError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(

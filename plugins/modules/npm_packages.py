@@ -36,17 +36,17 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._npm import install
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record
-from ansible_collections.fleet.celery.plugins.module_utils._unpacked import OPTIONS, answer
+from ansible_collections.fleet.celery.plugins.module_utils._unpacked import OPTIONS, run_module
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
-    given = module.params
+    params = module.params
 
     def make(directory: Path) -> None:
-        install(Path(given["artifact"]), Record(given["version"], given["sha256"]), directory)
+        install(Path(params["artifact"]), Record(params["version"], params["sha256"]), directory)
 
-    answer(module, "node_modules", make)
+    run_module(module, "node_modules", make)
 
 
 if __name__ == "__main__":

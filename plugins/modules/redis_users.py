@@ -75,44 +75,44 @@ from ansible_collections.fleet.celery.plugins.module_utils._files import make_di
 
 
 class Server:
-    """A server as its administrator reaches it on its host.
+    """A Redis server, with its administrator's login.
 
     Attributes:
-        password: one that the server takes; empty if it took none.
-        said: why it took none.
+        password: the password that the server accepts; empty if it accepts none.
+        error: why it accepts none.
     """
 
     def __init__(self, module: AnsibleModule, *passwords: str) -> None:
         self._module = module
-        self.said = ""
-        self.password = next(filter(self._takes, filter(None, passwords)), "")
+        self.error = ""
+        self.password = next(filter(self._accepts, filter(None, passwords)), "")
 
-    def _takes(self, password: str) -> bool:
-        code, _, self.said = self._run(password, "PING")
+    def _accepts(self, password: str) -> bool:
+        code, _, self.error = self._run(password, "PING")
         return code == 0
 
     def _run(self, password: str, *command: str) -> tuple[int, str, str]:
-        given = self._module.params
+        params = self._module.params
         code, output, errors = self._module.run_command(
-            # -e: an error of the server is one of the program.
-            [f"{given['flavor']}-cli", "-e", "-s", given["socket"], "--user", given["administrator"], *command],
-            # Not an argument, which every user of the host could read.
+            # -e: exit with an error if the server returns one.
+            [f"{params['flavor']}-cli", "-e", "-s", params["socket"], "--user", params["administrator"], *command],
+            # Not as an argument, which every user of the host can read.
             environ_update={"REDISCLI_AUTH": password},
         )
         return code, str(output), f"{errors} {output}".strip()
 
-    def ask(self, *command: str) -> str:
-        """Return the server's answer; an error ends the module."""
-        code, answer, said = self._run(self.password, *command)
+    def execute(self, *command: str) -> str:
+        """Execute a command and return its output. An error fails the module."""
+        code, output, error = self._run(self.password, *command)
         if code != 0:
-            self._module.fail_json(msg=f"The server refuses {' '.join(command)}: {said}")
-        return answer
+            self._module.fail_json(msg=f"The server refuses {' '.join(command)}: {error}")
+        return output
 
 
 def state_of(acl_file: Path, users: str) -> str:
-    """Identify an ACL file together with the users that the server has.
+    """Return a digest of an ACL file and of the server's users.
 
-    Redis 7.0 lists a user's commands in an order that differs from one start to the next.
+    Redis 7.0 lists a user's commands in another order after each start, so they are sorted.
     """
     listed = sorted(" ".join(sorted(user.split(" "))) for user in users.splitlines())
     text = "\n".join([acl_file.read_text(encoding="utf-8"), *listed])
@@ -120,6 +120,7 @@ def state_of(acl_file: Path, users: str) -> str:
 
 
 def read(path: Path) -> str:
+    """Return the content of a file; empty if it does not exist."""
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
@@ -135,31 +136,33 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given: dict[str, Any] = module.params
-    acl_file = Path(given["acl_file"])
-    state_dir = Path(given["state_dir"])
+    params: dict[str, Any] = module.params
+    acl_file = Path(params["acl_file"])
+    state_dir = Path(params["state_dir"])
     password_file, state_file = state_dir / "administrator.password", state_dir / "users.loaded"
-    if module.check_mode and not Path(given["socket"]).exists():
+    if module.check_mode and not Path(params["socket"]).exists():
         module.exit_json(changed=True, loaded=True)
 
-    server = Server(module, given["password"], read(password_file))
+    server = Server(module, params["password"], read(password_file))
     if not server.password:
         module.fail_json(
-            msg=f"The server takes neither the password of {given['administrator']} nor the one that it had before: "
-            f"{server.said}. Its users were changed by other hands; restart it, and it has those of {acl_file} again"
+            msg=f"The server accepts neither the password of {params['administrator']} nor its previous one: "
+            f"{server.error}. Its users were changed at run time. Restart the server to load {acl_file} again"
         )
-    stale = read(state_file) != state_of(acl_file, server.ask("ACL", "LIST"))
-    changed = stale or read(password_file) != given["password"]
+    stale = read(state_file) != state_of(acl_file, server.execute("ACL", "LIST"))
+    changed = stale or read(password_file) != params["password"]
     if changed and not module.check_mode:
         if stale:
-            server.ask("ACL", "LOAD")
-        server = Server(module, given["password"])
+            server.execute("ACL", "LOAD")
+        server = Server(module, params["password"])
         if not server.password:
-            module.fail_json(msg=f"{acl_file} has another password of {given['administrator']}: {server.said}")
+            module.fail_json(
+                msg=f"{acl_file} has another password of {params['administrator']} than this task: {server.error}"
+            )
         make_parents(password_file)
         make_directory(state_dir, 0o700, "root", "root")
-        write_file(password_file, given["password"], 0o600, "root")
-        write_file(state_file, state_of(acl_file, server.ask("ACL", "LIST")), 0o600, "root")
+        write_file(password_file, params["password"], 0o600, "root")
+        write_file(state_file, state_of(acl_file, server.execute("ACL", "LIST")), 0o600, "root")
     module.exit_json(changed=changed, loaded=stale)
 
 

@@ -40,21 +40,21 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record
-from ansible_collections.fleet.celery.plugins.module_utils._unpacked import OPTIONS, answer
+from ansible_collections.fleet.celery.plugins.module_utils._unpacked import OPTIONS, run_module
 from ansible_collections.fleet.celery.plugins.module_utils._venv import install, unpacked
 
 
 def main() -> None:
     python = {"type": "path", "default": "/usr/bin/python3"}
     module = AnsibleModule(argument_spec={**OPTIONS, "python": python}, supports_check_mode=True)
-    given = module.params
+    params = module.params
 
     def make(directory: Path) -> None:
-        with unpacked(Path(given["artifact"]), given["sha256"], directory.parent) as (source, wheels):
-            record = Record(given["version"], given["sha256"], wheels=wheels)
-            install(module.run_command, given["python"], source, record, directory)
+        with unpacked(Path(params["artifact"]), params["sha256"], directory.parent) as (source, wheels):
+            record = Record(params["version"], params["sha256"], wheels=wheels)
+            install(module.run_command, params["python"], source, record, directory)
 
-    answer(module, "venv", make)
+    run_module(module, "venv", make)
 
 
 if __name__ == "__main__":

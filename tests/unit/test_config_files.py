@@ -80,7 +80,7 @@ def test_what_the_program_rejects_is_not_written(tmp_path: Path) -> None:
     check = ["grep", "-q", "good", "{}"]
     assert file(path, "good\n", validate=check).rejection(run) == ""
     said = file(path, "bad\n", validate=["/bin/sh", "-c", "cat $0; exit 3", "{}"]).rejection(run)
-    assert said == f"{path} is not replaced, as sh rejects it: bad"
+    assert said == f"{path} is not replaced, because sh rejects it: bad"
     assert not path.exists()
     path.write_text("bad\n")
     assert file(path, "bad\n", validate=check).rejection(run) == "", "what is there is not checked again"
@@ -96,9 +96,9 @@ def test_what_is_said_against_a_file_with_secrets_is_told_without_them(tmp_path:
 
 
 def test_what_is_no_mode_or_checks_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="its mode is '77', and is to be octal digits"):
+    with pytest.raises(ConfigError, match="the mode '77' is not valid"):
         file(tmp_path / "c.conf", "", mode="77")
-    with pytest.raises(ConfigError, match="promtool check, does not name it"):
+    with pytest.raises(ConfigError, match=r"validate \(promtool check\) lacks"):
         file(tmp_path / "c.conf", "", validate=["promtool", "check"])
 
 

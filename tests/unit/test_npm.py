@@ -1,4 +1,4 @@
-"""A Node.js program arrives on a host as its lock says, or not at all."""
+"""Artifacts of Node.js programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REDIS_UI = Path(__file__).parents[2] / "roles" / "redis_ui" / "files"
 
 
 def lock(directory: Path, **package: Any) -> Path:
-    """Write a package.json and the lock of one package, and return their directory."""
+    """Write a package.json and a lock file of one package, and return their directory."""
     directory.mkdir(exist_ok=True)
     packages = {"": {"name": "page"}, "node_modules/left": {"version": "1.0.0", "integrity": "sha512-aa", **package}}
     content = {"name": "page", "version": "2.0", "lockfileVersion": 3, "packages": packages}
@@ -32,7 +32,7 @@ def lock(directory: Path, **package: Any) -> Path:
 
 
 def modules(directory: Path) -> Path:
-    """Write what npm leaves."""
+    """Write the files that npm ci creates."""
     for name in ("left/index.js", "left/node_modules/right/x.js", ".package-lock.json", ".bin/left", "left/.bin/right"):
         path = directory / "node_modules" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def modules(directory: Path) -> Path:
     return directory / "node_modules"
 
 
-def test_an_artifact_depends_on_nothing_but_the_packages(tmp_path: Path) -> None:
+def test_an_artifact_is_reproducible(tmp_path: Path) -> None:
     first = modules(tmp_path / "a")
     pack(first, tmp_path / "a.tar")
     second = modules(tmp_path / "b")
@@ -68,19 +68,19 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", [{"integrity": "sha1-aa"}, {"integrity": "", "link": True}])
-def test_what_is_not_pinned_is_refused(tmp_path: Path, package: dict[str, Any]) -> None:
+def test_a_package_without_a_hash_is_refused(tmp_path: Path, package: dict[str, Any]) -> None:
     with pytest.raises(ReleaseError, match="no SHA-512 for node_modules/left"):
         check_lock(lock(tmp_path, **package) / "package-lock.json")
 
 
-def test_an_old_lock_is_refused(tmp_path: Path) -> None:
+def test_a_lock_file_of_an_old_version_is_refused(tmp_path: Path) -> None:
     path = lock(tmp_path) / "package-lock.json"
     path.write_text(path.read_text().replace('"lockfileVersion": 3', '"lockfileVersion": 1'))
-    with pytest.raises(ReleaseError, match="version 3"):
+    with pytest.raises(ReleaseError, match="lockfileVersion 3"):
         check_lock(path)
 
 
-def test_it_is_built_once_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_is_built_once_for_a_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
 
     def npm_ci(directory: Path) -> None:
@@ -99,7 +99,7 @@ def test_it_is_built_once_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert changed
     assert other != artifact
     (source / "package.json").unlink()
-    with pytest.raises(ReleaseError, match=r"package\.json is not there"):
+    with pytest.raises(ReleaseError, match=r"package\.json does not exist"):
         build(source, cache)
 
 
@@ -109,7 +109,7 @@ def program(directory: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_npm_runs_no_scripts_and_its_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npm_runs_no_scripts_and_its_error_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     program(tmp_path, 'echo "$@" >arguments')
     _npm.npm_ci(tmp_path)
@@ -118,14 +118,14 @@ def test_npm_runs_no_scripts_and_its_failure_is_told(tmp_path: Path, monkeypatch
     with pytest.raises(ReleaseError, match="EINTEGRITY"):
         _npm.npm_ci(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    with pytest.raises(ReleaseError, match="npm fetches the packages and is missing"):
+    with pytest.raises(ReleaseError, match="npm, which fetches the packages, is missing"):
         _npm.npm_ci(tmp_path)
 
 
-def test_it_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_an_incomplete_directory_is_unpacked_again(tmp_path: Path) -> None:
     artifact, directory = tmp_path / "x.tar", tmp_path / "opt" / "2.0-abc"
     pack(modules(tmp_path), artifact)
-    with pytest.raises(ReleaseError, match="checksum differs"):
+    with pytest.raises(ReleaseError, match="has another checksum"):
         install(artifact, Record("2.0", "0" * 64), directory)
     assert not directory.exists()
     (directory / "half").mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_it_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.stat().st_mode & 0o777 for path in (left.parent, left, left / "index.js")] == [0o755, 0o755, 0o644]
 
 
-def test_the_redis_uis_lock_fits_any_registry_and_machine() -> None:
+def test_the_lock_file_of_the_redis_ui_names_no_registry_or_platform() -> None:
     assert check_lock(REDIS_UI / "package-lock.json") == ("redis-ui", "0.9.0")
     packages = json.loads((REDIS_UI / "package-lock.json").read_text())["packages"]
     # Debian's npm can't read aliases; redis-commander looks for some of its packages below itself.

@@ -1,4 +1,4 @@
-"""An environment is made whole or not at all."""
+"""Virtual environments: complete, linked from others, and installed without running their code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def make(run: Run, python: str, artifact: Path, directory: Path, others: Mapping[Path, Record] | None = None) -> Record:
-    """Make a directory of an artifact whose version is the directory's name."""
+    """Install an artifact into a directory, whose name is the version."""
     sha256 = file_sha256(artifact)
     with unpacked(artifact, sha256, directory.parent) as (source, wheels):
         record = Record(directory.name, sha256, wheels=wheels)
@@ -43,7 +43,7 @@ def make(run: Run, python: str, artifact: Path, directory: Path, others: Mapping
 
 
 class Commands:
-    """Notes what is run, and fails at one of the commands."""
+    """Records the commands, and fails at one of them."""
 
     def __init__(self, fails_at: int = -1) -> None:
         self.fails_at = fails_at
@@ -54,7 +54,7 @@ class Commands:
         return (1, "", "no room") if len(self.seen) - 1 == self.fails_at else (0, "3.11.2", "")
 
 
-def test_no_python_of_the_environment_runs(tmp_path: Path, artifact: Path) -> None:
+def test_the_environments_own_python_is_never_run(tmp_path: Path, artifact: Path) -> None:
     run, directory = Commands(), tmp_path / "opt" / "1-abc"
     record = make(run, "/usr/bin/python3", artifact, directory)
     # Isolated: neither the environment of whoever runs it nor the current directory adds code.
@@ -68,7 +68,7 @@ def test_no_python_of_the_environment_runs(tmp_path: Path, artifact: Path) -> No
 
 
 @pytest.mark.parametrize("step", range(3))
-def test_what_was_broken_off_is_made_anew(tmp_path: Path, artifact: Path, step: int) -> None:
+def test_an_interrupted_installation_is_repeated(tmp_path: Path, artifact: Path, step: int) -> None:
     directory = tmp_path / "1-abc"
     with pytest.raises(ReleaseError, match="no room"):
         make(Commands(step), "/usr/bin/python3", artifact, directory)
@@ -121,7 +121,7 @@ def says_where(word: str) -> str:
     return f"import sys\ndef main():\n    print('{word}', sys.prefix)\n"
 
 
-def test_what_a_release_shares_with_another_is_linked(tmp_path: Path) -> None:
+def test_wheels_that_another_release_has_are_linked(tmp_path: Path) -> None:
     kept, dropped = wheel("kept", "1", says_where("kept")), wheel("dropped", "1", says_where("dropped"))
     first = packed(tmp_path / "1.tar", kept, dropped, wheel("shop", "1", says_where("old")))
     second = packed(tmp_path / "2.tar", kept, wheel("shop", "2", says_where("new")))
@@ -147,7 +147,7 @@ def test_what_a_release_shares_with_another_is_linked(tmp_path: Path) -> None:
     ]
 
 
-def test_what_python_compiled_is_linked_too(tmp_path: Path) -> None:
+def test_bytecode_is_linked_too(tmp_path: Path) -> None:
     kept = wheel("kept", "1", says_where("kept"))
     first, second = packed(tmp_path / "1.tar", kept), packed(tmp_path / "2.tar", kept, wheel("shop", "2", ""))
     old = make(really, sys.executable, first, tmp_path / "one")
@@ -157,7 +157,7 @@ def test_what_python_compiled_is_linked_too(tmp_path: Path) -> None:
     assert list((tmp_path / "two" / "venv").glob("lib/*/*/__pycache__/shop.*.pyc"))
 
 
-def test_nothing_of_a_wheel_runs_where_it_is_installed(tmp_path: Path) -> None:
+def test_no_code_of_a_wheel_is_run(tmp_path: Path) -> None:
     attack = f"import pathlib; pathlib.Path({str(tmp_path / 'done')!r}).touch()\n"
     evil = dict.fromkeys(("evil.pth", "sitecustomize.py", "installer.py", "evil-1.data/scripts/python"), attack)
     make(really, sys.executable, packed(tmp_path / "1.tar", wheel("evil", "1", attack, **evil)), tmp_path / "1")
@@ -169,14 +169,16 @@ def test_nothing_of_a_wheel_runs_where_it_is_installed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../../../../evil", "/evil", "evil-1.data/scripts/../../evil"])
-def test_a_wheel_can_not_write_beside_its_environment(tmp_path: Path, path: str) -> None:
+def test_a_wheel_with_a_path_outside_of_its_environment_is_refused(tmp_path: Path, path: str) -> None:
     artifact = packed(tmp_path / "1.tar", wheel("evil", "1", "", **{path: "attack"}))
-    with pytest.raises(ReleaseError, match=r"evil-1-py3-none-any\.whl holds .*, which lies outside of the environment"):
+    with pytest.raises(
+        ReleaseError, match=r"evil-1-py3-none-any\.whl contains .*, which is outside of the environment"
+    ):
         make(really, sys.executable, artifact, tmp_path / "1")
     assert read_record(tmp_path / "1") is None
 
 
-def test_two_wheels_may_bring_the_same_file(tmp_path: Path) -> None:
+def test_two_wheels_may_have_the_same_file(tmp_path: Path) -> None:
     wheels = [wheel(name, "1", says_where(name), **{"tests/__init__.py": name}) for name in ("one", "two")]
     make(really, sys.executable, packed(tmp_path / "1.tar", *wheels), tmp_path / "1")
     venv = f"{tmp_path}/1/venv"
@@ -196,20 +198,25 @@ def test_the_nearest_release_is_linked(tmp_path: Path) -> None:
     assert nearest(wheels, {}) is None
 
 
-def test_another_artifact_is_refused(tmp_path: Path, artifact: Path) -> None:
-    with pytest.raises(ReleaseError, match="checksum differs"), unpacked(artifact, "0" * 64, tmp_path):
+def test_an_artifact_with_another_checksum_is_refused(tmp_path: Path, artifact: Path) -> None:
+    with (
+        pytest.raises(ReleaseError, match="has another checksum than the artifact"),
+        unpacked(artifact, "0" * 64, tmp_path),
+    ):
         pass
 
 
-def test_another_wheel_is_refused(tmp_path: Path) -> None:
+def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path) -> None:
     run, record = Commands(), Record("1", "", wheels={"shop-1-py3-none-any.whl": "0" * 64})
     (tmp_path / "shop-1-py3-none-any.whl").write_text("another")
-    with pytest.raises(ReleaseError, match=r"shop-1-py3-none-any\.whl is not the file that was built"):
+    with pytest.raises(
+        ReleaseError, match=r"shop-1-py3-none-any\.whl has another checksum than the wheel that was built"
+    ):
         install(run, "/usr/bin/python3", tmp_path, record, tmp_path / "1")
     assert run.seen == []
 
 
-def test_a_host_is_sent_what_no_release_of_it_has(tmp_path: Path) -> None:
+def test_only_wheels_that_no_release_has_are_lacking(tmp_path: Path) -> None:
     others = {tmp_path / "1": Record("1", "", wheels={"a": "1", "b": "1", "d": "1"})}
     assert lacking({"a": "1", "b": "2", "c": "1"}, others) == ["b", "c"]
     assert lacking({"a": "1", "b": "2"}, {}) == ["a", "b"]

@@ -278,10 +278,10 @@ def test_a_controller_that_is_killed_in_the_middle_goes_on_when_it_is_run_again(
         with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.4.0") as run:
             wait_until(lambda: current(shop, "worker1") == "1.4.0", "the first host does not come to the release")
             # No second one while the first is at work.
-            assert "Another rollout is under way" in refused("deploy", celery_app_version="1.5.0")
+            assert "Another rollout holds the lock" in refused("deploy", celery_app_version="1.5.0")
             run.kill()
         output = play("deploy", celery_app_version="1.4.0")
-        assert "A rollout that is dead held the lock" in output
+        assert "Took over the stale lock of another rollout" in output
     assert releases_of(shop) == {"1.4.0"}
 
 
