@@ -1,10 +1,10 @@
-"""What a program's processes count of their tasks, in files that outlive them: how one is written, and read.
+"""Counts of tasks, which the processes of a program write to files that outlive them.
 
-Each process has a file of its own and writes to it by memory that it shares with it: no call of the system a task, and
-nothing is lost when it is killed. The file goes on with the next process of the program on the same release, so there
-are never more files than processes at once, however often children are replaced.
+Each process maps a file of its own into memory. So a task costs no system call, and nothing is lost when the process is
+killed. The next process of the program on the same release continues the file, so there are never more files than
+processes at once, however often children are replaced.
 
-Python's own library alone: workers have this as celery_fleet_counts, whatever else is in their environment.
+Needs only Python's standard library: workers import this file as celery_fleet_counts, whatever their environment has.
 """
 
 from __future__ import annotations
@@ -27,54 +27,54 @@ from pathlib import Path
 MAGIC = b"fleet 2\0"
 KINDS = ("begun", "done", "failed", "retried")
 BEGUN = KINDS.index("begun")
-#: Upper bounds, in seconds, of how long tasks wait and run; what is longer goes beyond the last.
+#: Upper bounds of the histograms of waits and runs, in seconds. One more bucket is for longer ones.
 BOUNDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-#: How many pairs of a queue and a task have a place of their own. Those beyond share one, without names.
-PLACES = 512
-#: The last hour, second by second.
+#: Number of records for pairs of a queue and a task. All other pairs share the last record, which has no name.
+RECORDS = 512
+#: Number of seconds with counts of their own: the last hour.
 SECONDS = 3600
 
-# All numbers are words of 8 bytes, whole or floating, but for the seconds, which are of 4: so each is read and written
-# at once, by processes that know nothing of one another.
+# All numbers are integers or floats of 8 bytes, except in the seconds, where they have 4. So each is read and written
+# atomically, by processes that are not synchronized.
 _WORD, _HALF = 8, 4
 _RUNNING, _BROKEN_OFF, _TOLD, _UNTOLD, _SENT = (1 + len(KINDS) + number for number in range(5))
 _HEAD = 6 + len(KINDS)
 _CELL = 1 + len(KINDS)
 _SECONDS_AT = _HEAD * _WORD
-_PLACES_AT = (_SECONDS_AT + SECONDS * _CELL * _HALF + _WORD - 1) // _WORD
+_RECORDS_AT = (_SECONDS_AT + SECONDS * _CELL * _HALF + _WORD - 1) // _WORD
 _NAME = 256
-# In a place, after its name.
+# Offsets in a record, after its name.
 _KINDS_AT = _NAME // _WORD
 WAIT, RUN = range(2)
 _SUMS_AT = _KINDS_AT + len(KINDS)
 _LATEST_SENT = _SUMS_AT + 2
 _MINUTES_AT = _LATEST_SENT + 1
-# Which minute, and the longest wait and run in it.
+# The minute, and the longest wait and run in it.
 _MINUTE = 3
 _BUCKETS_AT = _MINUTES_AT + 2 * _MINUTE
 _RUNS_AT = _BUCKETS_AT + len(BOUNDS) + 1
-_PLACE = _RUNS_AT + len(BOUNDS) + 1
-SIZE = (_PLACES_AT + PLACES * _PLACE) * _WORD
-_PLACE_SIZE = _PLACE * _WORD
-# So many places are read at once.
+_RECORD = _RUNS_AT + len(BOUNDS) + 1
+SIZE = (_RECORDS_AT + RECORDS * _RECORD) * _WORD
+_RECORD_SIZE = _RECORD * _WORD
+# Slots that are read at once.
 _CHUNK = 32
 
 
 class CountsFile:
-    """A file of counts that belongs to this process as long as it lives.
+    """A file of counts that belongs to this process while it is alive.
 
-    Most of it is never written to, and then takes no room on the disk. What is written to has room there before: on a
-    full disk the kernel would kill the process that writes to such memory (mmap(2), SIGBUS).
+    The file is sparse. Blocks are allocated before they are written to: on a full disk, the kernel would kill a process
+    that writes to an unallocated block of a mapping (mmap(2), SIGBUS).
     """
 
     def __init__(self, directory: Path, name: str) -> None:
-        """Take the first file that no other process has.
+        """Open and lock the first file that no other process has.
 
         Args:
-            name: of the program and its release.
+            name: name of the program and its release.
 
         Raises:
-            OSError: there is none, and none can be made.
+            OSError: no file is free, and none can be created.
         """
         directory.mkdir(mode=0o750, exist_ok=True)
         self.name = ""
@@ -88,54 +88,54 @@ class CountsFile:
             except OSError:
                 os.close(file)
         else:
-            raise OSError(f"{directory} has no file that is free")
+            raise OSError(f"{directory} has no free file of counts")
         self._file = file
         try:
             if os.fstat(file).st_size != SIZE or os.pread(file, len(MAGIC), 0) != MAGIC:
                 os.ftruncate(file, 0)
                 os.ftruncate(file, SIZE)
                 os.pwrite(file, MAGIC, 0)
-            self._places = {name: place for place, (name, _) in enumerate(_named(file))}
-            os.posix_fallocate(file, 0, _place_at(len(self._places)))
-            os.posix_fallocate(file, _place_at(PLACES - 1), _PLACE_SIZE)
+            self._records = {name: record for record, (name, _) in enumerate(_named(file))}
+            os.posix_fallocate(file, 0, _record_at(len(self._records)))
+            os.posix_fallocate(file, _record_at(RECORDS - 1), _RECORD_SIZE)
             memory = memoryview(mmap.mmap(file, SIZE))
         except OSError:
             os.close(file)
             raise
         self._words, self._halves, self._floats = memory.cast("Q"), memory.cast("I"), memory.cast("d")
         self._bytes = memory
-        # Whoever had it before was killed in the middle of these.
+        # The previous process was killed while it ran these tasks.
         self._words[_BROKEN_OFF] += self._words[_RUNNING]
         self._words[_RUNNING] = 0
 
     def begin(self, queue: str, task: str, now: float, sent: float | None = None, wait: float = 0.0) -> None:
-        """Count a task that begins.
+        """Count a task that is started.
 
         Args:
             now: seconds since the epoch.
-            sent: when it was sent; None: nobody knows, and so not how long it waited.
-            wait: seconds that it did, since it was sent or since it was due.
+            sent: when it was sent; None: not known, so its wait is not counted either.
+            wait: seconds since it was sent or due.
         """
         with self._lock:
             self._words[_RUNNING] += 1
-            place = self._count(BEGUN, queue, task, now)
+            record = self._count(BEGUN, queue, task, now)
             if sent is not None:
-                self._floats[place + _LATEST_SENT] = max(sent, self._floats[place + _LATEST_SENT])
-                self._observe(place, wait, now, WAIT)
+                self._floats[record + _LATEST_SENT] = max(sent, self._floats[record + _LATEST_SENT])
+                self._observe(record, wait, now, WAIT)
 
     def end(self, queue: str, task: str, now: float, seconds: float) -> None:
-        """Note that a task runs no more; what became of it is counted by itself."""
+        """Count the run time of a task that has ended. Its outcome is counted separately."""
         with self._lock:
             self._words[_RUNNING] = max(0, self._words[_RUNNING] - 1)
-            self._observe(self._place(queue, task), seconds, now, RUN)
+            self._observe(self._record(queue, task), seconds, now, RUN)
 
     def count(self, kind: int, queue: str, task: str, now: float) -> None:
-        """Count what became of a task: done, failed or retried."""
+        """Count the outcome of a task: done, failed or retried."""
         with self._lock:
             self._count(kind, queue, task, now)
 
     def send(self, now: float) -> None:
-        """Note that a task was sent.
+        """Record that a task was sent.
 
         Args:
             now: seconds since the epoch.
@@ -143,12 +143,12 @@ class CountsFile:
         self._floats[_SENT] = now
 
     def tell(self, send: Callable[[int], None]) -> None:
-        """Tell the end of a task, or count that it could not be told.
+        """Log a task result, or count that it could not be logged.
 
-        Those that are told are numbered without a gap, so what is lost later is seen wherever they are told to.
+        Logged results are numbered without gaps, so a sink can detect lost ones.
 
         Args:
-            send: gets its number, and raises OSError where it is not taken.
+            send: logs the result with its number. Raises OSError if that fails.
         """
         with self._lock:
             try:
@@ -159,76 +159,77 @@ class CountsFile:
                 self._words[_TOLD] += 1
 
     def _count(self, kind: int, queue: str, task: str, now: float) -> int:
-        place, second = self._place(queue, task), int(now)
+        record, second = self._record(queue, task), int(now)
         self._words[1 + kind] += 1
-        self._words[place + _KINDS_AT + kind] += 1
+        self._words[record + _KINDS_AT + kind] += 1
         cell = _SECONDS_AT // _HALF + second % SECONDS * _CELL
         if self._halves[cell] != second:
             for offset in range(1, _CELL):
                 self._halves[cell + offset] = 0
             self._halves[cell] = second
         self._halves[cell + 1 + kind] += 1
-        return place
+        return record
 
-    def _observe(self, place: int, seconds: float, now: float, what: int) -> None:
-        self._floats[place + _SUMS_AT + what] += seconds
-        self._words[place + _BUCKETS_AT + what * (len(BOUNDS) + 1) + bisect_left(BOUNDS, seconds)] += 1
+    def _observe(self, record: int, seconds: float, now: float, what: int) -> None:
+        self._floats[record + _SUMS_AT + what] += seconds
+        self._words[record + _BUCKETS_AT + what * (len(BOUNDS) + 1) + bisect_left(BOUNDS, seconds)] += 1
         minute = int(now) // 60
-        at = place + _MINUTES_AT + minute % 2 * _MINUTE
+        at = record + _MINUTES_AT + minute % 2 * _MINUTE
         if self._words[at] != minute:
             self._floats[at + 1] = self._floats[at + 2] = 0.0
             self._words[at] = minute
         self._floats[at + 1 + what] = max(seconds, self._floats[at + 1 + what])
 
-    def _place(self, queue: str, task: str) -> int:
+    def _record(self, queue: str, task: str) -> int:
         name = f"{queue}\0{task}".encode(errors="replace")[: _NAME - 1]
-        place = self._places.get(name)
-        if place is None:
-            # Names beyond the places are not remembered: there may be any number of them.
-            place = min(len(self._places), PLACES - 1)
-            if place < PLACES - 1:
-                start = _place_at(place)
+        record = self._records.get(name)
+        if record is None:
+            # Names without a record are not stored, as there may be any number of them.
+            record = min(len(self._records), RECORDS - 1)
+            if record < RECORDS - 1:
+                start = _record_at(record)
                 try:
-                    os.posix_fallocate(self._file, start, _PLACE_SIZE)
+                    os.posix_fallocate(self._file, start, _RECORD_SIZE)
                 except OSError:
-                    place = PLACES - 1
+                    record = RECORDS - 1
                 else:
                     self._bytes[start : start + len(name)] = name
-                    self._places[name] = place
-        return _PLACES_AT + place * _PLACE
+                    self._records[name] = record
+        return _RECORDS_AT + record * _RECORD
 
 
-def _place_at(place: int) -> int:
-    return (_PLACES_AT + place * _PLACE) * _WORD
+def _record_at(record: int) -> int:
+    return (_RECORDS_AT + record * _RECORD) * _WORD
 
 
 def _named(file: int) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the name and the contents of each place of a file that has a name."""
-    for first in range(0, PLACES - 1, _CHUNK):
-        size = min(_CHUNK, PLACES - 1 - first) * _PLACE_SIZE
-        chunk = memoryview(os.pread(file, size, _place_at(first)))
+    """Yield the name and the content of each named record of a file."""
+    for first in range(0, RECORDS - 1, _CHUNK):
+        size = min(_CHUNK, RECORDS - 1 - first) * _RECORD_SIZE
+        chunk = memoryview(os.pread(file, size, _record_at(first)))
         if len(chunk) < size:
             return
-        for start in range(0, size, _PLACE_SIZE):
-            place = chunk[start : start + _PLACE_SIZE]
-            name = bytes(place[:_NAME]).rstrip(b"\0")
+        for start in range(0, size, _RECORD_SIZE):
+            record = chunk[start : start + _RECORD_SIZE]
+            name = bytes(record[:_NAME]).rstrip(b"\0")
             if not name:
                 return
-            yield name, place
+            yield name, record
 
 
 @dataclass
 class Tasks:
-    """What became of the tasks of one name that came by one queue.
+    """The counts of a task and a queue.
 
     Attributes:
-        kinds: how many of each kind.
-        waits: how many waited up to each of BOUNDS and no less than the one before, and longer than the last.
-        runs: the same of how long they ran.
-        wait_seconds: that they waited, together.
-        run_seconds: that they ran, together.
-        latest_sent: when the latest that began was sent, in seconds since the epoch; 0: nobody knows.
-        longest: for each of the last minutes that are known (since the epoch), the longest wait and run.
+        kinds: number of tasks of each kind.
+        waits: number of tasks whose wait is in each bucket of BOUNDS, and above the last bound.
+        runs: number of tasks whose run time is in each bucket of BOUNDS, and above the last bound.
+        wait_seconds: sum of all waits.
+        run_seconds: sum of all run times.
+        latest_sent: the latest time at which a task that was started had been sent, in seconds since the epoch; 0: not
+            known.
+        longest: for each of the latest minutes (since the epoch), the longest wait and run.
     """
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -240,14 +241,14 @@ class Tasks:
     longest: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, place: memoryview) -> Tasks:
-        """Return what a place of a file holds."""
-        words, floats = place.cast("Q"), place.cast("d")
+    def of(cls, record: memoryview) -> Tasks:
+        """Return the counts in a record of a file."""
+        words, floats = record.cast("Q"), record.cast("d")
         minutes = (_MINUTES_AT, _MINUTES_AT + _MINUTE)
         return cls(
             Counter(dict(zip(KINDS, words[_KINDS_AT:_SUMS_AT], strict=True))),
             list(words[_BUCKETS_AT:_RUNS_AT]),
-            list(words[_RUNS_AT:_PLACE]),
+            list(words[_RUNS_AT:_RECORD]),
             floats[_SUMS_AT + WAIT],
             floats[_SUMS_AT + RUN],
             floats[_LATEST_SENT],
@@ -255,7 +256,7 @@ class Tasks:
         )
 
     def update(self, other: Tasks) -> None:
-        """Take up what other processes counted of the same."""
+        """Add the counts of other processes for the same task and queue."""
         self.kinds.update(other.kinds)
         self.waits = list(map(add, self.waits, other.waits))
         self.runs = list(map(add, self.runs, other.runs))
@@ -269,17 +270,17 @@ class Tasks:
 
 @dataclass
 class Counts:
-    """What some processes counted.
+    """The counts of some processes.
 
     Attributes:
-        totals: of each kind, since the program first ran on its release.
-        seconds: of each kind, for each second of the last hour (since the epoch), where that is asked for.
-        latest: the latest second in which anything was counted; 0: none.
-        running: tasks that have begun and not ended.
-        broken_off: those that were running when their process was killed.
-        untold: ends of tasks that the journal did not take.
-        sent: when they last sent a task, in seconds since the epoch; 0: never.
-        tasks: by the names of their queue and their own. Both are empty for those that have no place.
+        totals: number of tasks of each kind, since the program first ran on its release.
+        seconds: for each second of the last hour (since the epoch), the number of tasks of each kind. Optional.
+        latest: the latest second in which a task was counted; 0: none.
+        running: in-flight tasks.
+        broken_off: tasks that were in flight when their process was killed.
+        untold: task results that the journal did not accept.
+        sent: when a task was last sent, in seconds since the epoch; 0: never.
+        tasks: counts by queue and task. Both names are empty for tasks without a record.
     """
 
     totals: Counter[str] = field(default_factory=Counter)
@@ -292,7 +293,7 @@ class Counts:
     tasks: dict[tuple[str, str], Tasks] = field(default_factory=dict)
 
     def update(self, other: Counts) -> None:
-        """Take up what other processes counted."""
+        """Add the counts of other processes."""
         self.totals.update(other.totals)
         for second, cell in other.seconds.items():
             self.seconds.setdefault(second, Counter()).update(cell)
@@ -305,16 +306,16 @@ class Counts:
             self.tasks.setdefault(name, Tasks()).update(tasks)
 
     def add(self, file: int, *, seconds: bool = True) -> None:
-        """Take up what is in an open file; one that is not whole counts for nothing.
+        """Add the counts in an open file. An incomplete file is ignored.
 
         Args:
-            seconds: whether what happened in each second is asked for.
+            seconds: whether to read the counts of each second.
         """
         alive = _held(file)
-        head = os.pread(file, _PLACES_AT * _WORD, 0)
+        head = os.pread(file, _RECORDS_AT * _WORD, 0)
         if os.fstat(file).st_size != SIZE or not head.startswith(MAGIC):
             return
-        # What has been taken meanwhile may have tasks of its new process's.
+        # A process that has locked the file since may already have started tasks.
         alive = alive or _held(file)
         memory = memoryview(head)
         words, halves, floats = memory.cast("Q"), memory.cast("I"), memory.cast("d")
@@ -330,9 +331,9 @@ class Counts:
                 if second:
                     cell = dict(zip(KINDS, cells[start + 1 : start + _CELL], strict=True))
                     self.seconds.setdefault(second, Counter()).update(cell)
-        nameless = memoryview(os.pread(file, _PLACE_SIZE, _place_at(PLACES - 1)))
-        for name, place in [*_named(file), (b"", nameless)]:
-            tasks = Tasks.of(place)
+        nameless = memoryview(os.pread(file, _RECORD_SIZE, _record_at(RECORDS - 1)))
+        for name, record in [*_named(file), (b"", nameless)]:
+            tasks = Tasks.of(record)
             if any(tasks.kinds.values()):
                 queue, _, task = name.decode(errors="replace").partition("\0")
                 if known := self.tasks.get((queue, task)):
@@ -342,37 +343,36 @@ class Counts:
 
 
 def read_counts(directory: Path, *, seconds: bool = True) -> dict[tuple[str, str], Counts]:
-    """Return what each program of a host did on each release, by their names.
+    """Return the counts of each program and release of a host.
 
     Args:
-        seconds: whether what happened in each second is asked for, which is most of the work.
+        seconds: whether to read the counts of each second, which is most of the work.
     """
-    found: dict[tuple[str, str], Counts] = {}
+    total: dict[tuple[str, str], Counts] = {}
     for name, file in regular_files(directory, "*.counts"):
         program, _, rest = name.partition("@")
         release = rest.removesuffix(".counts").rpartition(".")[0]
-        found.setdefault((program, release), Counts()).add(file, seconds=seconds)
-    return found
+        total.setdefault((program, release), Counts()).add(file, seconds=seconds)
+    return total
 
 
 def remove_counts(directory: Path, release: str) -> None:
-    """Remove what was counted on a release."""
-    with _entered(directory) as place:
-        for name in _names(place, f"*@{glob.escape(release)}.*.counts"):
+    """Remove the counts of a release."""
+    with _entered(directory) as descriptor:
+        for name in _names(descriptor, f"*@{glob.escape(release)}.*.counts"):
             with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=place)
+                os.unlink(name, dir_fd=descriptor)
 
 
 def regular_files(directory: Path, pattern: str) -> Iterator[tuple[str, int]]:
-    """Yield the names and descriptors of a directory's files; each is open until the next.
+    """Yield the name and the descriptor of each regular file of a directory. A descriptor is open until the next one.
 
-    The directory belongs to the application's user, and root reads it: no link is followed, and nothing is waited
-    for, such as the other end of a pipe.
+    Root reads this directory of the application's user. So links are not followed, and no open blocks, e.g. on a pipe.
     """
-    with _entered(directory) as place:
-        for name in _names(place, pattern):
+    with _entered(directory) as descriptor:
+        for name in _names(descriptor, pattern):
             try:
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
             except OSError:
                 continue
             try:
@@ -384,31 +384,31 @@ def regular_files(directory: Path, pattern: str) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def _entered(directory: Path) -> Iterator[int | None]:
-    """Yield a descriptor of a directory; none if it is not there, or is a link."""
+    """Yield a descriptor of a directory; None if it does not exist or is a link."""
     try:
-        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         yield None
         return
     try:
-        yield place
+        yield descriptor
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
-def _names(place: int | None, pattern: str) -> list[str]:
-    if place is None:
+def _names(descriptor: int | None, pattern: str) -> list[str]:
+    if descriptor is None:
         return []
-    with os.scandir(place) as entries:
+    with os.scandir(descriptor) as entries:
         return sorted(fnmatch.filter((entry.name for entry in entries), pattern))
 
 
 def _held(file: int) -> bool:
-    """Return whether a process has taken a file."""
+    """Return whether a process has locked a file."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
-    # At once, as a process that starts now would pass over it.
+    # Unlock it at once: a process that starts now would skip a locked file.
     fcntl.flock(file, fcntl.LOCK_UN)
     return False

@@ -1,4 +1,4 @@
-"""What Prometheus is told of a host's workers: of processes that really run, and of what they counted."""
+"""The metrics of a host's workers, from real processes and their counts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils import _counts
-from ansible_collections.fleet.celery.plugins.module_utils._counts import KINDS, PLACES, CountsFile, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils._counts import KINDS, RECORDS, CountsFile, read_counts
 from prometheus_client import CollectorRegistry, generate_latest
 
 FILES = Path(__file__).parents[2] / "roles" / "celery_exporter" / "files"
-# A worker with a child: each says that it is there, and ends with its input.
+# A worker with a child. It prints a line once both are running, and both exit when stdin is closed.
 WORKER = """
 import os, sys
 inside, outside = os.pipe()
@@ -93,7 +93,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
 def tell(exporter: Any, tmp_path: Path) -> Callable[..., dict[str, float]]:
     def told(now: float = NOW) -> dict[str, float]:
         registry = CollectorRegistry()
-        registry.register(exporter.tell(config(tmp_path), exporter.processes(tmp_path), read_counts(tmp_path), now))
+        registry.register(exporter.metrics(config(tmp_path), exporter.processes(tmp_path), read_counts(tmp_path), now))
         lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
@@ -101,7 +101,7 @@ def tell(exporter: Any, tmp_path: Path) -> Callable[..., dict[str, float]]:
 
 
 def series(name: str, **labels: str) -> str:
-    """Return a series of the application's, as Prometheus is told it."""
+    """Return the name of a series of the application."""
     pairs = [f'{label}="{value}"' for label, value in sorted({"app": "shop", **labels}.items())]
     return f"{name}{{{','.join(pairs)}}}"
 
@@ -205,14 +205,14 @@ def test_what_several_counted_never_falls(tell: Callable[..., dict[str, float]],
 
 def test_tasks_beyond_the_places_are_told_as_others(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     file = CountsFile(tmp_path, "shop-mail@1.4.0")
-    for number in range(PLACES + 10):
+    for number in range(RECORDS + 10):
         file.begin("mail", f"task-{number}", NOW, sent=NOW - 1, wait=1.0)
     told = tell()
     others = {"release": "1.4.0", "queue": "(other)", "task": "(other)"}
     assert told[series("celery_task_started_total", **others)] == 11
     assert told[series("celery_task_wait_seconds_count", **others)] == 11
-    assert sum(value for name, value in told.items() if name.startswith("celery_task_started_total")) == PLACES + 10
-    assert told[series("celery_worker_tasks_started_total", program="shop-mail", release="1.4.0")] == PLACES + 10
+    assert sum(value for name, value in told.items() if name.startswith("celery_task_started_total")) == RECORDS + 10
+    assert told[series("celery_worker_tasks_started_total", program="shop-mail", release="1.4.0")] == RECORDS + 10
     # They may be of any queue, so they say of none how old it is.
     assert [name for name in told if "last_started_sent" in name] == [
         series("celery_queue_last_started_sent_timestamp_seconds", queue="mail")

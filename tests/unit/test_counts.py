@@ -14,7 +14,7 @@ from ansible_collections.fleet.celery.plugins.module_utils import _counts
 from ansible_collections.fleet.celery.plugins.module_utils._counts import (
     BOUNDS,
     KINDS,
-    PLACES,
+    RECORDS,
     SIZE,
     Counts,
     CountsFile,
@@ -139,12 +139,12 @@ def test_the_longest_is_that_of_a_minute(tmp_path: Path) -> None:
 
 def test_tasks_beyond_the_places_are_counted_together(tmp_path: Path) -> None:
     file = CountsFile(tmp_path, NAME)
-    for number in range(PLACES + 10):
+    for number in range(RECORDS + 10):
         file.count(DONE, "email", f"task-{number}", NOW)
     counts = found(tmp_path)
-    assert len(counts.tasks) == PLACES
+    assert len(counts.tasks) == RECORDS
     assert counts.tasks["", ""].kinds["done"] == 11
-    assert counts.totals["done"] == PLACES + 10
+    assert counts.totals["done"] == RECORDS + 10
 
 
 def test_a_full_disk_fails_no_task_and_names_no_more_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

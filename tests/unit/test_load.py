@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils import _counts
-from ansible_collections.fleet.celery.plugins.module_utils._counts import PLACES, SIZE, Counts, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils._counts import RECORDS, SIZE, Counts, read_counts
 from celery.app.task import Context
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -248,8 +248,8 @@ def test_more_names_than_places_are_all_counted_and_said_to_be_others(
         perform(mine, task)
     series = exporter.series()
     started = by(series, "celery_task_started_total", "queue", "task")
-    assert len(started) == PLACES
-    assert started["(other)", "(other)"] == QUEUES * TASKS - (PLACES - 1)
+    assert len(started) == RECORDS
+    assert started["(other)", "(other)"] == QUEUES * TASKS - (RECORDS - 1)
     assert started.total() == by(series, "celery_worker_tasks_started_total").total() == QUEUES * TASKS
     assert waits(series).total() == QUEUES * TASKS
     assert len(list((tmp_path / "counts").iterdir())) == 1

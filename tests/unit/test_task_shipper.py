@@ -189,7 +189,7 @@ def test_a_state_that_cannot_be_written_repeats_nothing_until_a_restart(module: 
 @pytest.mark.parametrize("message", [None, "hello", [1, 2], '["a list"]', "1"])
 def test_what_is_no_end_of_a_task_is_told_apart(module: Any, message: object) -> None:
     line = json.dumps({"__CURSOR": "s=1", "__REALTIME_TIMESTAMP": "1", "MESSAGE": message})
-    with pytest.raises(ValueError, match=r"no JSON object|Expecting value"):
+    with pytest.raises(ValueError, match=r"not a JSON object|Expecting value"):
         module.Entry.of(line.encode())
 
 
@@ -505,13 +505,13 @@ def test_without_credentials_nothing_is_sent_and_that_is_told(
 def test_a_minute_becomes_counts_and_statistics(module: Any, cloud: Cloud, tmp_path: Path) -> None:
     one = shipper(module, tmp_path, Deaf(), metrics_sink(module, cloud))
     one.ship([entry(module, 1, run=1.0, wait=None), entry(module, 2, run=3.0)])
-    one.measure(NOW)
+    one.send_metrics(NOW)
     assert cloud.client("cloudwatch").list_metrics()["Metrics"] == [], "the minute is not over"
     # What was not sent when it stopped is sent when it comes back.
     again = shipper(module, tmp_path, Deaf(), metrics_sink(module, cloud))
     again.ship([entry(module, 3, run=8.0), entry(module, 4, state="FAILURE", run=float("nan"))])
-    again.measure(NOW + 60)
-    again.measure(NOW + 120)
+    again.send_metrics(NOW + 60)
+    again.send_metrics(NOW + 120)
     assert cloud.statistics("Ended", "Sum", State="SUCCESS") == {"Sum": 3}
     assert cloud.statistics("Ended", "Sum", State="FAILURE") == {"Sum": 1}
     assert cloud.statistics("Run", "SampleCount", "Sum", "Minimum", "Maximum") == {
@@ -541,7 +541,7 @@ def test_a_call_has_no_more_than_fits(module: Any, cloud: Cloud, tmp_path: Path)
     sink._client.put_metric_data = put
     one = shipper(module, tmp_path, Deaf(), sink)
     one.ship([entry(module, number, task=f"tasks.number{number}") for number in range(400)])
-    one.measure(NOW + 60)
+    one.send_metrics(NOW + 60)
     assert (sum(sizes), max(sizes) <= module.DATA_A_CALL) == (1200, True)
     assert not one.state.minutes
 
@@ -566,7 +566,7 @@ def test_metrics_that_are_not_taken_hold_no_log_up_and_are_bounded(
     one = shipper(module, tmp_path, sink, nothing)
     for number in range(50):
         assert one.ship([entry(module, number, NOW + 60 * number)])
-        one.measure(NOW + 60 * number)
+        one.send_metrics(NOW + 60 * number)
     assert len(sink.taken) == 50
     assert nothing.tries == 49
     assert len(one.state.minutes) == 21, "those that were tried, and the minute that is not over"
@@ -579,7 +579,7 @@ def test_minutes_that_are_too_old_for_metrics_are_dropped_and_counted(
 ) -> None:
     one = shipper(module, tmp_path, Deaf(), metrics_sink(module, cloud))
     one.ship([entry(module, 1, NOW - 15 * 86400), entry(module, 2)])
-    one.measure(NOW + 60)
+    one.send_metrics(NOW + 60)
     assert metrics(tmp_path)["metrics_dropped_total"] == 1
     assert cloud.statistics("Ended", "Sum", State="SUCCESS") == {"Sum": 1}
     assert not one.state.minutes

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
-"""Brings the ends of tasks from the journal to where they are searched for: a file, or CloudWatch.
+"""Ship task results from the journal to a sink: a file, or CloudWatch.
 
-Usage: celery_task_shipper.py CONFIG. The journal is the spool: it is bounded, and no worker waits for this program.
-What a sink has taken is noted together with the journal's cursor, so nothing is left out or sent twice when this is
-restarted, but for a batch that was on its way. What the journal dropped before it was sent is counted by the gaps in
-the ends' numbers.
+Usage: celery_task_shipper.py CONFIG. The journal is the spool: its size is limited, and no worker waits for this
+program. The state of what was sent is saved together with the journal's cursor, so a restart neither skips nor repeats
+results, except for a batch that was in transit. Results that the journal dropped before they were sent are counted by
+gaps in their numbers.
 """
 
 from __future__ import annotations
@@ -29,65 +29,66 @@ from pathlib import Path
 from typing import Any, Protocol
 
 log = logging.getLogger("celery_task_shipper")
-#: Of a call of PutLogEvents, source: its API reference. The other sinks fit into them. One event may have 1 MB (256 KB
-#: until 2025), and no end of a task comes near: as a datagram it has less than 208 KB.
+#: Limits of a call of PutLogEvents. Source: its API reference. The other sink takes such batches too. An event may have
+#: 1 MB (256 KB until 2025); a task result is a datagram of less than 208 KB.
 LONGEST_BATCH, BATCH_BYTES, BYTES_AN_EVENT, BATCH_SPAN = 10_000, 1_048_576, 26, 24 * 3600
-#: Of a call of PutMetricData, whose limits are 1000 metrics and 1 MB: so many of the longest names fit.
+#: Metrics in a call of PutMetricData. Its limits are 1000 metrics and 1 MB, which this many of the longest names keep.
 DATA_A_CALL = 500
-#: Of a dimension's value in CloudWatch, which may have 1024 characters.
+#: Characters of a dimension's value. CloudWatch's limit is 1024.
 LONGEST_NAME = 255
 BATCH_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-#: Minutes of a task and queue that are kept where CloudWatch takes the log and not the metrics.
+#: Minutes (each of a task and a queue) that are kept while CloudWatch accepts the log but not the metrics.
 MOST_MINUTES = 5000
-#: How many minutes ago something may have been to be taken as a metric, source: API reference, PutMetricData.
+#: Age in minutes up to which CloudWatch accepts a metric. Source: API reference of PutMetricData.
 OLDEST_MINUTE = 14 * 24 * 60
-#: Files of counts whose numbers are remembered.
+#: Files of counts whose latest numbers are kept.
 MOST_SOURCES = 1000
 COUNTERS = {
-    "sent": "Ends of tasks that the sink has taken.",
-    "rejected": "Ends of tasks that the sink does not take, such as those that are too old for it.",
-    "lost": "Ends of tasks that the journal dropped before they were sent.",
-    "malformed": "Entries of the journal that are no ends of tasks.",
-    "failures": "Calls of the sink that failed, and notes of what was sent that could not be written.",
-    "metrics_dropped": "Minutes of a task and queue that CloudWatch did not take as metrics.",
+    "sent": "Task results that the sink accepted.",
+    "rejected": "Task results that the sink rejected, e.g. because they are too old.",
+    "lost": "Task results that the journal dropped before they were sent.",
+    "malformed": "Entries of the journal that are not task results.",
+    "failures": "Failed calls of the sink, and failed writes of the state.",
+    "metrics_dropped": "Minutes (each of a task and a queue) whose metrics CloudWatch did not accept.",
 }
 
 
-def number(value: object) -> float | None:
+def finite(value: object) -> float | None:
+    """Return a finite number of a task result; None for anything else."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The end of a task.
+    """A task result in the journal.
 
     Attributes:
-        cursor: its place in the journal.
+        cursor: its cursor in the journal.
         time: seconds since the epoch.
-        message: one line of JSON.
-        told: what that says.
+        message: the result as a line of JSON.
+        result: the parsed message.
     """
 
     cursor: str
     time: float
     message: str
-    told: Mapping[str, Any]
+    result: Mapping[str, Any]
 
     @classmethod
     def of(cls, line: bytes) -> Entry:
-        """Take up a line of the journal's export as JSON.
+        """Parse a line of the journal's JSON export.
 
         Raises:
-            ValueError: its message is none of ours.
+            ValueError: its message is not a task result.
         """
         raw = json.loads(line)
         message = raw.get("MESSAGE")
-        # What is no text, or is there twice, comes as a list.
-        told = json.loads(message) if isinstance(message, str) else None
-        if not isinstance(told, dict):
-            raise ValueError(f"no JSON object: {message!r:.200}")
-        return cls(raw["__CURSOR"], int(raw["__REALTIME_TIMESTAMP"]) / 1e6, message, told)
+        # A field that is no text, or occurs twice, is a list.
+        result = json.loads(message) if isinstance(message, str) else None
+        if not isinstance(result, dict):
+            raise ValueError(f"not a JSON object: {message!r:.200}")
+        return cls(raw["__CURSOR"], int(raw["__REALTIME_TIMESTAMP"]) / 1e6, message, result)
 
     @property
     def size(self) -> int:
@@ -95,19 +96,19 @@ class Entry:
 
 
 class Sink(Protocol):
-    """Where ends of tasks are brought to."""
+    """A destination of task results."""
 
     def send(self, batch: list[Entry]) -> int:
-        """Take all of them, or raise whatever is wrong; returns how many it will never take."""
+        """Send a batch; return how many of its results the sink rejects for good. Raise an exception to retry."""
 
 
 class File:
-    """A file that begins anew when it is full; so many old ones are kept."""
+    """A file that is rotated when it is full. A number of old files is kept."""
 
     def __init__(self, path: str, size: int, keep: int) -> None:
         self._path, self._size, self._keep = Path(path), size, keep
         self._file = self._open()
-        # Whoever wrote before was killed in the middle of a line, which will come again.
+        # Remove an incomplete line, left by a process that was killed. It will be sent again.
         if end := os.fstat(self._file).st_size:
             with mmap.mmap(self._file, end) as whole:
                 os.ftruncate(self._file, whole.rfind(b"\n") + 1)
@@ -115,10 +116,10 @@ class File:
     def _open(self) -> int:
         return os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
-    def _old(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
+    def _old(self, age: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{age}")
 
-    def _begin_anew(self) -> None:
+    def _rotate(self) -> None:
         for age in range(self._keep - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
                 self._old(age).replace(self._old(age + 1))
@@ -132,7 +133,7 @@ class File:
         for line in (f"{entry.message}\n".encode() for entry in batch):
             if end and end + len(line) > self._size:
                 self._write(b"".join(lines), before)
-                self._begin_anew()
+                self._rotate()
                 lines, end, before = [], 0, 0
             lines.append(line)
             end += len(line)
@@ -140,7 +141,7 @@ class File:
         return 0
 
     def _write(self, data: bytes, before: int) -> None:
-        """Write all of it or, where the disk is full, nothing."""
+        """Write data completely or, on a full disk, not at all."""
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -149,12 +150,12 @@ class File:
             raise
 
 
-def client(service: str, region: str, endpoint: str) -> Any:  # noqa: ANN401 - boto3's are made as it runs
-    """Return a client of AWS, whose credentials are where boto3 looks for them.
+def client(service: str, region: str, endpoint: str) -> Any:  # noqa: ANN401 - boto3 creates its types at run time
+    """Return a client of an AWS service. boto3 finds the credentials.
 
-    What fails is tried again by the one who asks, who says so and counts it.
+    The client does not retry: Shipper retries, logs and counts failed calls.
     """
-    import boto3  # noqa: PLC0415 - there only where it is used
+    import boto3  # noqa: PLC0415 - only installed where it is used
     from botocore.config import Config  # noqa: PLC0415 - as above
 
     config = Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 1})
@@ -162,42 +163,42 @@ def client(service: str, region: str, endpoint: str) -> Any:  # noqa: ANN401 - b
 
 
 class CloudWatch:
-    """A stream of CloudWatch Logs."""
+    """A log stream of CloudWatch Logs."""
 
     def __init__(self, group: str, stream: str, region: str, endpoint: str = "") -> None:
         self._client = client("logs", region, endpoint)
         self._names = {"logGroupName": group, "logStreamName": stream}
-        self._there = False
+        self._exists = False
 
     def send(self, batch: list[Entry]) -> int:
-        if not self._there:
+        if not self._exists:
             with contextlib.suppress(self._client.exceptions.ResourceAlreadyExistsException):
                 self._client.create_log_stream(**self._names)
-            self._there = True
+            self._exists = True
         in_order = sorted(batch, key=lambda entry: entry.time)
         return self._put([{"timestamp": int(entry.time * 1000), "message": entry.message} for entry in in_order])
 
     def _put(self, events: list[dict[str, Any]]) -> int:
         try:
-            answer = self._client.put_log_events(**self._names, logEvents=events)
+            response = self._client.put_log_events(**self._names, logEvents=events)
         except self._client.exceptions.ResourceNotFoundException:
-            self._there = False
+            self._exists = False
             raise
         except self._client.exceptions.InvalidParameterException as error:
-            # The names are right, or there would be no stream. One of these must not hold up the others for ever.
+            # The stream exists, so an event is invalid. Find it by bisection, as it must not block the others.
             if len(events) == 1:
-                log.warning("CloudWatch never takes this: %s: %.200s", error, events[0]["message"])
+                log.warning("CloudWatch rejects a task result: %s: %.200s", error, events[0]["message"])
                 return 1
             half = len(events) // 2
             return self._put(events[:half]) + self._put(events[half:])
-        return rejected(answer.get("rejectedLogEventsInfo") or {}, len(events))
+        return rejected(response.get("rejectedLogEventsInfo") or {}, len(events))
 
 
 def rejected(info: Mapping[str, int], events: int) -> int:
-    """Return how many of so many events were rejected.
+    """Return how many events of a batch were rejected.
 
-    Source: RejectedLogEventsInfo in the API reference of CloudWatch Logs: where the old ones end, that one excluded,
-    and where those of the future begin.
+    Source: RejectedLogEventsInfo in the API reference of CloudWatch Logs. The indexes are the exclusive end of the old
+    events, and the start of those in the future.
     """
     old = max(info.get("tooOldLogEventEndIndex", 0), info.get("expiredLogEventEndIndex", 0))
     return min(events, old + events - info.get("tooNewLogEventStartIndex", events))
@@ -205,7 +206,7 @@ def rejected(info: Mapping[str, int], events: int) -> int:
 
 @dataclass
 class Statistics:
-    """A set of seconds, as CloudWatch takes it."""
+    """A StatisticSet of CloudWatch, in seconds."""
 
     count: int = 0
     sum: float = 0.0
@@ -225,16 +226,16 @@ class Statistics:
 
 @dataclass
 class Minute:
-    """What became of the tasks of one name and queue that ended in a minute."""
+    """The results of a task and a queue in one minute."""
 
     states: Counter[str] = field(default_factory=Counter)
     wait: Statistics = field(default_factory=Statistics)
     run: Statistics = field(default_factory=Statistics)
 
-    def add(self, told: Mapping[str, Any]) -> None:
-        self.states[str(told.get("state", ""))] += 1
-        self.wait.add(number(told.get("wait")))
-        self.run.add(number(told.get("run")))
+    def add(self, result: Mapping[str, Any]) -> None:
+        self.states[str(result.get("state", ""))] += 1
+        self.wait.add(finite(result.get("wait")))
+        self.run.add(finite(result.get("run")))
 
     def pack(self) -> list[Any]:
         return [self.states, vars(self.wait), vars(self.run)]
@@ -250,24 +251,24 @@ Minutes = dict[tuple[int, str, str], Minute]
 
 
 def dimension(value: str) -> str:
-    """Return a name as CloudWatch takes it: some ASCII characters, and no colon first."""
+    """Return a valid value of a dimension: ASCII characters, and no colon first."""
     text = value[:LONGEST_NAME].encode("ascii", "replace").decode().lstrip(":")
     return text if text.strip() and text.isprintable() else "unknown"
 
 
 def data(app: str, minutes: Minutes) -> Iterator[dict[str, Any]]:
-    """Yield what minutes are to CloudWatch: three metrics, of which the count has the state as a dimension."""
+    """Yield the metrics of minutes: Ended, with the state as a dimension, Wait and Run."""
     for (minute, queue, task), counted in minutes.items():
         names = {"App": app, "Queue": queue, "Task": task}
-        found = [
+        rows = [
             ("Ended", {**names, "State": state}, {"Value": n, "Unit": "Count"}) for state, n in counted.states.items()
         ]
-        found += [
+        rows += [
             (name, names, statistics.datum())
             for name, statistics in (("Wait", counted.wait), ("Run", counted.run))
             if statistics.count
         ]
-        for name, dimensions, values in found:
+        for name, dimensions, values in rows:
             yield {
                 "MetricName": name,
                 "Timestamp": datetime.fromtimestamp(minute * 60, UTC),
@@ -277,7 +278,7 @@ def data(app: str, minutes: Minutes) -> Iterator[dict[str, Any]]:
 
 
 def calls(minutes: Minutes) -> Iterator[Minutes]:
-    """Yield the parts of them that fit into a call of PutMetricData each."""
+    """Yield minutes in parts that fit into a call of PutMetricData."""
     call: Minutes = {}
     size = 0
     for name, counted in minutes.items():
@@ -292,26 +293,26 @@ def calls(minutes: Minutes) -> Iterator[Minutes]:
 
 
 class Metrics:
-    """A namespace of CloudWatch's metrics."""
+    """A namespace of CloudWatch metrics."""
 
     def __init__(self, namespace: str, app: str, region: str, endpoint: str = "") -> None:
         self._client = client("cloudwatch", region, endpoint)
         self._namespace, self._app = namespace, app
 
     def send(self, minutes: Minutes) -> None:
-        """Take those that fit into a call, or raise whatever is wrong."""
+        """Send minutes that fit into a call. Raise an exception to retry."""
         self._client.put_metric_data(Namespace=self._namespace, MetricData=list(data(self._app, minutes)))
 
 
 @dataclass
 class State:
-    """What outlives this process, as one file, so that its parts always fit together.
+    """The persistent state, in one file, so that its parts are always consistent.
 
     Attributes:
-        cursor: the journal's, of the last that was sent.
-        numbers: of the last end that each file of counts told.
-        minutes: what CloudWatch's metrics still have to be told.
-        counters: since the beginning.
+        cursor: the journal's cursor of the last result that was sent.
+        numbers: for each file of counts, the number of its latest result.
+        minutes: minutes whose metrics were not sent yet.
+        counters: totals since the first start.
     """
 
     cursor: str = ""
@@ -328,7 +329,7 @@ class State:
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("%s can't be read, all that the journal has is sent again: %r", path, error)
+            log.warning("%s can't be read, so the whole journal is sent again: %r", path, error)
             return cls()
 
     def save(self, path: Path) -> None:
@@ -336,14 +337,14 @@ class State:
         content = {"cursor": self.cursor, "numbers": self.numbers, "minutes": minutes, "counters": self.counters}
         replace(path, json.dumps(content))
 
-    def see(self, batch: Iterable[Entry]) -> int:
-        """Return how many ends are missing before these: those of one file of counts are numbered without a gap.
+    def count_gaps(self, batch: Iterable[Entry]) -> int:
+        """Return how many results are missing before a batch. A file of counts numbers them without gaps.
 
-        Threads of one process may have overtaken each other, so they are put in order first.
+        Threads of a process may write them out of order, so they are sorted first.
         """
-        told = [(str(entry.told.get("source", "")), number(entry.told.get("number"))) for entry in batch]
+        numbered = [(str(entry.result.get("source", "")), finite(entry.result.get("number"))) for entry in batch]
         lost = 0
-        for source, this in sorted((source, int(this)) for source, this in told if this is not None):
+        for source, this in sorted((source, int(this)) for source, this in numbered if this is not None):
             last = self.numbers.pop(source, this - 1)
             lost += max(0, this - last - 1)
             self.numbers[source] = this
@@ -354,7 +355,7 @@ class State:
 
 @dataclass
 class Pause:
-    """How long to leave a service alone: longer each time that it fails, and never longer than a minute."""
+    """The pause before a failed service is called again: doubled after each failure, up to a minute."""
 
     seconds: float = 0.0
     until: float = 0.0
@@ -363,13 +364,13 @@ class Pause:
         self.seconds = min(max(FIRST_PAUSE, 2 * self.seconds), LONGEST_PAUSE)
         self.until = time.monotonic() + self.seconds
 
-    def end(self) -> None:
+    def reset(self) -> None:
         self.seconds = self.until = 0.0
 
 
 @dataclass
 class Shipper:
-    """Sends batches, and keeps account."""
+    """Sends batches to a sink, and keeps the state, the metrics and the counters."""
 
     app: str
     sink: Sink
@@ -381,38 +382,38 @@ class Shipper:
     metrics_pause: Pause = field(default_factory=Pause)
 
     def ship(self, batch: list[Entry]) -> bool:
-        """Return whether the sink has taken a batch."""
+        """Send a batch, and return whether the sink accepted it."""
         counters = self.state.counters
         try:
             refused = self.sink.send(batch)
-        except Exception as error:  # whatever it is: the journal has them
+        except Exception as error:  # any error: the journal keeps the results
             counters["failures"] += 1
             self.pause.lengthen()
-            log.warning("%d ends of tasks can't be sent, again in %.0f s: %s", len(batch), self.pause.seconds, error)
-            self.tell(batch[0].time)
+            log.warning("%d task results can't be sent. Retry in %.0f s: %s", len(batch), self.pause.seconds, error)
+            self.write_metrics(batch[0].time)
             return False
-        self.pause.end()
+        self.pause.reset()
         if refused:
             log.warning(
-                "The sink did not take %d of %d ends of tasks: they are too old for it, or not valid",
+                "The sink rejected %d of %d task results: they are too old or invalid",
                 refused,
                 len(batch),
             )
         counters["sent"] += len(batch) - refused
         counters["rejected"] += refused
-        counters["lost"] += self.state.see(batch)
+        counters["lost"] += self.state.count_gaps(batch)
         if self.metrics:
             for entry in batch:
-                queue, task = str(entry.told.get("queue", "")), str(entry.told.get("task", ""))
-                self.state.minutes.setdefault((int(entry.time) // 60, queue, task), Minute()).add(entry.told)
+                queue, task = str(entry.result.get("queue", "")), str(entry.result.get("task", ""))
+                self.state.minutes.setdefault((int(entry.time) // 60, queue, task), Minute()).add(entry.result)
         self.state.cursor = batch[-1].cursor
         self.save(batch[-1].time)
         return True
 
-    def measure(self, now: float) -> None:
-        """Send the metrics of the minutes that are over.
+    def send_metrics(self, now: float) -> None:
+        """Send the metrics of past minutes.
 
-        They may not hold up the log, so they are kept apart where they are not taken, and no more than so many.
+        Metrics must not block the log. If they are not accepted, at most MOST_MINUTES are kept for a retry.
 
         Args:
             now: seconds since the epoch.
@@ -421,20 +422,20 @@ class Shipper:
         over = sorted(name for name in minutes if name[0] < this)
         if not self.metrics or not over or time.monotonic() < self.metrics_pause.until:
             return
-        untaken: list[tuple[int, str, str]] = []
+        unsent: list[tuple[int, str, str]] = []
         for call in calls({name: minutes[name] for name in over if name[0] > this - OLDEST_MINUTE}):
-            if not untaken:
+            if not unsent:
                 try:
                     self.metrics.send(call)
-                    self.metrics_pause.end()
+                    self.metrics_pause.reset()
                     continue
-                except Exception as error:  # as above
+                except Exception as error:  # any error: the minutes are kept
                     counters["failures"] += 1
                     self.metrics_pause.lengthen()
-                    log.warning("Metrics can't be sent, again in %.0f s: %s", self.metrics_pause.seconds, error)
-            untaken += call
-        kept = untaken[-MOST_MINUTES:]
-        dropped = sum(name[0] <= this - OLDEST_MINUTE for name in over) + len(untaken) - len(kept)
+                    log.warning("Metrics can't be sent. Retry in %.0f s: %s", self.metrics_pause.seconds, error)
+            unsent += call
+        kept = unsent[-MOST_MINUTES:]
+        dropped = sum(name[0] <= this - OLDEST_MINUTE for name in over) + len(unsent) - len(kept)
         counters["metrics_dropped"] += dropped
         for name in set(over) - set(kept):
             del minutes[name]
@@ -444,44 +445,49 @@ class Shipper:
         try:
             self.state.save(self.state_file)
         except OSError as error:
-            # To end here would be to send the same again and again. So it is sent again once, after a restart.
+            # An exit here would send the same results again and again. So they are sent again once, after a restart.
             self.state.counters["failures"] += 1
-            log.warning("What is sent now comes again after a restart: %s", error)
-        self.tell(reached)
+            log.warning("The state can't be saved, so results are sent again after a restart: %s", error)
+        self.write_metrics(reached)
 
-    def tell(self, reached: float) -> None:
-        """Tell Prometheus how far it is, by a file that the node exporter reads."""
+    def write_metrics(self, reached: float) -> None:
+        """Write the shipper's metrics to a file for the node exporter's textfile collector.
+
+        Args:
+            reached: time of the last result that was sent, or of the first that can't be, in seconds since the epoch.
+        """
         behind = round(max(0.0, time.time() - reached), 1)
-        told: list[tuple[str, str, str, float]] = [
+        rows: list[tuple[str, str, str, float]] = [
             (f"{name}_total", "counter", text, self.state.counters[name]) for name, text in COUNTERS.items()
         ]
-        told.append(
+        rows.append(
             (
                 "behind_seconds",
                 "gauge",
-                "How long ago the last that was sent ended, or the first that can't be.",
+                "Age of the last result that was sent, or of the first that can't be sent.",
                 behind,
             )
         )
         lines = (
             f"# HELP celery_task_log_{name} {text}\n# TYPE celery_task_log_{name} {kind}\n"
             f'celery_task_log_{name}{{app="{self.app}"}} {value}\n'
-            for name, kind, text, value in told
+            for name, kind, text, value in rows
         )
         replace(self.metrics_file, "".join(lines))
 
 
 def replace(path: Path, text: str) -> None:
+    """Write a file atomically."""
     temporary = path.with_name(f".{path.name}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def batches(entries: Iterator[Entry | None]) -> Iterator[list[Entry]]:
-    """Yield what comes within a second or so, and fits into one call of a sink; nothing where nothing comes.
+    """Yield batches of entries that arrive within a second or so, and fit into one call of a sink; or an empty one.
 
     Args:
-        entries: None when there is nothing yet.
+        entries: None stands for a pause in the journal.
     """
     batch: list[Entry] = []
     size, since = 0, 0.0
@@ -506,16 +512,16 @@ def batches(entries: Iterator[Entry | None]) -> Iterator[list[Entry]]:
 def follow(
     namespace: str, cursor: str, malformed: Callable[[], None], wait: float = 0.5
 ) -> Generator[Entry | None, None, None]:
-    """Yield the ends of tasks from the journal, those after a cursor first; None when there is nothing yet.
+    """Yield task results from the journal after a cursor; None stands for a pause.
 
     Args:
-        malformed: called for each entry that is no end of a task.
+        malformed: called for each entry that is not a task result.
 
     Raises:
-        RuntimeError: journalctl ended.
+        RuntimeError: journalctl exited.
     """
-    # Without --all, what is longer than 4096 bytes comes as null. Anybody may write to the journal: only what came from
-    # this user is taken, and the workers run as it.
+    # Without --all, a field longer than 4096 bytes is null. Any user may write to the journal, so only entries of this
+    # user, as whom the workers run, are read.
     command = ["journalctl", f"--namespace={namespace}", "--output=json", "--all", "--output-fields=MESSAGE", "--quiet"]
     command += ["--follow", "--no-tail", *([f"--after-cursor={cursor}"] if cursor else [])]
     command += ["SYSLOG_IDENTIFIER=celery", f"_UID={os.getuid()}"]
@@ -529,38 +535,39 @@ def follow(
                 if not selector.select(wait):
                     yield None
                     continue
-                # What can be read at once: a line that came with others would not wake the selector again.
+                # Read all that is available: buffered lines would not wake the selector again.
                 chunk = os.read(process.stdout.fileno(), BATCH_BYTES)
                 if not chunk:
-                    raise RuntimeError(f"journalctl ended with {process.wait()}")
+                    raise RuntimeError(f"journalctl exited with code {process.wait()}")
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     try:
                         yield Entry.of(line)
                     except ValueError as error:
                         malformed()
-                        log.warning("Not the end of a task: %s", error)
+                        log.warning("Not a task result: %s", error)
         finally:
             process.terminate()
 
 
 def sink_of(config: Mapping[str, Any]) -> Sink:
+    """Return the configured sink."""
     options = dict(config)
     kinds: dict[str, Callable[..., Sink]] = {"file": File, "cloudwatch": CloudWatch}
     return kinds[options.pop("kind")](**options)
 
 
 def run(config: Mapping[str, Any], stopping: threading.Event) -> None:
-    """Ship until it is time to stop.
+    """Ship task results until the event is set.
 
-    While the sink takes nothing, no journalctl runs: it would keep files open that the journal has removed, and the
-    disk would hold more than it may.
+    While the sink accepts nothing, no journalctl is running. It would keep deleted files of the journal open, and so
+    exceed the journal's limit on the disk.
     """
     state_file = Path(config["state"])
     metrics = Metrics(app=config["app"], **config["metrics"]) if config.get("metrics") else None
     state = State.load(state_file)
     shipper = Shipper(config["app"], sink_of(config["sink"]), state, state_file, Path(config["metrics_file"]), metrics)
-    shipper.tell(time.time())
+    shipper.write_metrics(time.time())
 
     def malformed() -> None:
         state.counters["malformed"] += 1
@@ -568,12 +575,12 @@ def run(config: Mapping[str, Any], stopping: threading.Event) -> None:
     while not stopping.is_set():
         with contextlib.closing(follow(config["namespace"], state.cursor, malformed)) as entries:
             for batch in batches(entries):
-                taken = shipper.ship(batch) if batch else True
+                accepted = shipper.ship(batch) if batch else True
                 if not batch:
-                    # That nothing came is told too: by a file that grows old, one that hangs is seen.
-                    shipper.tell(time.time())
-                shipper.measure(time.time())
-                if not taken or stopping.is_set():
+                    # Also without results: an old file shows that the shipper hangs.
+                    shipper.write_metrics(time.time())
+                shipper.send_metrics(time.time())
+                if not accepted or stopping.is_set():
                     break
         stopping.wait(max(0.0, shipper.pause.until - time.monotonic()))
 
