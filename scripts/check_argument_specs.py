@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Check that each role's argument spec and its defaults say the same.
+"""Check that the argument spec and the defaults of each role agree.
 
-Ansible checks types by the spec but takes values from the defaults, so a difference between the two shows
-nowhere but in wrong documentation. Prints one line a problem; exits with 1 if there is any.
+Ansible validates types by the spec but takes values from the defaults, so a difference only results in wrong
+documentation. Prints a line for each problem; exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ ROLES = Path(__file__).resolve().parent.parent / "roles"
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; a file that is absent or empty is an empty one."""
+    """Return the YAML mapping in a file; empty if the file is missing or empty."""
     return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
 
 
 def text_of(value: object) -> str:
-    """Give a value's one text, in which true differs from 1, as in YAML and unlike in Python."""
+    """Return a canonical text of a value, in which true and 1 differ, unlike in Python."""
     return json.dumps(value, sort_keys=True)
 
 
 def problems_of(role: str, defaults: dict[str, Any], spec: dict[str, Any]) -> list[str]:
-    """List what is wrong between a role's defaults and its spec's entry points."""
+    """Return the differences between a role's defaults and its spec."""
     entry_points: dict[str, Any] = spec.get("argument_specs", {})
     if "main" not in entry_points:
         return [f"{role}: meta/argument_specs.yml has no entry point main"]

@@ -1,4 +1,4 @@
-"""What the steps of a test run cost: wall time, and the time of processors on the controller and on the lab's hosts."""
+"""The costs of a test run's steps: wall time, and CPU time on the controller and on the lab's hosts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PODMAN = ["podman"] if os.geteuid() == 0 else ["sudo", "-n", "podman"]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a phase of a step cost, in seconds.
+    """The costs of a phase of a step, in seconds.
 
     Attributes:
-        wall: by the clock.
-        controller: processors, by what the step started here: Ansible, pytest, browsers.
-        hosts: processors, by all that ran on its hosts.
+        wall: wall time.
+        controller: CPU time of the step's processes on the controller: Ansible, pytest, browsers.
+        hosts: CPU time of all processes on the step's hosts.
     """
 
     step: str
@@ -33,29 +33,29 @@ class Cost:
 
 
 def stat_of(pid: int) -> list[str]:
-    """Return what /proc tells of a process, from its state on: the third field in proc(5). Empty if there is none."""
+    """Return the fields of /proc/PID/stat from the state, its third field, on; empty if there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    # The second field, a name, may hold anything.
+    # The second field, a name, may contain any character.
     return text.rpartition(")")[2].split()
 
 
 def process_seconds(pid: int) -> float:
-    """Return the processor seconds of a process and of those that it started and waited for; 0 if it is gone."""
+    """Return the CPU seconds of a process and of its children that it waited for; 0 if it has exited."""
     return sum(map(int, stat_of(pid)[11:15])) / TICKS
 
 
 def machine_seconds() -> tuple[float, float]:
-    """Return the processor seconds since the machine booted: those in use, and all."""
+    """Return the CPU seconds since the machine was booted: busy, and in total."""
     ticks = [int(each) for each in Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]]
-    # proc(5): the fourth is idle, the fifth waits for disks.
+    # proc(5): the fourth is idle, the fifth iowait.
     return (sum(ticks) - ticks[3] - ticks[4]) / TICKS, sum(ticks) / TICKS
 
 
 def container_seconds(container: str) -> float | None:
-    """Return the processor seconds of a container, by its whole id; None if it does not run."""
+    """Return the CPU seconds of a container, by its full id; None if it is not running."""
     for path in CGROUPS.glob(f"cpuacct/*/libpod-{container}/cpuacct.usage"):
         return int(path.read_text(encoding="ascii")) / 1e9
     for path in CGROUPS.glob(f"*/libpod-{container}*/cpu.stat"):
@@ -68,20 +68,20 @@ class Meter:
     """Measures the phases of a step, one after another.
 
     Attributes:
-        network: of its hosts; empty if it has none.
+        network: network of its hosts; empty if it has none.
     """
 
     step: str
     network: str = ""
     costs: list[Cost] = field(default_factory=list)
-    # By container: seconds until it was booted last, and since.
+    # For each container, CPU seconds before its last boot, and since.
     _containers: dict[str, tuple[float, float]] = field(default_factory=dict)
     _since: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def hosts(self) -> float:
-        """Return the processor seconds of all hosts that there ever were.
+        """Return the CPU seconds of all hosts, also of those that were removed.
 
-        To be called now and then: what a host used from the last call until it was shut down is not known.
+        Call it regularly: CPU time between the last call and the shutdown of a host is not included.
         """
         if self.network:
             names = [*PODMAN, "ps", "--no-trunc", "--quiet", "--filter", f"name=^{self.network}-"]
@@ -96,23 +96,23 @@ class Meter:
         self._since = (now, process_seconds(pid), self.hosts())
 
     def end(self, phase: str, now: float, controller: float) -> None:
-        """End the phase that was begun.
+        """End the current phase.
 
         Args:
-            controller: processor seconds of the step's process until now.
+            controller: CPU seconds of the step's process.
         """
         then, before, hosts = self._since
         self.costs.append(Cost(self.step, phase, now - then, max(0.0, controller - before), self.hosts() - hosts))
 
 
 def table(costs: Iterable[Cost]) -> list[str]:
-    """Return a table in Markdown: a line a step and phase, those of the longest step first."""
+    """Return a Markdown table with a line for each step and phase, the longest step first."""
     costs = list(costs)
     wall: dict[str, float] = defaultdict(float)
     for cost in costs:
         wall[cost.step] += cost.wall
     lines = [
-        "| step | phase | wall s | controller's processor s | hosts' processor s |",
+        "| step | phase | wall s | CPU s on the controller | CPU s on hosts |",
         "| --- | --- | --: | --: | --: |",
     ]
     for step in sorted(wall, key=lambda step: -wall[step]):
@@ -126,18 +126,18 @@ def table(costs: Iterable[Cost]) -> list[str]:
 
 
 def spent_table(paths: Sequence[Path]) -> list[str]:
-    """Return a table in Markdown of what scenarios spent their time on, by kind.
+    """Return a Markdown table of the time that scenarios spent, by kind of work.
 
     Args:
-        paths: a file for each scenario, with a line of JSON for each thing; one that is missing has none.
+        paths: for each scenario, a file with a line of JSON for each kind. It may be missing.
     """
-    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             entry = json.loads(line)
-            found[entry["kind"]][path.stem] += entry["seconds"]
-    lines = ["| scenarios' time went to | wall s | most of it in |", "| --- | --: | --- |"]
-    for kind, parts in sorted(found.items(), key=lambda item: -sum(item[1].values())):
+            spent[entry["kind"]][path.stem] += entry["seconds"]
+    lines = ["| time spent on | wall s | most of it in |", "| --- | --: | --- |"]
+    for kind, parts in sorted(spent.items(), key=lambda item: -sum(item[1].values())):
         where = [f"{name} {parts[name]:.0f}" for name in sorted(parts, key=lambda name: -parts[name])[:3]]
         lines.append(f"| {kind} | {sum(parts.values()):.0f} | {', '.join(where)} |")
     return lines

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The demo: boot hosts on this machine, build a fleet on them, watch real tasks finish, release, and kill a worker.
+"""The demo: boot hosts on this machine, deploy a fleet to them, run tasks, roll out a release, and kill a worker.
 
-`make demo` runs `up`, `make demo-down` runs `down`. What each step prints goes to .cache/demo.
+`make demo` runs `up`, `make demo-down` runs `down`. The output of each step is in .cache/demo.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ LOGS = ROOT / ".cache" / "demo"
 IMAGES = "localhost/fleet-lab-"
 
 TAIL_LINES = 40
-# Sent at a time while a release is under way.
+# Tasks that are sent at a time during a rollout.
 LOAD_TASKS = 20
 POLL_SECONDS = 1.5
-# A ledger that was last written to longer ago than this before the first task holds nothing of this run.
+# Ledgers that were last written this long before the first task have no tasks of this run.
 CLOCK_SKEW_SECONDS = 3600
-# Long enough for a machine that is busy: what hangs is rare, and what is slow is no fault.
+# Long enough for a busy machine.
 REMOTE_TIMEOUT_SECONDS = 600
-# What systemd runs, and the programs' hosts otherwise do not list.
+# The services of systemd that the table of hosts shows.
 UNITS = ["rabbitmq-server.service", "redis-server.service", "valkey-server.service", "flower.service", "nginx.service"]
 UNITS += ["prometheus.service", "prometheus-alertmanager.service"]
 PORTS = {"prometheus": 9090, "alertmanager": 9093}
-# A task to be killed at, and how long it may take until that is told, or forgotten.
+# The task whose worker is killed, and the longest time until the alert fires, or is resolved.
 VICTIM = ("reports.build", ["2026-01", 60])
 ALERT = "CeleryTasksKilled"
 ALERT_SECONDS = 900
@@ -62,54 +62,54 @@ BROKERS = ("rabbitmq", "redis")
 
 TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
 RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)")
-# supervisorctl: name, state in capitals, and "pid 1, uptime 0:00:01" or what went wrong.
-PROGRAM = re.compile(r"^(?P<name>\S+)\s+(?P<state>[A-Z]+)\s*(?:pid \d+, uptime )?(?P<about>.*)$")
+# supervisorctl: name, state in capitals, and "pid 1, uptime 0:00:01" or an error.
+PROGRAM = re.compile(r"^(?P<name>\S+)\s+(?P<state>[A-Z]+)\s*(?:pid \d+, uptime )?(?P<detail>.*)$")
 
 console = Console(highlight=False, emoji=False)
 
 
 class DemoError(Exception):
-    """The demo can't go on. The message says why, for the one who ran it."""
+    """The demo failed. The message is for the user."""
 
 
 @dataclass
 class Fleet:
-    """What the demo must know of the inventory."""
+    """The hosts and names of the inventory that the demo uses."""
 
     name: str
     app: str
     network: str
     state: Path
     secrets: Path
-    #: Host's name to its address.
+    #: The address of each host.
     addresses: dict[str, str]
     broker: str
-    #: rabbitmq or redis.
+    #: "rabbitmq" or "redis".
     kind: str
     beat: str
     flower: str
     monitor: str
-    #: Those that run the application, and so have a ledger.
+    #: Hosts that run the application, and have a ledger.
     app_hosts: list[str]
 
 
 @dataclass(frozen=True)
 class Process:
-    """One program or service on a host, as its supervisor describes it."""
+    """A program or service on a host, as Supervisor or systemd reports it."""
 
     name: str
     state: str
-    about: str = ""
+    detail: str = ""
 
     @property
-    def well(self) -> bool:
-        """Whether it runs."""
+    def healthy(self) -> bool:
+        """Return whether it is running."""
         return self.state in {"RUNNING", "running"}
 
 
 @dataclass
 class Recap:
-    """What a playbook's output says of its run so far."""
+    """The progress of a playbook, from its output."""
 
     play: str = ""
     task: str = ""
@@ -118,7 +118,7 @@ class Recap:
     hosts: list[str] = field(default_factory=list)
 
     def read(self, line: str) -> bool:
-        """Take up one line; true if another play or task has begun."""
+        """Read a line, and return whether it begins a play or a task."""
         if title := TITLE.match(line):
             if title["kind"] == "PLAY":
                 self.play, self.task = title["name"], ""
@@ -133,21 +133,24 @@ class Recap:
 
 
 def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str = "rabbitmq") -> Fleet:
-    """Read the fleet from what `ansible-inventory --list` prints.
+    """Return the fleet of an inventory.
 
     Args:
-        inventory: its output.
-        home: the user's home directory, below which a fleet's secrets lie by default.
+        inventory: output of `ansible-inventory --list`.
+        home: the user's home directory, below which the fleet's secrets are.
         source: the inventory's directory.
         kind: the broker.
 
     Raises:
-        DemoError: it is no inventory of lab hosts.
+        DemoError: the inventory has no hosts of the lab.
     """
     variables: dict[str, dict[str, Any]] = inventory.get("_meta", {}).get("hostvars", {})
     missing = [host for host, values in variables.items() if not {"lab_network", "ansible_host"} <= set(values)]
     if missing or not variables:
-        raise DemoError(f"{source} describes no hosts of the lab (lab_network, ansible_host): {', '.join(missing)}")
+        raise DemoError(
+            f"{source} has no hosts of the lab. Use inventories/lab, or set lab_network and ansible_host of "
+            f"{', '.join(missing) or 'its hosts'}"
+        )
     values = next(iter(variables.values()))
     app = values.get("celery_app_name", "shop")
     name = values.get("celery_fleet_name", app)
@@ -161,7 +164,7 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
         group = values.get(f"celery_{duty}_group", duty)
         hosts = members(group)
         if not hosts:
-            raise DemoError(f"{source} has no host in the group {group}, which the demo shows")
+            raise DemoError(f"{source} has no host in the group {group}, which the demo needs. Put a host into it")
         return hosts[0]
 
     beat = first("beat")
@@ -184,22 +187,22 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
 
 
 def parse_programs(text: str, files: Iterable[Path]) -> list[Process]:
-    """Read what `supervisorctl status` prints, without what has ended and has no file any more.
+    """Return the programs in the output of `supervisorctl status`.
 
     Args:
-        files: of the programs. A worker that handed over has none, yet Supervisor remembers it.
+        files: configuration files of the programs. A slot that has stopped after a handover has none, and is left out.
     """
     matches = [match for line in text.splitlines() if (match := PROGRAM.match(line))]
     declared = set(map(program_in, files))
     return [
-        Process(match["name"], match["state"], match["about"])
+        Process(match["name"], match["state"], match["detail"])
         for match in matches
         if match["state"] != "STOPPED" or match["name"] in declared
     ]
 
 
 def parse_units(text: str) -> list[Process]:
-    """Read what `systemctl list-units --all --plain --no-legend` prints, without the units that are not there."""
+    """Return the installed services in the output of `systemctl list-units --all --plain --no-legend`."""
     processes = []
     for line in text.splitlines():
         unit, load, _active, state, *_description = line.split()
@@ -209,12 +212,12 @@ def parse_units(text: str) -> list[Process]:
 
 
 def say(text: str) -> None:
-    """Print a line as it is, however narrow the terminal."""
+    """Print a line without markup and wrapping."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for Ansible: our programs first, and output that can be read by line."""
+    """Return the environment for Ansible: .venv first in PATH, output without colours and buffers."""
     return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -226,7 +229,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Say what begins, and how long it took."""
+    """Print the title of a step, and its duration at the end."""
     console.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
     started = time.monotonic()
     yield
@@ -234,7 +237,7 @@ def step(title: str) -> Iterator[None]:
 
 
 def become_options() -> list[str]:
-    """Return what makes Ansible ask for sudo's password, where sudo wants one."""
+    """Return the option with which Ansible asks for sudo's password, if sudo needs one."""
     if os.geteuid() == 0 or not shutil.which("sudo"):
         return []
     able = subprocess.run(["sudo", "-n", "true"], check=False, capture_output=True).returncode == 0  # noqa: S607
@@ -242,10 +245,10 @@ def become_options() -> list[str]:
 
 
 def play(inventory: Path, playbook: str, options: list[str] | None = None) -> Recap:
-    """Run a playbook, with its current task on one line and all of its output in a log.
+    """Run a playbook. Show its current task on one line, and write its output to a log.
 
     Raises:
-        DemoError: it failed. The log's last lines are printed.
+        DemoError: the playbook failed. The end of the log is printed.
     """
     log = LOGS / f"{Path(playbook).stem}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -258,28 +261,28 @@ def play(inventory: Path, playbook: str, options: list[str] | None = None) -> Re
             command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as process,
     ):
-        # Ansible may be asking for a password: leave the terminal alone until it plays.
+        # Ansible may ask for a password, so leave the terminal alone until the first play.
         status.stop()
         for line in process.stdout or ():
             file.write(line)
             if recap.read(line):
-                doing = f"{recap.play}: {recap.task}" if recap.task else recap.play
-                # On one line: the spinner takes two columns of it.
-                status.update(escape(doing[: console.width - 3]))
+                current = f"{recap.play}: {recap.task}" if recap.task else recap.play
+                # The spinner takes two columns of the line.
+                status.update(escape(current[: console.width - 3]))
                 status.start()
     if process.returncode != 0:
         lines = log.read_text(encoding="utf-8").rstrip().splitlines()
         say("\n".join(lines[-TAIL_LINES:]))
-        raise DemoError(f"{playbook} failed; all it said is in {log.relative_to(ROOT)}")
+        raise DemoError(f"{playbook} failed. Its whole output is in {log.relative_to(ROOT)}")
     say(f"  {len(recap.hosts)} hosts, {recap.tasks} tasks, {recap.changed} changes")
     return recap
 
 
 def remote(fleet: Fleet, host: str, command: list[str], allowed: Iterable[int] = (0,)) -> str:
-    """Run a command on a host over SSH and return what it prints.
+    """Run a command on a host over SSH, and return its stdout.
 
     Raises:
-        DemoError: its return code is not among those allowed.
+        DemoError: the command timed out, or its exit code is not allowed.
     """
     ssh = ["ssh", "-F", str(fleet.state / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
     try:
@@ -287,20 +290,20 @@ def remote(fleet: Fleet, host: str, command: list[str], allowed: Iterable[int] =
     except subprocess.TimeoutExpired as error:
         raise DemoError(f"{host} did not answer within {error.timeout:.0f} s: {shlex.join(command)}") from error
     if result.returncode not in allowed:
-        said = (result.stderr or result.stdout).strip()
-        raise DemoError(f"on {host}, `{shlex.join(command)}` ended with {result.returncode}: {said}")
+        error = (result.stderr or result.stdout).strip()
+        raise DemoError(f"on {host}, `{shlex.join(command)}` failed with exit code {result.returncode}: {error}")
     return result.stdout
 
 
 def send(fleet: Fleet, count: int) -> dict[str, Any]:
-    """Send tasks from the host that has beat, as the application's user, and return the command's answer."""
+    """Send tasks from beat's host, as the application's user, and return the output of send_load."""
     command = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run", "django-admin", "send_load"]
-    answer: dict[str, Any] = json.loads(remote(fleet, fleet.beat, [*command, "--count", str(count)]).splitlines()[-1])
-    return answer
+    sent: dict[str, Any] = json.loads(remote(fleet, fleet.beat, [*command, "--count", str(count)]).splitlines()[-1])
+    return sent
 
 
 def read_ledgers(fleet: Fleet, since: float) -> Iterator[str]:
-    """Yield the lines of all hosts' ledgers that were written to since then, in one call a host."""
+    """Yield the lines of all ledgers that were written since a time, in seconds since the epoch."""
     command = ["sudo", "-n", "find", f"/var/lib/{fleet.app}", "-path", "*/ledger/*.jsonl"]
     command += ["-newermt", f"@{since - CLOCK_SKEW_SECONDS:.0f}", "-exec", "cat", "{}", "+"]
     hosts = fleet.app_hosts
@@ -310,7 +313,7 @@ def read_ledgers(fleet: Fleet, since: float) -> Iterator[str]:
 
 
 def watch(fleet: Fleet, sent: dict[str, Any], since: float, timeout: float) -> Any:  # noqa: ANN401 - shop's Count
-    """Show a progress bar until every task that was sent has ended or the time is over, and return the count."""
+    """Show a progress bar until all tasks have ended or the timeout is over, and return the count."""
     sys.path.insert(0, str(ROOT / "example"))
     ledger = importlib.import_module("shop.ledger")
     roots = {task_id for ids in sent["queues"].values() for task_id in ids}
@@ -328,31 +331,31 @@ def watch(fleet: Fleet, sent: dict[str, Any], since: float, timeout: float) -> A
 
 
 def processes(fleet: Fleet, host: str) -> list[Process]:
-    """Return what runs, or should, on a host: Supervisor's programs and systemd's services."""
+    """Return the programs and services of a host, running or not."""
     command = ["systemctl", "list-units", "--all", "--plain", "--no-legend", *UNITS, "supervisor.service"]
     units = parse_units(remote(fleet, host, command))
     services = [unit for unit in units if unit.name != "supervisor"]
     if len(services) == len(units):
         return services
     files = map(Path, remote(fleet, host, ["ls", "/etc/supervisor/conf.d"]).split())
-    # 3: not every program runs. The table shows which.
+    # 3: a program is not running. The table shows which.
     status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3))
     return parse_programs(status, files) + services
 
 
 def host_table(fleet: Fleet, found: dict[str, list[Process]]) -> Table:
-    """Return a table of the hosts and what runs on them."""
+    """Return a table of the hosts and their processes."""
     table = Table("host", "address", "program", "state", "up for", title="Hosts", title_justify="left")
     for host, running in found.items():
-        for number, process in enumerate(running):
-            first = [host, fleet.addresses[host]] if number == 0 else ["", ""]
-            state = process.state if process.well else f"[bold red]{process.state}[/]"
-            table.add_row(*first, process.name, state, process.about, end_section=number == len(running) - 1)
+        for index, process in enumerate(running):
+            first = [host, fleet.addresses[host]] if index == 0 else ["", ""]
+            state = process.state if process.healthy else f"[bold red]{process.state}[/]"
+            table.add_row(*first, process.name, state, process.detail, end_section=index == len(running) - 1)
     return table
 
 
 def queue_table(title: str, count: Any) -> Table:  # noqa: ANN401 - shop's Count
-    """Return a table of what became of each queue's tasks."""
+    """Return a table of the tasks of each queue, by outcome."""
     table = Table(title=title, title_justify="left", show_footer=True)
     table.add_column("queue", footer="all")
     for name in ("sent", "done", "failed", "retried", "lost", "repeated"):
@@ -364,7 +367,7 @@ def queue_table(title: str, count: Any) -> Table:  # noqa: ANN401 - shop's Count
 
 
 def pages(fleet: Fleet) -> str:
-    """Return how to open the web pages."""
+    """Return the URLs of the web pages, with their users and passwords."""
     broker = fleet.addresses[fleet.broker]
     brokers = {
         "rabbitmq": ("RabbitMQ", f"http://{broker}:15672/", f"{fleet.app}-admin", "rabbitmq_administrator"),
@@ -378,64 +381,64 @@ def pages(fleet: Fleet) -> str:
     ]
     home = Path.home()
     secrets = f"~/{fleet.secrets.relative_to(home)}" if fleet.secrets.is_relative_to(home) else str(fleet.secrets)
-    # Lines, not a table: they are to be copied, so they must not be cut or wrapped.
+    # Lines, not a table, which would cut or wrap what users copy.
     return "\n".join(
         f"{name}: {address}\n  user {user}, password in {secrets}/{file}" for name, address, user, file in entries
     )
 
 
 def monitor_url(fleet: Fleet, program: str) -> str:
-    """Return where one of those that measure listens."""
+    """Return the URL of Prometheus or Alertmanager."""
     return f"http://{fleet.addresses[fleet.monitor]}:{PORTS[program]}"
 
 
-def ask(fleet: Fleet, program: str, path: str) -> Any:  # noqa: ANN401 - JSON
-    """Return what Prometheus or Alertmanager answers.
+def get(fleet: Fleet, program: str, path: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the response of Prometheus or Alertmanager to a GET request.
 
     Raises:
-        DemoError: it does not.
+        DemoError: it does not answer.
     """
     password = (fleet.secrets / program).read_text(encoding="utf-8").strip()
     credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
     request = Request(monitor_url(fleet, program) + path, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310 - http
     try:
-        with urlopen(request, timeout=REMOTE_TIMEOUT_SECONDS) as answer:  # noqa: S310 - as above
-            return json.load(answer)
+        with urlopen(request, timeout=REMOTE_TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
+            return json.load(response)
     except URLError as error:
         raise DemoError(f"{request.full_url} does not answer: {error}") from error
 
 
 def wait_for(check: Callable[[], Any], what: str, timeout: float) -> Any:  # noqa: ANN401 - what check returns
-    """Return what check returns as soon as that is true.
+    """Poll until check returns a true value, and return it.
 
     Raises:
-        DemoError: the time is over.
+        DemoError: the timeout is over.
     """
     end = time.monotonic() + timeout
-    while not (found := check()):
+    while not (result := check()):
         if time.monotonic() > end:
-            raise DemoError(f"after {timeout:.0f} s: {what}")
+            raise DemoError(f"Timed out after {timeout:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
-    return found
+    return result
 
 
 def alerts(fleet: Fleet) -> set[str]:
-    """Return the names of what Alertmanager was told."""
-    return {alert["labels"]["alertname"] for alert in ask(fleet, "alertmanager", "/api/v2/alerts")}
+    """Return the names of the alerts in Alertmanager."""
+    return {alert["labels"]["alertname"] for alert in get(fleet, "alertmanager", "/api/v2/alerts")}
 
 
 def kill_a_worker(fleet: Fleet) -> None:
-    """Kill a worker in the middle of a task, and wait until an alert says so and is over."""
+    """Kill a worker with an in-flight task, and wait until the alert has fired and is resolved."""
     task, arguments = VICTIM
     run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
     remote(fleet, fleet.beat, [*run, "celery", "call", task, "--args", json.dumps(arguments)])
     query = quote(f'celery_worker_tasks_running{{program="{fleet.app}-{task.partition(".")[0]}"}} > 0')
 
     def busy() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ask(fleet, "prometheus", f"/api/v1/query?query={query}")["data"]["result"]
-        return found
+        result: list[dict[str, Any]] = get(fleet, "prometheus", f"/api/v1/query?query={query}")["data"]["result"]
+        return result
 
-    (worker, *_) = wait_for(busy, f"no worker is seen at {task}", ALERT_SECONDS)
+    (worker, *_) = wait_for(busy, f"no worker is running {task}", ALERT_SECONDS)
     program, host = worker["metric"]["program"], worker["metric"]["instance"]
     status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3)).splitlines()
     (parent,) = (line.split()[3].rstrip(",") for line in status if line.startswith(program) and " RUNNING " in line)
@@ -443,15 +446,15 @@ def kill_a_worker(fleet: Fleet) -> None:
     killed = time.monotonic()
     wait_for(lambda: ALERT in alerts(fleet), f"{ALERT} does not fire", ALERT_SECONDS)
     say(f"  {program} on {host} was killed; {ALERT} fired after {time.monotonic() - killed:.0f} s")
-    wait_for(lambda: ALERT not in alerts(fleet), f"{ALERT} is not over", ALERT_SECONDS)
-    say(f"  and was over after {time.monotonic() - killed:.0f} s, as it looks back at one minute here")
+    wait_for(lambda: ALERT not in alerts(fleet), f"{ALERT} is not resolved", ALERT_SECONDS)
+    say(f"  and was resolved after {time.monotonic() - killed:.0f} s, as its window is one minute here")
 
 
 def load_fleet(inventory: Path, kind: str = "rabbitmq") -> Fleet:
-    """Read the inventory.
+    """Return the fleet of an inventory.
 
     Raises:
-        DemoError: it can't be read or is none of the lab.
+        DemoError: the inventory can't be read, or has no hosts of the lab.
     """
     result = subprocess.run(
         [str(BIN / "ansible-inventory"), "-i", str(inventory), "--list"],
@@ -472,27 +475,27 @@ def current_release(fleet: Fleet) -> str:
 
 
 def next_release(version: str) -> str:
-    """Return the name of a release that comes after another: 1.3.0 after 1.2.0."""
+    """Return the next release: 1.3.0 after 1.2.0."""
     major, minor, *_ = version.split(".")
     return f"{major}.{int(minor) + 1}.0"
 
 
 @contextmanager
 def load(fleet: Fleet) -> Iterator[dict[str, Any]]:
-    """Send tasks all the time while the block runs; what was sent is in the value once it has ended."""
+    """Send tasks during the block. The value has all of them at its end."""
     sent: dict[str, Any] = {"queues": defaultdict(list), "total": 0, "failures": 0, "children": 0}
     over = threading.Event()
 
-    def go_on() -> None:
+    def keep_sending() -> None:
         while not over.is_set():
-            answer = send(fleet, LOAD_TASKS)
-            for queue, ids in answer["queues"].items():
+            more = send(fleet, LOAD_TASKS)
+            for queue, ids in more["queues"].items():
                 sent["queues"][queue] += ids
             for name in ("total", "failures", "children"):
-                sent[name] += answer[name]
+                sent[name] += more[name]
 
     with ThreadPoolExecutor(1) as pool:
-        sending = pool.submit(go_on)
+        sending = pool.submit(keep_sending)
         try:
             yield sent
         finally:
@@ -501,48 +504,48 @@ def load(fleet: Fleet) -> Iterator[dict[str, Any]]:
 
 
 def release(fleet: Fleet, options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
-    """Release the next version while tasks flow, and return what was sent and the count of what became of it."""
+    """Roll out the next release under load, and return the tasks that were sent and their count by outcome."""
     version = next_release(current_release(fleet))
     since = time.time()
-    with step(f"Releasing {version} with playbooks/deploy.yml, while tasks flow"), load(fleet) as sent:
+    with step(f"Rolling out release {version} with playbooks/deploy.yml, under load"), load(fleet) as sent:
         variables = {"celery_app_version": version, "celery_broker": options.broker}
         play(options.inventory, "playbooks/deploy.yml", ["--extra-vars", json.dumps(variables)])
-    with step("Watching the last of them finish"):
+    with step("Waiting for the last tasks"):
         return sent, watch(fleet, sent, since, options.timeout)
 
 
 def problems_of(sent: dict[str, Any], count: Any, timeout: float) -> list[str]:  # noqa: ANN401 - shop's Count
-    """Return what became of tasks that should not have."""
+    """Return the tasks that were lost, repeated, or failed unexpectedly, for people."""
     problems = []
     total = count.total
     if missing := sent["total"] - total.done - total.failed - total.revoked:
-        problems.append(f"{missing} tasks have no end after {timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
+        problems.append(f"{missing} tasks have not ended after {timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
     if total.repeated:
-        problems.append(f"{total.repeated} tasks were done twice: {' '.join(count.repeated_ids[:5])}")
+        problems.append(f"{total.repeated} tasks ran twice: {' '.join(count.repeated_ids[:5])}")
     if total.failed > sent["failures"]:
-        problems.append(f"{total.failed - sent['failures']} tasks failed that should not have: see the workers' logs")
+        problems.append(f"{total.failed - sent['failures']} tasks failed unexpectedly. See the workers' logs")
     return problems
 
 
 def up(options: argparse.Namespace) -> int:
-    """Boot, build, send, watch, release and tell. Whatever is there already is used again."""
+    """Boot hosts, deploy the fleet, run tasks and a rollout, and print the result. Existing hosts are reused."""
     started = time.monotonic()
     fleet = load_fleet(options.inventory, options.broker)
-    with step(f"Booting {len(fleet.addresses)} hosts on this machine (the first time: building their image)"):
+    with step(f"Booting {len(fleet.addresses)} hosts on this machine (builds their image the first time)"):
         play(options.inventory, "lab/create.yml", become_options())
-    with step("Building the fleet with site.yml"):
+    with step("Deploying the fleet with site.yml"):
         play(options.inventory, "site.yml", ["--extra-vars", f"celery_broker={options.broker}"])
     with step(f"Sending {options.count} tasks from {fleet.beat} to every queue"):
         since = time.time()
         sent = send(fleet, options.count)
         sizes = ", ".join(f"{len(ids)} to {queue}" for queue, ids in sent["queues"].items())
         say(f"  {sizes}; some of them send {sent['children']} more")
-    with step("Watching them finish"):
+    with step("Waiting for the tasks"):
         count = watch(fleet, sent, since, options.timeout)
     problems = problems_of(sent, count, options.timeout)
     released, meanwhile = release(fleet, options)
     problems += problems_of(released, meanwhile, options.timeout)
-    with step("Killing a worker in the middle of a task, to see who notices"):
+    with step("Killing a worker with an in-flight task"):
         kill_a_worker(fleet)
     found = {host: processes(fleet, host) for host in fleet.addresses}
     tables = [queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)]
@@ -551,10 +554,13 @@ def up(options: argparse.Namespace) -> int:
         console.print(table)
     say(f"The {sent['failures']} and {released['failures']} tasks of customers.fail are meant to fail.")
     say(f"\n{pages(fleet)}")
-    say(f"The release: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
-    say(f"Everything took {time.monotonic() - started:.0f} s. `make demo-down` removes it again.")
+    say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
+    say(f"The demo took {time.monotonic() - started:.0f} s. `make demo-down` removes it.")
     problems += [
-        f"{process.name} on {host} is {process.state}" for host in found for process in found[host] if not process.well
+        f"{process.name} on {host} is {process.state}"
+        for host in found
+        for process in found[host]
+        if not process.healthy
     ]
     if "flower" not in {process.name for process in found[fleet.flower]}:
         problems.append(f"Flower is not on {fleet.flower}")
@@ -564,22 +570,22 @@ def up(options: argparse.Namespace) -> int:
 
 
 def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run podman as root, as the lab does."""
+    """Run podman as root."""
     command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and say so, if it is there."""
+    """Remove a directory if it exists, and print that."""
     if path.exists():
         shutil.rmtree(path)
         say(f"  removed {path}")
 
 
 def remove_images() -> None:
-    """Remove the lab's images, except those that other hosts still run on."""
+    """Remove the lab's images, except those that other hosts use."""
     result = podman("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference={IMAGES}*")
-    # An image found by one of its names is listed under all of them, and the others are not the lab's.
+    # podman lists an image under all of its names, of which others are not the lab's.
     for image in filter(lambda name: name.startswith(IMAGES), result.stdout.split()):
         removed = podman("rmi", image)
         if removed.returncode == 0:
@@ -589,7 +595,7 @@ def remove_images() -> None:
 
 
 def down(options: argparse.Namespace) -> int:
-    """Remove the hosts and all that was made for them. What other lab hosts use stays."""
+    """Remove the hosts and all of their files. Files that other hosts of the lab use are kept."""
     fleet = load_fleet(options.inventory)
     with step("Removing the demo"):
         if shutil.which("podman"):
@@ -598,7 +604,7 @@ def down(options: argparse.Namespace) -> int:
             remove_images()
         remove_tree(fleet.secrets)
         artifacts = Path.home() / ".cache" / "celery-fleet" / "artifacts"
-        # The shop's releases, and Flower with what it needs. Other applications' stay.
+        # Artifacts of the demo's application and of Flower. Those of other applications are kept.
         for pattern in (f"{fleet.app}-*.tar", "requirements.lock-*.tar"):
             for artifact in artifacts.glob(pattern):
                 artifact.unlink()
@@ -612,7 +618,7 @@ def down(options: argparse.Namespace) -> int:
         else:
             remove_tree(LAB)
         remove_tree(LOGS)
-    say("What `make setup` installed stays: Debian's packages and .venv.")
+    say("Debian's packages and .venv, which `make setup` installed, are kept.")
     return 0
 
 
@@ -621,12 +627,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
     commands = parser.add_subparsers(required=True, metavar="up|down")
-    upward = commands.add_parser("up", help="boot the hosts, build the fleet, send tasks and watch them")
+    upward = commands.add_parser("up", help="boot the hosts, deploy the fleet, and run tasks and a rollout")
     upward.add_argument("--broker", choices=BROKERS, default="rabbitmq", help="default: rabbitmq")
-    upward.add_argument("--count", type=int, default=300, help="how many tasks (default: 300)")
+    upward.add_argument("--count", type=int, default=300, help="number of tasks (default: 300)")
     upward.add_argument("--timeout", type=float, default=1800, help="seconds to wait for the tasks (default: 1800)")
     upward.set_defaults(run=up)
-    downward = commands.add_parser("down", help="remove the hosts and every trace of them")
+    downward = commands.add_parser("down", help="remove the hosts and all of their files")
     downward.set_defaults(run=down)
     options = parser.parse_args(arguments)
     try:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the table of variables in each role's README.md from its argument spec.
 
-The table stands between two comments; all other text of the file is its author's. Where a README or the
-comments are missing, they are made. With --check nothing is written: exits with 1 if a file would change.
+The table is between two comments; the rest of the file is left alone. A missing README, or missing comments, are
+created. With --check, nothing is written, and it exits with 1 if a file would change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARKUP = re.compile(r"\b([BCEILMOPRUV])\(([^()]*)\)")
 
 
 def plain(text: str | list[str]) -> str:
-    """Turn a description in Ansible's markup into one line of Markdown."""
+    """Convert a description from Ansible's markup to one line of Markdown."""
     joined = " ".join(text if isinstance(text, list) else [text])
 
     def markdown(match: re.Match[str]) -> str:
@@ -40,7 +40,7 @@ def plain(text: str | list[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Show a default as it would stand in a YAML file, on one line."""
+    """Return a default value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True).strip()
     text = text.removesuffix("...").strip()
     if isinstance(value, str) and value:
@@ -49,7 +49,7 @@ def shown(value: object) -> str:
 
 
 def table(options: dict[str, Any]) -> list[str]:
-    """Write the rows of one entry point's options."""
+    """Return the table of an entry point's options."""
     rows = ["| variable | type | default | what it is |", "| --- | --- | --- | --- |"]
     for name, option in options.items():
         kind = option.get("type", "str")
@@ -64,7 +64,7 @@ def table(options: dict[str, Any]) -> list[str]:
 
 
 def section(spec: dict[str, Any]) -> str:
-    """Write what stands between the two comments."""
+    """Return the text between the two comments."""
     lines = [BEGIN]
     entry_points: dict[str, Any] = spec["argument_specs"]
     for name, entry in entry_points.items():
@@ -78,7 +78,7 @@ def section(spec: dict[str, Any]) -> str:
 
 
 def rendered(role: str, spec: dict[str, Any], current: str) -> str:
-    """Give a README's text with its table as the spec has it."""
+    """Return the text of a README with its table updated from the spec."""
     text = section(spec)
     if BEGIN in current and END in current:
         before, _, rest = current.partition(BEGIN)
@@ -109,9 +109,9 @@ def main() -> int:
         if not check:
             readme.write_text(text, encoding="utf-8")
     if stale and check:
-        print("Not as the argument spec has it (run `make readmes`): " + ", ".join(stale))
+        print("Differs from the argument spec: " + ", ".join(stale) + ". Run `make readmes`")
         return 1
-    print("Wrote " + ", ".join(stale) if stale else "The READMEs are as the argument specs have them.")
+    print("Wrote " + ", ".join(stale) if stale else "The READMEs agree with the argument specs.")
     return 0
 
 

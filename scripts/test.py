@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run everything that is checked before a change is accepted.
+"""Run all checks that a change must pass.
 
-Lint and unit tests first, then every molecule scenario on hosts of its own, several steps at a time. Each step's
-output goes to .cache/test-logs; on the terminal is a line for each change of state. What a step started is
-ended when it ends, also on Ctrl-C; what a run left that was ended hard, the next one ends. At the end it is told
-what the steps cost. The last line counts: one a lint step, one a scenario's phase, and every test that pytest ran.
+Runs lint and unit tests, then each molecule scenario on its own hosts, several steps at a time. The output of each step
+is in .cache/test-logs, the terminal shows its changes of state. When a step ends, or on Ctrl-C, all of its processes
+are ended. Processes that a killed run left are ended by the next run. The end shows the costs of the steps. The last
+line has totals, which count each lint step, each phase of a scenario, and each test of pytest.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from scripts.costs import PODMAN, Meter, machine_seconds, process_seconds, spent
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".cache" / "test-logs"
-# Scenarios of all checkouts use the same networks, so what runs is noted for all of them.
+# Scenarios of all checkouts use the same networks, so running steps are recorded in one place.
 RUNNING = Path("~/.cache/celery-fleet/tests").expanduser()
 BIN = ROOT / ".venv" / "bin"
 TAIL_LINES = 80
 HEARTBEAT_SECONDS = 60
-# No step takes half of it: this ends what hangs, also on a machine that is busy.
+# At least twice the time of the longest step, so that only a step that hangs is ended.
 STEP_LIMIT_SECONDS = 75 * 60
-# What `--quick` runs of the scenarios.
+# The scenario and the test of `--quick`.
 QUICK_SCENARIO = "release_rabbitmq"
 QUICK_TEST = "test_a_release_loses_and_repeats_nothing"
-# They fill the end of a run, so that no long one is alone there.
+# Started last, so that no long scenario is alone at the end of a run.
 SHORT_SCENARIOS = ("celery_task_log", "flower", "supervisor")
-# How long an interrupted step gets to end by itself.
+# Seconds between SIGTERM and SIGKILL.
 GRACE_SECONDS = 20
 
-# A variable in the environment of all that a step starts, also of what goes off to a session of its own.
+# Environment variable of all processes of a step, also of those in sessions of their own.
 MARK = "FLEET_TEST_STEP"
 
 PHASE = re.compile(r"\[[^\]]+ > (?P<phase>\w+)\] (?P<event>Executing|Executed: (?P<result>\w+))\s*$")
@@ -61,7 +61,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass
 class Step:
-    """One command, and what became of it."""
+    """A command and its result."""
 
     name: str
     group: str
@@ -76,26 +76,26 @@ class Step:
     network: str = ""
     hosts: int = 0
     environment: dict[str, str] = field(default_factory=dict)
-    # The number of the log's line that tells of the first failure: what follows is about cleaning up.
+    # Line of the log with the first failure. Later lines are about the cleanup.
     failed_at: int = 0
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.name, self.network)
-        # Not the name alone: a test of this command runs steps inside of one, which may not end that.
+        # Unique, because a test of this script runs steps within a step, and must not end that.
         self.mark = f"{self.name} {uuid.uuid4()}"
 
     @property
     def log(self) -> Path:
-        """Where the step's output goes."""
+        """Return the path of the step's output."""
         return LOGS / f"{self.name}.log"
 
     @property
     def spent(self) -> Path:
-        """Where it is noted what a scenario's time went to."""
+        """Return the path of the time that a scenario spent, by kind of work."""
         return LOGS / f"{self.name}.spent"
 
     def read(self, line: str) -> str:
-        """Take up what a line of output says; return the event if a phase begins or ends with it."""
+        """Read a line of output; return "begin" or "end" if a phase begins or ends with it."""
         self.lines += 1
         if counts := PYTEST_SUMMARY.match(line):
             for number, outcome in COUNT.findall(counts["counts"]):
@@ -115,18 +115,18 @@ class Step:
         return "end"
 
     def close(self, code: int) -> None:
-        """Count the step itself, where its output did not count already."""
+        """Count the step itself, unless its output had counts."""
         if self.group == "lint":
             self.passed, self.failed = int(code == 0), int(code != 0)
         elif code != 0 and self.failed == 0:
             self.failed = 1
         elif code == 0 and self.passed == 0:
-            # A run of tests that ran no test proves nothing.
+            # Without any test, a run of tests has failed.
             self.failed = 1
 
 
 def lint_steps() -> list[Step]:
-    """Everything that reads the sources and runs nothing."""
+    """Return the steps that only read the sources."""
     python = str(BIN / "python")
     sources = ("plugins", "playbooks", "scripts", "lab", "tests", "molecule", "roles", "bench", "example/shop")
     typed = [name for name in sources if any((ROOT / name).rglob("*.py"))]
@@ -144,7 +144,7 @@ def lint_steps() -> list[Step]:
 
 
 def unit_steps() -> list[Step]:
-    """The tests that need no host."""
+    """Return the tests that need no hosts."""
     pytest = [str(BIN / "python"), "-m", "pytest"]
     return [
         Step("unit", "unit", [*pytest, "tests/unit"]),
@@ -153,23 +153,23 @@ def unit_steps() -> list[Step]:
 
 
 def hosts_in(inventory: Path) -> int:
-    """Count the hosts that a scenario boots."""
-    found: set[str] = set()
+    """Return the number of hosts that a scenario boots."""
+    hosts: set[str] = set()
 
     def walk(group: dict[str, object] | None) -> None:
         for key, value in (group or {}).items():
             if key == "hosts" and isinstance(value, dict):
-                found.update(value)
+                hosts.update(value)
             elif isinstance(value, dict) and key != "vars":
                 walk(value)
 
     for path in inventory.glob("*.yml"):
         walk(yaml.safe_load(path.read_text(encoding="utf-8")))
-    return len(found)
+    return len(hosts)
 
 
 def scenario_steps() -> list[Step]:
-    """One step a molecule scenario, those with the most hosts first, as they take longest, and the short ones last."""
+    """Return a step for each molecule scenario. Those with the most hosts, which take longest, are first."""
     paths = [path.parent for path in ROOT.glob("molecule/*/molecule.yml")]
     paths.sort(key=lambda path: (path.name in SHORT_SCENARIOS, -hosts_in(path / "inventory"), path.name))
     inventories = [ROOT / "molecule" / "shared" / "inventory"]
@@ -191,12 +191,12 @@ def scenario_steps() -> list[Step]:
 
 
 def clock(seconds: float) -> str:
-    """Show a duration as minutes:seconds."""
+    """Return a duration as minutes:seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class Run:
-    """Runs steps side by side and tells how they fare."""
+    """Runs steps in parallel and prints their states."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -212,8 +212,8 @@ class Run:
             "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "lab" / "callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "spent",
         }
-        # The first three speak for this process's own environment, and would set the steps' one on a wrong course. With
-        # the last, each of some thousand starts of Python would compile all that it imports.
+        # The first three belong to this process's own environment. With the last, each of some thousand Python processes
+        # would compile all of its imports.
         for name in ("ANSIBLE_CONFIG", "ANSIBLE_INVENTORY", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):
             self.environment.pop(name, None)
 
@@ -224,11 +224,11 @@ class Run:
 
     @property
     def erase(self) -> str:
-        """What removes the status line of a terminal."""
+        """Return the escape sequence that removes the status line."""
         return "\r\x1b[K" if self.live else ""
 
     def status(self) -> str:
-        """Name what runs, with its phase and its time."""
+        """Return the running steps, with their phases and times."""
         now = time.monotonic()
         return ", ".join(
             f"{step.name} ({step.phase + ' ' if step.phase else ''}{clock(now - step.started)})"
@@ -236,7 +236,7 @@ class Run:
         )
 
     def watch(self, stop: threading.Event) -> None:
-        """Show the status: each second on a terminal, each minute elsewhere."""
+        """Print the status each second on a terminal, else each minute."""
         measured = time.monotonic()
         while not stop.wait(1 if self.live else HEARTBEAT_SECONDS):
             if time.monotonic() - measured >= HEARTBEAT_SECONDS:
@@ -271,23 +271,23 @@ class Run:
             )
             self.running[step.name] = (step, process)
             self.say(f"{step.name}: started")
-            with noted(step, process.pid):
+            with recorded(step, process.pid):
                 code = self.follow(step, process, log)
                 end_processes_of(step.mark)
             if code != 0 and step.cleanup:
-                # molecule cleans up after a failure, not after being ended.
+                # molecule cleans up after a failure, but not if it is killed.
                 subprocess.run(step.cleanup, env=self.environment, cwd=ROOT, stdout=log, stderr=log, check=False)
         del self.running[step.name]
         step.close(code)
-        self.tell_end(step, code)
+        self.print_result(step, code)
 
     def follow(self, step: Step, process: subprocess.Popen[str], log: IO[str]) -> int:
-        """Take up what a step prints and what it costs, until it has ended; return its exit code."""
+        """Read the output of a step and measure its costs until it has ended; return its exit code."""
         limit = threading.Timer(STEP_LIMIT_SECONDS, self.end, [process])
         limit.start()
         if step.group != "scenario":
             step.meter.begin(step.started, process.pid)
-        assert process.stdout is not None  # noqa: S101 - asked for where it was started
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
         for raw in process.stdout:
             line = COLOUR.sub("", raw)
             log.write(line)
@@ -298,7 +298,7 @@ class Run:
                 self.say(f"{step.name}: {step.phase}")
             elif event == "end":
                 step.meter.end(step.phase, time.monotonic(), process_seconds(process.pid))
-        # It is looked at before it is gone. Where it was ended, whoever did that may have come first.
+        # Read its CPU time before it is reaped, which another thread may already have done.
         with suppress(ChildProcessError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         used = process_seconds(process.pid)
@@ -308,13 +308,13 @@ class Run:
             step.meter.end("", time.monotonic(), used)
         return code
 
-    def tell_end(self, step: Step, code: int) -> None:
-        """Say how a step ended; if badly, with the end of its log."""
+    def print_result(self, step: Step, code: int) -> None:
+        """Print the result of a step, and the end of its log if it failed."""
         took = time.monotonic() - step.started
         if step.failed == 0:
             self.say(f"{step.name}: passed in {clock(took)}")
             return
-        why = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
+        why = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
         if code < 0 and took >= STEP_LIMIT_SECONDS:
             why += f" after {STEP_LIMIT_SECONDS // 60} minutes"
         self.say(f"{step.name}: FAILED in {clock(took)} ({why}); the end of {step.log.relative_to(ROOT)}:")
@@ -324,7 +324,7 @@ class Run:
             print("\n".join(f"    {line}" for line in lines), flush=True)
 
     def end(self, process: subprocess.Popen[str]) -> None:
-        """End a step and all that it started; by force if it does not within the grace."""
+        """End a step and its processes by SIGTERM, and by SIGKILL after GRACE_SECONDS."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, number)
@@ -336,24 +336,24 @@ class Run:
             return
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
-        """End all steps; each cleans up after itself."""
+        """End all steps, which clean up after themselves."""
         if self.interrupted.is_set():
             return
         self.interrupted.set()
-        self.say(f"{signal.Signals(number).name}: ending what runs and cleaning up")
+        self.say(f"{signal.Signals(number).name}: ending all steps and cleaning up")
         for _, process in list(self.running.values()):
             threading.Thread(target=self.end, args=[process]).start()
 
     def run(self, steps: Iterable[Step], jobs: int) -> None:
-        """Run steps, as many at a time as told."""
+        """Run steps, at most `jobs` at a time."""
         with ThreadPoolExecutor(jobs) as pool:
             for future in [pool.submit(self.execute, step) for step in steps]:
                 future.result()
 
 
 @contextmanager
-def noted(step: Step, pid: int) -> Iterator[None]:
-    """Note that a step runs, so that the next test run can end it if this one is ended hard."""
+def recorded(step: Step, pid: int) -> Iterator[None]:
+    """Record that a step is running, so that the next test run can end it if this one is killed."""
     note = RUNNING / f"{step.name}.json"
     left = {"pid": pid, "started": started_at(pid), "mark": step.mark, "network": step.network}
     note.write_text(json.dumps(left), encoding="utf-8")
@@ -364,27 +364,27 @@ def noted(step: Step, pid: int) -> Iterator[None]:
 
 
 def started_at(pid: int) -> str:
-    """Return when a process was started, in ticks since the boot; empty if none of this number runs."""
+    """Return the start time of a process, in ticks since the boot; empty if it is not running."""
     fields = stat_of(pid)
     return fields[19] if fields and fields[0] != "Z" else ""
 
 
 def end_processes_of(mark: str) -> None:
-    """End at once what a step has started, and what still runs though its own process has ended."""
+    """Kill all processes of a step that are still running."""
     variable = f"{MARK}={mark}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if variable in (process / "environ").read_bytes().split(b"\0"):
                 os.kill(int(process.name), signal.SIGKILL)
-        except OSError:  # another user's, or it has ended meanwhile
+        except OSError:  # it belongs to another user, or has exited
             continue
 
 
 def end_leftovers() -> None:
-    """End what a test run left that was ended hard: its steps' processes, and their hosts."""
+    """Remove the processes and hosts that a killed test run left."""
     for note in sorted(RUNNING.glob("*.json")):
         left = json.loads(note.read_text(encoding="utf-8"))
-        print(f"test: cleaning up {note.stem}, which an earlier run left", flush=True)
+        print(f"test: cleaning up {note.stem}, which an earlier run left behind", flush=True)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if started_at(left["pid"]) == left["started"] != "":
                 os.killpg(left["pid"], number)
@@ -403,14 +403,14 @@ def end_leftovers() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Keep other test runs of this user away: hosts and networks of scenarios have the same names in each."""
+    """Lock out other test runs of this user, whose hosts and networks have the same names."""
     RUNNING.mkdir(parents=True, exist_ok=True)
     with (RUNNING / "lock").open("a+", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise SystemExit(f"test: another run is at work: {lock.read().strip()}. Wait for it, or end it") from None
+            raise SystemExit(f"test: another run is active: {lock.read().strip()}. Wait for it, or end it") from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()} in {ROOT}\n")
         lock.flush()
@@ -429,7 +429,7 @@ def check_machine(steps: Sequence[Step], jobs: int) -> None:
 
 
 def quick_steps() -> list[Step]:
-    """Lint, unit tests, and one fleet from site.yml to a release."""
+    """Return lint, unit tests, and one fleet from site.yml to a rollout."""
     (fleet,) = (step for step in scenario_steps() if step.name == QUICK_SCENARIO)
     fleet.environment["PYTEST_ADDOPTS"] = f"-k {QUICK_TEST}"
     # The fleet takes longest.
@@ -437,23 +437,23 @@ def quick_steps() -> list[Step]:
 
 
 def chosen(only: str | None) -> list[Step]:
-    """Pick steps by name or by group; refuse a name that there is not."""
+    """Return steps by name or by group. Exit on an unknown name."""
     steps = [*lint_steps(), *unit_steps(), *scenario_steps()]
     if only is None:
         return steps
     names = {name.strip() for name in only.split(",") if name.strip()}
     known = {step.name for step in steps} | {step.group for step in steps}
     if unknown := names - known:
-        raise SystemExit(f"test: no such step: {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
+        raise SystemExit(f"test: no such step: {', '.join(sorted(unknown))}. The steps are: {', '.join(sorted(known))}")
     return [step for step in steps if names & {step.name, step.group}]
 
 
 def main() -> int:
-    """Run what was asked for and count."""
+    """Run the chosen steps."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     some = parser.add_mutually_exclusive_group()
     some.add_argument("--only", metavar="NAME,...", help="lint, unit, scenario, or the names of single steps")
-    some.add_argument("--quick", action="store_true", help="lint, unit tests, and one fleet from site.yml to a release")
+    some.add_argument("--quick", action="store_true", help="lint, unit tests, and one fleet from site.yml to a rollout")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -474,7 +474,7 @@ def main() -> int:
 
 
 def run_all(steps: Sequence[Step], jobs: int) -> int:
-    """Run the steps, and tell what they cost and how many passed."""
+    """Run steps, and print their costs and the totals."""
     LOGS.mkdir(parents=True, exist_ok=True)
     used, whole = machine_seconds()
     run = Run()
@@ -491,10 +491,12 @@ def run_all(steps: Sequence[Step], jobs: int) -> int:
 
     used, whole = (now - then for now, then in zip(machine_seconds(), (used, whole), strict=True))
     costs = [cost for step in steps for cost in step.meter.costs]
-    told = [*table(costs), "", *spent_table([step.spent for step in steps]), ""]
-    told.append(f"{clock(time.monotonic() - run.began)} by the clock; processors were in use {used / whole:.0%} of it.")
-    (LOGS / "costs.md").write_text("\n".join(told) + "\n", encoding="utf-8")
-    print("\n".join(["", *told, ""]), flush=True)
+    report = [*table(costs), "", *spent_table([step.spent for step in steps]), ""]
+    report.append(
+        f"{clock(time.monotonic() - run.began)} wall time; the processors were busy {used / whole:.0%} of it."
+    )
+    (LOGS / "costs.md").write_text("\n".join(report) + "\n", encoding="utf-8")
+    print("\n".join(["", *report, ""]), flush=True)
 
     bad = [step.name for step in steps if step.failed or not step.started]
     if bad:

@@ -1,4 +1,4 @@
-"""Notes what the tasks of a playbook were spent on, in wall seconds: a line of JSON a kind, in the file $FLEET_SPENT.
+"""Record the wall seconds of a playbook's tasks by kind of work, each as a line of JSON, in the file $FLEET_SPENT.
 
 ANSIBLE_CALLBACK_PLUGINS=lab/callback_plugins ANSIBLE_CALLBACKS_ENABLED=spent FLEET_SPENT=FILE ansible-playbook …
 """
@@ -17,12 +17,12 @@ from ansible.plugins.callback import CallbackBase
 DOCUMENTATION = """
 name: spent
 type: aggregate
-short_description: What the tasks of a playbook were spent on, in wall seconds
-description: A task counts from its begin to the next one's. What is no task, such as the start, is "Ansible starts".
+short_description: Record the wall seconds of a playbook's tasks by kind of work
+description: A task lasts until the next one begins. The time before the first task is "Ansible starts".
 requirements: [to be enabled, and the name of a file in FLEET_SPENT]
 """
 
-#: By the last part of an action's name. All others are small: what they cost is Ansible's own work, and Python's start.
+#: Kinds by the last part of an action's name. The costs of all others are those of Ansible and of starting Python.
 KINDS = {
     "apt": "Debian packages",
     "celery_artifact": "Python packages",
@@ -44,7 +44,7 @@ OTHERS = "Ansible's small tasks"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Adds up by kind, and writes at the end."""
+    """Adds up the seconds of each kind, and writes them at the end."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"

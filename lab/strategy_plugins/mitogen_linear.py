@@ -1,7 +1,7 @@
-"""Ansible's linear strategy, made to take less of the machine that all scenarios share.
+"""Ansible's linear strategy with Mitogen, which needs less CPU time in scenarios.
 
-Mitogen keeps one Python a host in place of starting one a task. Ansible looks for strategies in directories, and
-mitogen's own lies where pip puts it: this names it from a place that is known.
+Mitogen keeps a Python process on each host instead of starting one for each task. Ansible looks for strategies in
+directories; this file makes Mitogen's strategy, which pip installed elsewhere, available in a known one.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ansible_mitogen.strategy import StrategyMixin
 from jinja2.bccache import FileSystemBytecodeCache
 from jinja2.nodes import Template
 
-# Mitogen keeps a processor for itself, and what it starts off it: of two processors, one would be idle.
+# Mitogen reserves a processor for itself. With two processors, one would be idle.
 affinity.policy = affinity.Policy()
-# For each module of a collection it reads what all collections say of themselves, for modules that import from one
-# which Ansible has not loaded. We have none such.
+# For each module, Mitogen reads the metadata of all collections, for imports from collections that Ansible has not
+# loaded. There are none.
 planner._load_collections = lambda _invocation: None
 
-# What each forked process would find and load anew.
+# Load these once, instead of in each forked process.
 filter_loader.get("mandatory")
 test_loader.get("defined")
-# Ansible compiles each template and condition anew in the process that it forks for a task on a host.
+# Ansible compiles each template and condition in each forked process.
 COMPILED = Path(__file__).resolve().parents[2] / ".cache" / "templates"
 COMPILED.mkdir(parents=True, exist_ok=True)
 cache = FileSystemBytecodeCache(str(COMPILED))
-compile_anew = templating.AnsibleEnvironment.compile
+compile_uncached = templating.AnsibleEnvironment.compile
 
 
 def compile_once(
@@ -41,16 +41,16 @@ def compile_once(
     filename: str | None = None,
     *options: bool,
 ) -> str | CodeType:
-    """Compile a template, unless that was done before with the same Ansible, by any run."""
+    """Compile a template, or load its code from the cache of earlier runs with the same version of Ansible."""
     if not isinstance(source, str):
-        compiled: str | CodeType = compile_anew(environment, source, name, filename, *options)
+        compiled: str | CodeType = compile_uncached(environment, source, name, filename, *options)
         return compiled
     syntax = [getattr(environment, field) for field in templating._TEMPLATE_OVERRIDE_FIELD_NAMES]
     context = templating._TemplateCompileContext.current()
     key = repr((ansible.__version__, str(source), name, syntax, context.escape_backslashes, options))
     bucket = cache.get_bucket(environment, key, filename, source)
     if bucket.code is None:
-        bucket.code = compile_anew(environment, source, name, filename, *options)
+        bucket.code = compile_uncached(environment, source, name, filename, *options)
         cache.set_bucket(bucket)
     return bucket.code
 
@@ -61,4 +61,4 @@ Linear = strategy_loader.get("linear", class_only=True)
 
 
 class StrategyModule(StrategyMixin, Linear):  # type: ignore[misc,valid-type]
-    """Mitogen's part before Ansible's."""
+    """Ansible's linear strategy with Mitogen's mixin."""

@@ -1,4 +1,4 @@
-"""The demo: how it reads the inventory, a playbook's output and the hosts' answers."""
+"""The demo: parsing of the inventory, of a playbook's output and of the hosts' output."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def test_groups_may_have_other_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listed", "said"),
+    ("listed", "message"),
     [
         ({}, "no hosts of the lab"),
         ({"_meta": {"hostvars": {"web": {"ansible_host": "192.0.2.9"}}}}, "web"),
         (inventory(celery_flower_group="nobody"), "no host in the group nobody"),
     ],
 )
-def test_an_inventory_that_is_not_the_labs_is_refused(listed: dict[str, Any], said: str) -> None:
-    with pytest.raises(DemoError, match=said):
+def test_an_inventory_that_is_not_the_labs_is_refused(listed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DemoError, match=message):
         parse_fleet(listed, Path(), Path("i"))
 
 
-def test_a_playbooks_output_tells_where_it_is_and_what_it_changed() -> None:
+def test_the_progress_and_the_changes_are_read_from_a_playbooks_output() -> None:
     recap = Recap()
     assert recap.read("PLAY [Build the broker] *****")
     assert recap.read("TASK [fleet.celery.rabbitmq : Install it [now]] ***")
@@ -68,7 +68,7 @@ def test_a_playbooks_output_tells_where_it_is_and_what_it_changed() -> None:
     assert recap.task == ""
 
 
-def test_programs_are_read_with_what_is_wrong_with_them() -> None:
+def test_programs_are_read_with_their_states_and_errors() -> None:
     text = (
         "shop-video                       RUNNING   pid 1775, uptime 0:00:29\n"
         "shop-email                       FATAL     Exited too quickly (process log may have details)\n"
@@ -78,10 +78,10 @@ def test_programs_are_read_with_what_is_wrong_with_them() -> None:
     files = [Path(f"shop.worker.shop-{name}.conf") for name in ("video", "email", "reports")]
     video, email, reports = parse_programs(text, files)
     assert video == Process("shop-video", "RUNNING", "0:00:29")
-    assert video.well
+    assert video.healthy
     assert email == Process("shop-email", "FATAL", "Exited too quickly (process log may have details)")
-    assert not email.well
-    assert not reports.well
+    assert not email.healthy
+    assert not reports.healthy
 
 
 def test_services_that_are_not_installed_are_not_listed() -> None:
@@ -92,10 +92,10 @@ def test_services_that_are_not_installed_are_not_listed() -> None:
     )
     flower, nginx = parse_units(text)
     assert flower == Process("flower", "running")
-    assert flower.well
-    assert not nginx.well
+    assert flower.healthy
+    assert not nginx.healthy
 
 
-def test_each_release_of_the_demo_has_a_name_of_its_own() -> None:
+def test_the_next_release_has_a_higher_version() -> None:
     assert next_release("1.0.0") == "1.1.0"
     assert next_release("1.9.0") == "1.10.0"

@@ -112,7 +112,7 @@ def test_a_run_without_any_test_is_a_failure() -> None:
 
 
 def test_a_name_that_is_no_step_is_refused_with_those_that_are() -> None:
-    with pytest.raises(SystemExit, match=r"no such step: rabitmq; there are: .*rabbitmq"):
+    with pytest.raises(SystemExit, match=r"no such step: rabitmq\. The steps are: .*rabbitmq"):
         chosen("unit,rabitmq")
 
 
@@ -156,7 +156,7 @@ def test_another_process_of_the_same_number_is_left_alone(running: Path) -> None
 
 
 def test_a_second_run_at_a_time_is_refused(running: Path) -> None:
-    with alone(), pytest.raises(SystemExit, match=r"another run is at work: process \d+ in /"), alone():
+    with alone(), pytest.raises(SystemExit, match=r"another run is active: process \d+ in /"), alone():
         pass
     with (running / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
