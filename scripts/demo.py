@@ -290,8 +290,8 @@ def remote(fleet: Fleet, host: str, command: list[str], allowed: Iterable[int] =
     except subprocess.TimeoutExpired as error:
         raise DemoError(f"{host} did not answer within {error.timeout:.0f} s: {shlex.join(command)}") from error
     if result.returncode not in allowed:
-        error = (result.stderr or result.stdout).strip()
-        raise DemoError(f"on {host}, `{shlex.join(command)}` failed with exit code {result.returncode}: {error}")
+        output = (result.stderr or result.stdout).strip()
+        raise DemoError(f"on {host}, `{shlex.join(command)}` failed with exit code {result.returncode}: {output}")
     return result.stdout
 
 

@@ -212,8 +212,8 @@ class Run:
             "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "lab" / "callback_plugins"),
             "ANSIBLE_CALLBACKS_ENABLED": "spent",
         }
-        # The first three belong to this process's own environment. With the last, each of some thousand Python processes
-        # would compile all of its imports.
+        # The first three belong to this process's own environment. With the last, each of some thousand processes of
+        # Python would compile all of its imports.
         for name in ("ANSIBLE_CONFIG", "ANSIBLE_INVENTORY", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):
             self.environment.pop(name, None)
 

@@ -20,8 +20,8 @@ from scripts import dashboards as generator
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles" / "grafana_dashboards"
 EXPORTER = ROOT / "roles" / "celery_exporter" / "files" / "celery_exporter.py"
-TOLD = re.compile(r"""told\.(gauge|counter|histogram)\(\s*f?"(celery_[a-z_{}]+)""")
-# What is told by other programs than the exporter of workers, in all versions of Debian 12 and 13.
+EXPORTED = re.compile(r"""families\.(gauge|counter|histogram)\(\s*f?"(celery_[a-z_{}]+)""")
+# Metrics of other exporters, in all of their versions in Debian 12 and 13.
 OTHERS = {
     # Prometheus and Alertmanager
     "ALERTS",
@@ -121,7 +121,7 @@ def metrics_of(expr: str) -> set[str]:
 def exported() -> Iterator[str]:
     """Yield the names of the series that the exporter of workers tells, as its source has them."""
     suffixes = {"gauge": [""], "counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
-    for kind, name in TOLD.findall(EXPORTER.read_text(encoding="utf-8")):
+    for kind, name in EXPORTED.findall(EXPORTER.read_text(encoding="utf-8")):
         names = [name.format(outcome=outcome) for outcome in ("started", "succeeded", "failed", "retried")]
         for each in dict.fromkeys(names):
             yield from (each + suffix for suffix in suffixes[kind])
