@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write the Grafana dashboards of roles/grafana_dashboards/files from the description in this file.
+"""Generate the Grafana dashboards of roles/grafana_dashboards/files from the definitions in this file.
 
-What a panel shows is said once, as a Panel; how Grafana wants it said is at the end. With --check nothing is written:
+The definitions come first, the conversion to Grafana's JSON is at the end. With --check, nothing is written, and it
 exits with 1 if a file would change.
 """
 
@@ -37,21 +37,21 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 FILES = Path(__file__).resolve().parent.parent / "roles" / "grafana_dashboards" / "files"
 TAG = "celery-fleet"
-# The data source that the role makes; where there is none of that name, Grafana takes its default.
+# The data source that the role creates. If it is missing, Grafana uses its default.
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 SOURCE_NAME = "celery-fleet"
 
 # Grafana's names of units.
 SECONDS, BYTES, SHARE, COUNT, MOMENT = "s", "bytes", "percentunit", "short", "dateTimeAsIso"
 A_SECOND, A_MINUTE = "cps", "cpm"
-# What stands for a value, and its colour.
+# For each value, the text that is shown, and its colour.
 Words = Mapping[str, tuple[str, str]]
 GOOD, WARN, BAD, PLAIN = "green", "orange", "red", "text"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """From which value on a number is shown as doubtful, and from which as bad; with low, below which."""
+    """The thresholds of a number: doubtful and bad, from above or, with low, from below."""
 
     doubtful: float | None = None
     bad: float | None = None
@@ -60,12 +60,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Query:
-    """A question to Prometheus.
+    """A query to Prometheus.
 
     Attributes:
-        name: of its series, with {{label}}; in a table, of its column, which is left out if it has none.
-        unit: in a table; elsewhere it is the panel's.
-        limits: in a table, likewise.
+        name: legend of its series, with {{label}}. In a table, name of its column; a column without a name is hidden.
+        expr: the expression in PromQL.
+        unit: unit of a table's column. Other panels have one of their own.
+        limits: thresholds of a table's column. Other panels have their own.
     """
 
     name: str
@@ -76,20 +77,21 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """What one panel tells.
+    """A panel.
 
     Attributes:
-        says: what the number is, and what it is not.
-        labels: in a table, names of the columns before the numbers, by the label that is in them.
-        empty: what is shown where there is nothing to show, of a panel that is right to be empty in a healthy fleet.
-        width: of 24.
-        height: in Grafana's steps of 30 pixels.
-        top: where the axis ends, if no value is above it.
+        description: what the panel shows, and what it does not.
+        labels: in a table, names of the columns of labels, by label.
+        empty: text of an empty panel, for panels that are empty in a healthy fleet.
+        words: texts and colours of values.
+        width: width, of 24.
+        height: height, in Grafana's steps of 30 pixels.
+        top: upper end of the axis, unless a value is above it.
     """
 
     shape: Literal["stat", "graph", "states", "table"]
     title: str
-    says: str
+    description: str
     unit: str
     queries: tuple[Query, ...]
     limits: Limits | None = None
@@ -104,10 +106,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Variable:
-    """What the reader chooses from: the values that a label has in the series of a selector.
+    """A variable, whose values are those of a label in the series of a selector.
 
     Attributes:
-        name: of the variable. Links take its value along to dashboards that have one of that name.
+        name: its name. Links keep its value in dashboards with a variable of the same name.
+        of: the selector.
+        label: the label.
+        several: whether several values may be selected.
     """
 
     name: str
@@ -121,14 +126,15 @@ class Dashboard:
     """A dashboard.
 
     Attributes:
-        name: of its file and, behind the tag, its address in Grafana.
-        broker: the kind without which it has no data.
-        releases: whether it marks when hosts came to another release.
+        name: name of its file and, after the tag, its uid in Grafana.
+        description: the question that it answers.
+        broker: the kind of broker that it needs.
+        releases: whether it has annotations of activations.
     """
 
     name: str
     title: str
-    says: str
+    description: str
     variables: tuple[Variable, ...]
     rows: Mapping[str, tuple[Panel, ...]]
     broker: Literal["rabbitmq", "redis"] | None = None
@@ -136,7 +142,7 @@ class Dashboard:
 
 
 class Options(TypedDict, total=False):
-    """What a panel may have besides, as Panel says."""
+    """The optional attributes of Panel."""
 
     limits: Limits
     empty: str
@@ -146,32 +152,34 @@ class Options(TypedDict, total=False):
     top: float
 
 
-def number(title: str, says: str, unit: str, expr: str, limits: Limits | None = None) -> Panel:
-    """Return a panel of one number, as it is now."""
-    return Panel("stat", title, says, unit, (Query("", expr),), limits, width=4, height=4)
+def number(title: str, description: str, unit: str, expr: str, limits: Limits | None = None) -> Panel:
+    """Return a panel with the current value of a number."""
+    return Panel("stat", title, description, unit, (Query("", expr),), limits, width=4, height=4)
 
 
-def word(title: str, says: str, expr: str, words: Words) -> Panel:
-    """Return a panel of one word, as it is now."""
-    return Panel("stat", title, says, COUNT, (Query("", expr),), words=words, width=4, height=4)
+def word(title: str, description: str, expr: str, words: Words) -> Panel:
+    """Return a panel with the current value as a text."""
+    return Panel("stat", title, description, COUNT, (Query("", expr),), words=words, width=4, height=4)
 
 
-def graph(title: str, says: str, unit: str, series: Mapping[str, str], **options: Unpack[Options]) -> Panel:
-    """Return a panel of lines over time, by the name that they have in its legend."""
-    return Panel("graph", title, says, unit, tuple(starmap(Query, series.items())), **options)
+def graph(title: str, description: str, unit: str, series: Mapping[str, str], **options: Unpack[Options]) -> Panel:
+    """Return a panel of lines over time, from expressions by their legend."""
+    return Panel("graph", title, description, unit, tuple(starmap(Query, series.items())), **options)
 
 
-def states(title: str, says: str, series: Mapping[str, str], words: Words, **options: Unpack[Options]) -> Panel:
-    """Return a panel of bars that change their colour over time."""
-    return Panel("states", title, says, COUNT, tuple(starmap(Query, series.items())), words=words, **options)
+def states(title: str, description: str, series: Mapping[str, str], words: Words, **options: Unpack[Options]) -> Panel:
+    """Return a state timeline."""
+    return Panel("states", title, description, COUNT, tuple(starmap(Query, series.items())), words=words, **options)
 
 
-def table(title: str, says: str, labels: Mapping[str, str], *columns: Query, **options: Unpack[Options]) -> Panel:
-    """Return a panel of a line for each combination of labels, with numbers as they are now."""
-    return Panel("table", title, says, COUNT, columns, labels=labels, **options)
+def table(
+    title: str, description: str, labels: Mapping[str, str], *columns: Query, **options: Unpack[Options]
+) -> Panel:
+    """Return a table with a row for each combination of labels, and current values."""
+    return Panel("table", title, description, COUNT, columns, labels=labels, **options)
 
 
-# What the reader chose: an application, and of it queues, hosts, and workers' programs.
+# Selectors of the chosen application, queues, hosts, programs and brokers.
 APP = 'app=~"$app"'
 QUEUE = f'{APP}, queue=~"$queue"'
 HOST = f'{APP}, instance=~"$instance"'
@@ -187,52 +195,51 @@ THE_INSTANCE = Variable("instance", 'celery_release_info{app=~"$app"}', "instanc
 UP = {"0": ("down", BAD), "1": ("up", GOOD)}
 ANSWERS = {"0": ("does not answer", BAD), "1": ("answers", GOOD)}
 ALARM = {"0": ("no", GOOD), "1": ("yes", BAD)}
-STATUS = {"0": ("failed", BAD), "1": ("well", GOOD)}
-DRAINED = {"0": ("at work", GOOD), "1": ("drained", WARN)}
-RUNS = {"1": ("runs", "blue")}
+STATUS = {"0": ("failed", BAD), "1": ("ok", GOOD)}
+DRAINED = {"0": ("active", GOOD), "1": ("drained", WARN)}
+RUNS = {"1": ("current", "blue")}
 ANY = Limits(bad=1)
-# What alerts start from, where a queue or celery_alerts does not say otherwise.
+# Default thresholds of the alerts.
 OLD = Limits(doubtful=150, bad=300)
 SLOW = Limits(doubtful=900, bad=1800)
 FAILING = Limits(doubtful=0.01, bad=0.05)
 RETRIED = Limits(doubtful=0.1, bad=0.2)
 FULL = Limits(doubtful=0.75, bad=0.9)
 
-AGE_SAYS = (
-    "How long the oldest message has waited: head is read from that message, bound says that it is no older"
-    " (a quorum queue does not tell of its head), empty is an empty queue's. Messages without a time of"
-    " sending have none."
+AGE_TEXT = (
+    "Age of the oldest message. The method head is its exact age, bound an upper bound (RabbitMQ does not expose"
+    " the head of a quorum queue), empty an empty queue. Messages without a timestamp have no age."
 )
-DRAIN_SAYS = (
-    "How long what waits would take if nothing came and tasks went on beginning as in the last five minutes;"
-    " none where none begins, however many wait."
+DRAIN_TEXT = (
+    "Time to drain the backlog without new tasks, at the start rate of the last five minutes. Without started"
+    " tasks, there is none, however deep the queue is."
 )
-QUANTILE_SAYS = "interpolated between the bounds of buckets (10 ms to an hour), so it is as exact as these are."
+QUANTILE_TEXT = "Quantiles are interpolated within histogram buckets (10 ms to an hour)."
 
 
 def rate(metric: str, chosen: str, by: str = "") -> str:
-    """Return an expression of how many there are a second, summed up by labels."""
+    """Return an expression of the rate of a counter per second, summed by labels."""
     return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{{{chosen}}}[$__rate_interval]))"
 
 
 def a_minute(metric: str, chosen: str, by: str = "") -> str:
-    """Return an expression of how many there are a minute."""
+    """Return an expression of the rate of a counter per minute."""
     return f"60 * {rate(metric, chosen, by)}"
 
 
 def share(part: str, whole: str, chosen: str, by: str) -> str:
-    """Return an expression of how many of a whole are a part of it, from 0 to 1; none where there is nothing."""
+    """Return an expression of the ratio of two rates, from 0 to 1; empty if the second one is 0."""
     return f"{rate(part, chosen, by)} / ({rate(whole, chosen, by)} > 0)"
 
 
 def quantile(which: float, kind: str, chosen: str, by: str = "") -> str:
-    """Return an expression of a quantile of the seconds that tasks wait or run."""
+    """Return an expression of a quantile of the waits or runs of tasks, in seconds."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({which}, {rate(f'celery_task_{kind}_seconds_bucket', chosen, labels)})"
 
 
 def times(kind: str, chosen: str, by: str, name: str) -> dict[str, str]:
-    """Return the quantiles and the maximum of the seconds that tasks wait or run."""
+    """Return expressions of quantiles and the maximum of the waits or runs of tasks, by legend."""
     return {
         f"{name} P50".strip(): quantile(0.5, kind, chosen, by),
         f"{name} P99".strip(): quantile(0.99, kind, chosen, by),
@@ -241,82 +248,82 @@ def times(kind: str, chosen: str, by: str, name: str) -> dict[str, str]:
 
 
 def completed(counted: str, chosen: str, by: str) -> str:
-    """Return an expression of how many tasks end a second, well or not.
+    """Return an expression of the rate at which tasks succeed or fail.
 
     Args:
-        counted: celery_task: by release, queue and task; celery_worker_tasks: by program and release.
+        counted: "celery_task", by release, queue and task, or "celery_worker_tasks", by program and release.
     """
     return f"{rate(f'{counted}_succeeded_total', chosen, by)} + {rate(f'{counted}_failed_total', chosen, by)}"
 
 
-TOLD = 'time() - max by (instance) (node_textfile_mtime_seconds{file=~".*/celery-$app[.]prom"})'
+METRICS_AGE = 'time() - max by (instance) (node_textfile_mtime_seconds{file=~".*/celery-$app[.]prom"})'
 FIRING = f'ALERTS{{alertstate="firing", {QUEUE}, queue!=""}}'
 USED_MEMORY = f"1 - node_memory_MemAvailable_bytes{{{NODE}}} / node_memory_MemTotal_bytes{{{NODE}}}"
 USED_TIME = f'1 - avg by (instance) (rate(node_cpu_seconds_total{{{NODE}, mode="idle"}}[$__rate_interval]))'
 
 
 def fullest(chosen: str) -> str:
-    """Return an expression of the share in use of hosts' fullest file systems, without those that nobody writes to."""
+    """Return an expression of the used share of hosts' fullest writable file systems."""
     disks = f'{chosen}, fstype!~"squashfs|iso9660|erofs|ramfs"'
     return f"1 - min by (instance) (node_filesystem_avail_bytes{{{disks}}} / node_filesystem_size_bytes{{{disks}}})"
 
 
 def memory(process: str) -> str:
-    """Return an expression of the bytes of a worker's parents or children."""
+    """Return an expression of the resident memory of a worker's parents or children."""
     return f'sum by (program, instance) (celery_worker_memory_bytes{{{PROGRAM}, process="{process}"}})'
 
 
 def messages(state: str) -> str:
-    """Return a selector of the messages of each of RabbitMQ's queues, ready or unacked."""
+    """Return a selector of the ready or unacked messages of RabbitMQ's queues."""
     return f'rabbitmq_detailed_queue_messages_{state}{{{BROKER}, vhost=~"$vhost"}}'
 
 
 FLEET = Dashboard(
     "fleet",
     "Celery: fleet",
-    "Whether the fleet is well, and where to look if it is not.",
+    "Whether the fleet is healthy, and where to look if it is not.",
     (THE_APP,),
     {
         "Now": (
             number(
                 "Alerts",
-                "Alerts that fire; those of hosts and of what watches are every application's.",
+                "Firing alerts, including those of hosts and of the monitoring.",
                 COUNT,
                 'count(ALERTS{alertstate="firing", app=~"$app|"}) or vector(0)',
                 ANY,
             ),
             number(
-                "Waiting",
-                "Messages that wait in all queues, without those that workers already hold.",
+                "Backlog",
+                "Messages in all queues, without prefetched and unacknowledged ones.",
                 COUNT,
                 f"sum(celery_queue_depth{{{APP}}})",
             ),
-            number("Oldest", AGE_SAYS, SECONDS, f"max(celery_queue_age_seconds{{{APP}}})", OLD),
+            number("Oldest", AGE_TEXT, SECONDS, f"max(celery_queue_age_seconds{{{APP}}})", OLD),
             number(
                 "Workers down",
-                "Workers of which no process runs, without those of drained hosts and of hosts that are not heard of.",
+                "Workers without a running process. Drained hosts and hosts that are down are not counted.",
                 COUNT,
                 f"sum((celery_worker_up{{{APP}}} == bool 0)"
                 f" unless on (app, instance) (celery_host_drained{{{APP}}} == 1))",
                 ANY,
             ),
             number(
-                "Hosts unheard",
-                "Hosts whose node exporter did not answer the last time; nothing else here knows of them.",
+                "Hosts down",
+                "Hosts whose last scrape failed. All other panels lack them.",
                 COUNT,
                 'sum(up{job="hosts"} == bool 0)',
                 ANY,
             ),
             number(
                 "Releases",
-                "Releases that hosts start workers on: two while one is rolled out, else one.",
+                "Number of current releases: two during a rollout, else one.",
                 COUNT,
                 f"count(count by (release) (celery_release_info{{{APP}}}))",
                 Limits(doubtful=2),
             ),
             table(
-                "What fires",
-                "Alerts that fire, with what they are about; what each means is in docs/alerts.md.",
+                "Firing alerts",
+                "Firing alerts with their labels. docs/alerts.md is their runbook.",
                 {
                     "alertname": "Alert",
                     "severity": "Severity",
@@ -330,7 +337,7 @@ FLEET = Dashboard(
                     "count by (alertname, severity, queue, task, program, instance)"
                     ' (ALERTS{alertstate="firing", app=~"$app|"})',
                 ),
-                empty="None fires",
+                empty="No alert fires",
                 width=24,
                 height=5,
             ),
@@ -339,21 +346,24 @@ FLEET = Dashboard(
             table(
                 "Queues",
                 (
-                    "Each queue as it is now; an age whose method is bound is an upper bound, and no drain time means"
-                    " that no task begins."
+                    "Current state of each queue. An age with the method bound is an upper bound. A queue without drain time"
+                    " has no started tasks."
                 ),
                 {"queue": "Queue", "method": "Method"},
-                Query("Waiting", f"sum by (queue) (celery_queue_depth{{{APP}}})", COUNT),
+                Query("Depth", f"sum by (queue) (celery_queue_depth{{{APP}}})", COUNT),
                 Query("Oldest", f"max by (queue, method) (celery_queue_age_seconds{{{APP}}})", SECONDS, OLD),
                 Query("Consumers", f"sum by (queue) (celery_queue_consumers{{{APP}}})", COUNT, Limits(bad=1, low=True)),
-                Query("Arrive", f"sum by (queue) (celery_queue_arrived:rate5m{{{APP}}})", A_SECOND),
-                Query("Begin", f"sum by (queue) (celery_queue_started:rate5m{{{APP}}})", A_SECOND),
-                Query("Drained in", f"max by (queue) (celery_queue_drain_seconds{{{APP}}})", SECONDS, SLOW),
+                Query("Arrivals", f"sum by (queue) (celery_queue_arrived:rate5m{{{APP}}})", A_SECOND),
+                Query("Started", f"sum by (queue) (celery_queue_started:rate5m{{{APP}}})", A_SECOND),
+                Query("Drain time", f"max by (queue) (celery_queue_drain_seconds{{{APP}}})", SECONDS, SLOW),
                 Query(
-                    "Fail", share("celery_task_failed_total", "celery_task_started_total", APP, "queue"), SHARE, FAILING
+                    "Failed",
+                    share("celery_task_failed_total", "celery_task_started_total", APP, "queue"),
+                    SHARE,
+                    FAILING,
                 ),
                 Query(
-                    "Are retried",
+                    "Retried",
                     share("celery_task_retried_total", "celery_task_started_total", APP, "queue"),
                     SHARE,
                     RETRIED,
@@ -362,15 +372,15 @@ FLEET = Dashboard(
                 height=9,
             ),
             graph(
-                "Waiting, by queue",
-                "Messages that wait, without those that workers already hold.",
+                "Depth, by queue",
+                "Messages in the queue, without prefetched and unacknowledged ones.",
                 COUNT,
                 {"{{queue}}": f"sum by (queue) (celery_queue_depth{{{APP}}})"},
                 stacked=True,
             ),
             graph(
                 "Oldest, by queue",
-                AGE_SAYS,
+                AGE_TEXT,
                 SECONDS,
                 {"{{queue}} ({{method}})": f"max by (queue, method) (celery_queue_age_seconds{{{APP}}})"},
                 limits=OLD,
@@ -378,96 +388,96 @@ FLEET = Dashboard(
         ),
         "Tasks": (
             graph(
-                "Arriving, beginning, ending",
-                "Tasks a second; what arrives is what begins and what waits more: an estimate over five minutes.",
+                "Task rates",
+                "Tasks per second. Arrivals are an estimate over five minutes: started tasks plus the change of depth.",
                 A_SECOND,
                 {
-                    "arrive": f"sum(celery_queue_arrived:rate5m{{{APP}}})",
-                    "begin": rate("celery_task_started_total", APP),
-                    "end well": rate("celery_task_succeeded_total", APP),
-                    "fail": rate("celery_task_failed_total", APP),
-                    "are sent again": rate("celery_task_retried_total", APP),
+                    "arrivals": f"sum(celery_queue_arrived:rate5m{{{APP}}})",
+                    "started": rate("celery_task_started_total", APP),
+                    "succeeded": rate("celery_task_succeeded_total", APP),
+                    "failed": rate("celery_task_failed_total", APP),
+                    "retried": rate("celery_task_retried_total", APP),
                 },
             ),
             graph(
                 "Wait",
-                f"How long tasks that begin have waited since they were sent, or due: {QUANTILE_SAYS}",
+                f"Wait of started tasks since they were sent, or due. {QUANTILE_TEXT}",
                 SECONDS,
                 times("wait", APP, "app", ""),
             ),
         ),
         "Workers and releases": (
             graph(
-                "Busy",
-                "Tasks that run, beside those that could run at once; between the two lines is what is free.",
+                "Utilization",
+                "In-flight tasks and the total concurrency. The gap between the lines is free capacity.",
                 COUNT,
                 {
-                    "run": f"sum(celery_worker_tasks_running{{{APP}}})",
-                    "can run": f"sum(celery_worker_pool_size{{{APP}}})",
+                    "in flight": f"sum(celery_worker_tasks_running{{{APP}}})",
+                    "concurrency": f"sum(celery_worker_pool_size{{{APP}}})",
                 },
             ),
             graph(
                 "Hosts, by release",
-                "Hosts that start workers on each release; an old worker may still end its tasks on the one before.",
+                "Hosts by current release. A worker of the previous one may still be finishing its tasks.",
                 COUNT,
                 {"{{release}}": f"count by (release) (celery_release_info{{{APP}}})"},
                 stacked=True,
             ),
         ),
-        "What watches": (
+        "Monitoring": (
             states(
-                "Answers to Prometheus",
-                "Whether what is asked has answered; of a host that does not, nothing else here is new.",
+                "Targets",
+                "Whether each target's last scrape succeeded. All panels lack the metrics of a host that is down.",
                 {"{{instance}} {{job}}": "min by (job, instance) (up)"},
                 ANSWERS,
                 height=10,
             ),
             graph(
-                "Age of what hosts tell of workers",
-                "Seconds since a host's exporter wrote what it found; beyond a minute somebody is paged.",
+                "Age of workers' metrics",
+                "Seconds since a host's exporter wrote its metrics. Above a minute, an alert fires.",
                 SECONDS,
-                {"{{instance}}": TOLD},
+                {"{{instance}}": METRICS_AGE},
                 limits=Limits(doubtful=30, bad=60),
                 height=10,
             ),
             graph(
-                "Time to tell",
-                "How long exporters take to find out, and Prometheus to fetch it: the longest of each.",
+                "Scrape duration",
+                "Longest time for collecting the metrics of workers, and longest scrape of each job.",
                 SECONDS,
                 {
-                    "what workers do": f"max(celery_exporter_seconds{{{APP}}})",
+                    "metrics of workers": f"max(celery_exporter_seconds{{{APP}}})",
                     "job {{job}}": "max by (job) (scrape_duration_seconds)",
                 },
             ),
             graph(
-                "What was not told",
+                "Monitoring failures",
                 (
-                    "Ends of tasks that the journal did not take, messages to people that failed, and rules that"
-                    " failed, a minute: all zero in a healthy fleet."
+                    "Task results that the journal did not accept, failed notifications and failed rules, per minute."
+                    " All are zero in a healthy fleet."
                 ),
                 A_MINUTE,
                 {
-                    "ends of tasks": a_minute("celery_worker_untold_total", APP),
-                    "messages": a_minute("alertmanager_notifications_failed_total", 'job="alertmanager"'),
+                    "task results": a_minute("celery_worker_untold_total", APP),
+                    "notifications": a_minute("alertmanager_notifications_failed_total", 'job="alertmanager"'),
                     "rules": a_minute("prometheus_rule_evaluation_failures_total", 'job="prometheus"'),
                 },
                 limits=ANY,
             ),
             graph(
-                "Task log behind",
-                "How old the ends of tasks are that a host brings to the log's sink; without a sink there are none.",
+                "Task log lag",
+                "Age of the task results that a host ships to the sink. Empty without a sink.",
                 SECONDS,
                 {"{{instance}}": f"celery_task_log_behind_seconds{{{APP}}}"},
                 limits=Limits(doubtful=300, bad=600),
                 empty="No sink",
             ),
             graph(
-                "Certificates run out in",
-                "Seconds until the first certificate of an address that is watched runs out.",
+                "Certificate expiry",
+                "Seconds until the first certificate of a monitored endpoint expires.",
                 SECONDS,
                 {"{{instance}}": 'min by (instance) (probe_ssl_earliest_cert_expiry{job="certificates"} - time())'},
                 limits=Limits(doubtful=14 * 24 * 3600, bad=3 * 24 * 3600, low=True),
-                empty="None is watched",
+                empty="No endpoint is monitored",
             ),
         ),
     },
@@ -476,36 +486,36 @@ FLEET = Dashboard(
 QUEUES = Dashboard(
     "queue",
     "Celery: queue",
-    "Why a queue is deep or old: what comes, what is done, how long it takes, and which tasks fail.",
+    "Why a queue is deep or old: arrivals, completed tasks, waits and runs, failures and retries.",
     (THE_APP, THE_QUEUE),
     {
         "Depth and age": (
             graph(
-                "Waiting",
-                "Messages that wait, without those that workers already hold.",
+                "Depth",
+                "Messages in the queue, without prefetched and unacknowledged ones.",
                 COUNT,
                 {"{{queue}}": f"sum by (queue) (celery_queue_depth{{{QUEUE}}})"},
             ),
             graph(
                 "Oldest",
-                AGE_SAYS,
+                AGE_TEXT,
                 SECONDS,
                 {"{{queue}} ({{method}})": f"max by (queue, method) (celery_queue_age_seconds{{{QUEUE}}})"},
                 limits=OLD,
             ),
             graph(
-                "Drained in",
-                DRAIN_SAYS,
+                "Drain time",
+                DRAIN_TEXT,
                 SECONDS,
                 {"{{queue}}": f"max by (queue) (celery_queue_drain_seconds{{{QUEUE}}})"},
                 limits=SLOW,
-                empty="No task begins",
+                empty="No task was started",
             ),
             graph(
                 "Consumers",
                 (
-                    "Who consumes: RabbitMQ counts it itself; with Redis it is worker processes that run and are"
-                    " declared for the queue."
+                    "Consumers. With RabbitMQ, its own count; with Redis, the running worker processes that declare the"
+                    " queue."
                 ),
                 COUNT,
                 {"{{queue}}": f"sum by (queue) (celery_queue_consumers{{{QUEUE}}})"},
@@ -513,17 +523,17 @@ QUEUES = Dashboard(
         ),
         "Flow": (
             graph(
-                "Arriving and beginning",
-                "Tasks a second over five minutes; what arrives is what begins and what waits more: an estimate.",
+                "Arrivals and starts",
+                "Tasks per second. Arrivals are an estimate over five minutes: started tasks plus the change of depth.",
                 A_SECOND,
                 {
-                    "{{queue}} arrive": f"sum by (queue) (celery_queue_arrived:rate5m{{{QUEUE}}})",
-                    "{{queue}} begin": f"sum by (queue) (celery_queue_started:rate5m{{{QUEUE}}})",
+                    "{{queue}} arrivals": f"sum by (queue) (celery_queue_arrived:rate5m{{{QUEUE}}})",
+                    "{{queue}} started": f"sum by (queue) (celery_queue_started:rate5m{{{QUEUE}}})",
                 },
             ),
             graph(
                 "Completed",
-                "Tasks that ended a second, well or failed; one that sent itself again has not ended.",
+                "Tasks that succeeded or failed, per second. A retried task is not completed.",
                 A_SECOND,
                 {"{{queue}}": completed("celery_task", QUEUE, "queue")},
             ),
@@ -531,14 +541,14 @@ QUEUES = Dashboard(
         "Time": (
             graph(
                 "Wait",
-                f"How long tasks that begin have waited since they were sent, or due: {QUANTILE_SAYS}",
+                f"Wait of started tasks since they were sent, or due. {QUANTILE_TEXT}",
                 SECONDS,
                 times("wait", QUEUE, "queue", "{{queue}}"),
                 limits=OLD,
             ),
             graph(
                 "Run",
-                f"How long tasks that end have run; those that still run are not in it, and it is {QUANTILE_SAYS}",
+                f"Run time of ended tasks, without in-flight ones. {QUANTILE_TEXT}",
                 SECONDS,
                 times("run", QUEUE, "queue", "{{queue}}"),
             ),
@@ -546,17 +556,17 @@ QUEUES = Dashboard(
         "Tasks": (
             table(
                 "Tasks",
-                "Each task as it goes now; the longest is of this minute and the last, and quantiles are interpolated.",
+                "Current state of each task. The longest run is of the last two minutes. Quantiles are interpolated.",
                 {"queue": "Queue", "task": "Task"},
-                Query("Begin", rate("celery_task_started_total", QUEUE, "queue, task"), A_SECOND),
+                Query("Started", rate("celery_task_started_total", QUEUE, "queue, task"), A_SECOND),
                 Query(
-                    "Fail",
+                    "Failed",
                     share("celery_task_failed_total", "celery_task_started_total", QUEUE, "queue, task"),
                     SHARE,
                     FAILING,
                 ),
                 Query(
-                    "Are retried",
+                    "Retried",
                     share("celery_task_retried_total", "celery_task_started_total", QUEUE, "queue, task"),
                     SHARE,
                     RETRIED,
@@ -571,13 +581,13 @@ QUEUES = Dashboard(
             ),
             graph(
                 "Failures, by task",
-                "Tasks that ended with an exception, a minute; the task log says which and why.",
+                "Tasks that failed with an exception, per minute. The task log has each of them with its exception.",
                 A_MINUTE,
                 {"{{task}}": a_minute("celery_task_failed_total", QUEUE, "queue, task")},
             ),
             graph(
                 "Retries, by task",
-                "Tasks that sent themselves again, a minute; each of them begins once more later.",
+                "Retried tasks per minute.",
                 A_MINUTE,
                 {"{{task}}": a_minute("celery_task_retried_total", QUEUE, "queue, task")},
             ),
@@ -585,9 +595,9 @@ QUEUES = Dashboard(
         "Alerts": (
             states(
                 "Alerts of queues and tasks",
-                "When alerts fired; a queue's own thresholds stand beside its definition, so colours above may differ.",
+                "When alerts fired. A queue may have its own thresholds, so the colours above may differ.",
                 {"{{alertname}} {{queue}} {{task}}": f"max by (alertname, queue, task) ({FIRING})"},
-                {"1": ("fires", BAD)},
+                {"1": ("firing", BAD)},
                 empty="None fired",
                 width=24,
             ),
@@ -598,45 +608,45 @@ QUEUES = Dashboard(
 WORKERS = Dashboard(
     "worker",
     "Celery: worker",
-    "Which workers run, how busy they are, which were restarted or killed, and what they cost in memory.",
+    "Which workers are running, their utilization, restarts, killed tasks and memory.",
     (THE_APP, THE_PROGRAM, THE_INSTANCE),
     {
         "Now": (
             number(
                 "Up",
-                "Workers of which a process runs, one a host and program.",
+                "Workers with a running process, one per host and program.",
                 COUNT,
                 f"sum(celery_worker_up{{{PROGRAM}}})",
             ),
             number(
                 "Down",
-                "Workers of which no process runs, on drained hosts too; hosts that are not heard of are not counted.",
+                "Workers without a running process, also on drained hosts. Hosts that are down are not counted.",
                 COUNT,
                 f"sum(celery_worker_up{{{PROGRAM}}} == bool 0)",
                 ANY,
             ),
             number(
-                "Can run at once",
-                "Tasks that can run at once: prefork's children that are there, else what is declared.",
+                "Concurrency",
+                "Total concurrency: the number of prefork children, else the declared concurrency.",
                 COUNT,
                 f"sum(celery_worker_pool_size{{{PROGRAM}}})",
             ),
             number(
-                "Run",
-                "Tasks that run now; those that a worker holds and has not begun are not in it.",
+                "In flight",
+                "In-flight tasks, without prefetched ones.",
                 COUNT,
                 f"sum(celery_worker_tasks_running{{{PROGRAM}}})",
             ),
             number(
                 "Restarts",
-                "Starts in the time that is shown, releases among them; one within 15 seconds of another is not seen.",
+                "Starts in the shown time, including those by rollouts. Two starts within 15 seconds count as one.",
                 COUNT,
                 "sum(changes(max by (app, program, instance)"
                 f" (celery_worker_start_time_seconds{{{PROGRAM}}})[$__range:]))",
             ),
             number(
-                "Killed at tasks",
-                "Tasks whose process was killed in the time that is shown, estimated from what was seen at its ends.",
+                "Killed tasks",
+                "Tasks whose process was killed in the shown time, extrapolated by increase().",
                 COUNT,
                 f"sum(increase(celery_worker_broken_off_total{{{PROGRAM}}}[$__range]))",
                 ANY,
@@ -645,14 +655,14 @@ WORKERS = Dashboard(
         "Up": (
             states(
                 "Workers",
-                "Whether a process of the worker runs; a gap is a host that was not heard of.",
+                "Whether a process of the worker is running. A gap means that the host was down.",
                 {"{{program}} {{instance}}": f"max by (program, instance) (celery_worker_up{{{PROGRAM}}})"},
                 UP,
                 height=10,
             ),
             states(
                 "Hosts",
-                "Whether a host is drained, so that its workers are down on purpose.",
+                "Whether a host is drained, and its workers are stopped on purpose.",
                 {"{{instance}}": f"max by (instance) (celery_host_drained{{{HOST}}})"},
                 DRAINED,
                 height=10,
@@ -660,8 +670,8 @@ WORKERS = Dashboard(
         ),
         "Work": (
             graph(
-                "Busy",
-                "Share of what can run at once that runs; at 100% further tasks wait, and it says nothing of how long.",
+                "Utilization",
+                "In-flight tasks as a share of the concurrency. At 100%, further tasks wait.",
                 SHARE,
                 {
                     "{{program}} {{instance}}": (
@@ -672,20 +682,20 @@ WORKERS = Dashboard(
                 top=1,
             ),
             graph(
-                "Pool",
-                "Tasks that can run at once; during a handover both workers count.",
+                "Concurrency over time",
+                "Concurrency of each worker. During a handover, both slots count.",
                 COUNT,
                 {"{{program}} {{instance}}": f"sum by (program, instance) (celery_worker_pool_size{{{PROGRAM}}})"},
             ),
             graph(
                 "Completed",
-                "Tasks that ended a second, well or failed; one that sent itself again has not ended.",
+                "Tasks that succeeded or failed, per second. A retried task is not completed.",
                 A_SECOND,
                 {"{{program}} {{instance}}": completed("celery_worker_tasks", PROGRAM, "program, instance")},
             ),
             graph(
                 "Failures and retries",
-                "Tasks that failed or sent themselves again, a minute.",
+                "Failed and retried tasks, per minute.",
                 A_MINUTE,
                 {
                     "{{program}} {{instance}} failed": a_minute(
@@ -697,10 +707,10 @@ WORKERS = Dashboard(
                 },
             ),
         ),
-        "Deaths": (
+        "Restarts and kills": (
             graph(
                 "Restarts in 15 minutes",
-                "How often a worker was started in the 15 minutes before, releases too; above three somebody is paged.",
+                "Starts of a worker in the last 15 minutes, including those by rollouts. Above three, an alert fires.",
                 COUNT,
                 {
                     "{{program}} {{instance}}": (
@@ -711,8 +721,8 @@ WORKERS = Dashboard(
                 limits=Limits(doubtful=2, bad=4),
             ),
             graph(
-                "Killed at tasks, a minute",
-                "Tasks whose process was killed, a minute, be it for memory, by the hard time limit, or by kill -9.",
+                "Killed tasks per minute",
+                "Tasks whose process was killed, e.g. by the kernel, the hard time limit or kill -9.",
                 A_MINUTE,
                 {"{{program}} {{instance}}": a_minute("celery_worker_broken_off_total", PROGRAM, "program, instance")},
                 limits=ANY,
@@ -721,15 +731,15 @@ WORKERS = Dashboard(
         "Memory": (
             graph(
                 "Parents",
-                "Resident memory of each worker's main processes; what it shares with children is counted in both.",
+                "Resident memory of each worker's main processes. Pages shared with children count in both.",
                 BYTES,
                 {"{{program}} {{instance}}": memory("parent")},
             ),
             graph(
                 "Children",
                 (
-                    "Resident memory of each worker's children together; shared pages are counted once for each, so"
-                    " it is more than what they take."
+                    "Total resident memory of each worker's children. Shared pages count once for each child, so it is"
+                    " more than they really use."
                 ),
                 BYTES,
                 {"{{program}} {{instance}}": memory("children")},
@@ -755,7 +765,7 @@ WORKERS = Dashboard(
             ),
             graph(
                 "Fullest file system",
-                "Share of the fullest file system that is in use, those in memory among them.",
+                "Used share of the fullest file system, including those in memory.",
                 SHARE,
                 {"{{instance}}": fullest(NODE)},
                 limits=FULL,
@@ -765,8 +775,8 @@ WORKERS = Dashboard(
         ),
         "Queues": (
             table(
-                "Who consumes what",
-                "Processes that run and are declared for the queue; whether they really take from it the broker knows.",
+                "Declared consumers",
+                "Running processes that are declared for the queue. The broker knows whether they really consume it.",
                 {"program": "Program", "queue": "Queue"},
                 Query(
                     "Processes",
@@ -778,23 +788,23 @@ WORKERS = Dashboard(
                 height=9,
             ),
             graph(
-                "Since it last sent a task",
-                "Seconds since a program, as beat, last sent a task; one that has nothing to send is silent too.",
+                "Time since the last sent task",
+                "Seconds since a program, such as beat, last sent a task. It may have had nothing to send.",
                 SECONDS,
                 {"{{program}}": f"time() - max by (program) (celery_program_sent_timestamp_seconds{{{APP}}})"},
                 width=8,
                 height=9,
             ),
             graph(
-                "Counted without names",
+                "Tasks counted as (other)",
                 (
-                    "Tasks begun a minute that are counted as (other), without their queue and name: a process has"
-                    " places for 511 pairs of these. All programs of the host together."
+                    "Started tasks per minute that are counted without queue and name, on the whole host. A process counts"
+                    " at most 511 pairs of a queue and a task by name."
                 ),
                 A_MINUTE,
                 {"{{instance}}": a_minute("celery_task_started_total", f'{HOST}, task="(other)"', "instance")},
                 limits=ANY,
-                empty="All have names",
+                empty="None",
                 width=8,
                 height=9,
             ),
@@ -805,13 +815,13 @@ WORKERS = Dashboard(
 RELEASES = Dashboard(
     "release",
     "Celery: release",
-    "Which host runs which release, since when, and whether the new one does as well as the old.",
+    "Which host runs which release, since when, and how the new release compares to the old one.",
     (THE_APP, THE_INSTANCE),
     {
-        "Where": (
+        "Releases": (
             table(
                 "Hosts",
-                "The release that workers of the host start on; one that started before may still run another.",
+                "Current release of each host. A worker that was started before may still run another one.",
                 {"instance": "Host", "release": "Release"},
                 Query("", f"max by (instance, release) (celery_release_info{{{HOST}}})"),
                 width=8,
@@ -819,7 +829,7 @@ RELEASES = Dashboard(
             ),
             table(
                 "Processes",
-                "The release that each worker process really runs, and since when; two slots are a handover.",
+                "Release and start time of each worker process. Two slots of a program are a handover.",
                 {"instance": "Host", "program": "Program", "slot": "Slot", "release": "Release"},
                 Query(
                     "Started",
@@ -830,42 +840,42 @@ RELEASES = Dashboard(
                 height=9,
             ),
         ),
-        "When": (
+        "Rollout": (
             states(
                 "Hosts, over time",
-                "When each host came to a release and left it; the marks on the other panels are the same moments.",
+                "Current release of each host. The other panels have annotations at its changes.",
                 {"{{instance}} {{release}}": f"max by (instance, release) (celery_release_info{{{HOST}}})"},
                 RUNS,
                 height=9,
             ),
             graph(
                 "Worker processes, by release",
-                "Processes that run on each release; those of the old one go as they end their tasks.",
+                "Worker processes by release. Those of the old one exit once their tasks have ended.",
                 COUNT,
                 {"{{release}}": f"count by (release) (celery_worker_start_time_seconds{{{HOST}}})"},
                 stacked=True,
                 height=9,
             ),
         ),
-        "How well": (
+        "Comparison": (
             graph(
-                "Beginning, by release",
-                "Tasks that begin a second on each release.",
+                "Started, by release",
+                "Started tasks per second on each release.",
                 A_SECOND,
                 {"{{release}}": rate("celery_task_started_total", HOST, "release")},
                 stacked=True,
             ),
             graph(
-                "Failing, by release",
-                "Share of the tasks that begin on a release that fail; of few tasks it proves nothing.",
+                "Failed, by release",
+                "Failed tasks as a share of started ones. With few tasks, it is not significant.",
                 SHARE,
                 {"{{release}}": share("celery_task_failed_total", "celery_task_started_total", HOST, "release")},
                 limits=FAILING,
-                empty="No task begins",
+                empty="No task was started",
             ),
             graph(
                 "Run, by release",
-                f"How long tasks that end have run; each release has its own mix of tasks, and it is {QUANTILE_SAYS}",
+                f"Run time of ended tasks. The mix of tasks differs between releases. {QUANTILE_TEXT}",
                 SECONDS,
                 {
                     "{{release}} P50": quantile(0.5, "run", HOST, "release"),
@@ -873,8 +883,8 @@ RELEASES = Dashboard(
                 },
             ),
             graph(
-                "Killed at tasks, by release",
-                "Tasks whose process was killed, a minute, on each release.",
+                "Killed tasks, by release",
+                "Tasks whose process was killed, per minute, on each release.",
                 A_MINUTE,
                 {"{{release}}": a_minute("celery_worker_broken_off_total", HOST, "release")},
                 limits=ANY,
@@ -886,7 +896,7 @@ RELEASES = Dashboard(
 RABBITMQ = Dashboard(
     "rabbitmq",
     "Celery: broker (RabbitMQ)",
-    "Whether RabbitMQ takes tasks and gives them out, and what it is short of.",
+    "Whether RabbitMQ accepts and delivers tasks, and which resources it lacks.",
     (
         Variable("broker", "rabbitmq_build_info", "instance"),
         Variable("vhost", "rabbitmq_detailed_queue_messages_ready", "vhost"),
@@ -895,37 +905,37 @@ RABBITMQ = Dashboard(
         "Now": (
             word(
                 "RabbitMQ",
-                "Whether its exporter answers, which is a part of it.",
+                "Whether RabbitMQ's built-in exporter answers.",
                 f'min(up{{job="broker", {BROKER}}})',
                 ANSWERS,
             ),
             word(
                 "Memory alarm",
-                "Above its watermark it takes no more tasks; senders block.",
+                "Above the watermark, RabbitMQ accepts no more tasks, and senders block.",
                 f"max(rabbitmq_alarms_memory_used_watermark{{{BROKER}}})",
                 ALARM,
             ),
             word(
                 "Disk alarm",
-                "Below its limit of free disk it takes no more tasks; senders block.",
+                "Below the limit of free disk space, RabbitMQ accepts no more tasks, and senders block.",
                 f"max(rabbitmq_alarms_free_disk_space_watermark{{{BROKER}}})",
                 ALARM,
             ),
             number(
                 "Connections",
-                "Connections that are open, workers' and senders'.",
+                "Open connections of workers and senders.",
                 COUNT,
                 f"sum(rabbitmq_connections{{{BROKER}}})",
             ),
             number(
                 "Ready",
-                "Messages that wait in all queues, Celery's own (events, control) among them.",
+                "Ready messages in all queues, including Celery's own (events, control).",
                 COUNT,
                 f"sum({messages('ready')})",
             ),
             number(
-                "Held",
-                "Messages that consumers hold and have not acknowledged: tasks that run, and those fetched ahead.",
+                "Unacknowledged",
+                "Messages that consumers have not acknowledged: in-flight and prefetched tasks.",
                 COUNT,
                 f"sum({messages('unacked')})",
             ),
@@ -933,7 +943,7 @@ RABBITMQ = Dashboard(
         "Memory, disk, connections": (
             graph(
                 "Memory",
-                "Resident memory, and the watermark from which on it takes no more tasks.",
+                "Resident memory, and the watermark above which RabbitMQ accepts no more tasks.",
                 BYTES,
                 {
                     "{{instance}} used": f"rabbitmq_process_resident_memory_bytes{{{BROKER}}}",
@@ -942,7 +952,7 @@ RABBITMQ = Dashboard(
             ),
             graph(
                 "Free disk",
-                "Free disk where it keeps messages, and the limit below which it takes no more tasks.",
+                "Free disk space for messages, and the limit below which RabbitMQ accepts no more tasks.",
                 BYTES,
                 {
                     "{{instance}} free": f"rabbitmq_disk_space_available_bytes{{{BROKER}}}",
@@ -951,7 +961,7 @@ RABBITMQ = Dashboard(
             ),
             graph(
                 "Connections, channels, consumers",
-                "What is open; consumers are all queues', Celery's own (events, control) among them.",
+                "Open connections and channels. Consumers include those of Celery's own queues (events, control).",
                 COUNT,
                 {
                     "{{instance}} connections": f"rabbitmq_connections{{{BROKER}}}",
@@ -961,7 +971,7 @@ RABBITMQ = Dashboard(
             ),
             graph(
                 "File descriptors in use",
-                "Share of the files and sockets that it may open; each connection is one.",
+                "Used share of the file descriptors. Each connection takes one.",
                 SHARE,
                 {"{{instance}}": f"rabbitmq_process_open_fds{{{BROKER}}} / rabbitmq_process_max_fds{{{BROKER}}}"},
                 limits=Limits(doubtful=0.6, bad=0.8),
@@ -971,21 +981,21 @@ RABBITMQ = Dashboard(
         "Messages": (
             graph(
                 "Ready, by queue",
-                "Messages that wait; queues without any are left out.",
+                "Ready messages. Empty queues are left out.",
                 COUNT,
                 {"{{queue}}": f"sum by (queue) ({messages('ready')}) > 0"},
-                empty="None waits",
+                empty="No messages",
             ),
             graph(
-                "Held, by queue",
-                "Messages that consumers hold and have not acknowledged; queues without any are left out.",
+                "Unacknowledged, by queue",
+                "Messages that consumers have not acknowledged. Queues without any are left out.",
                 COUNT,
                 {"{{queue}}": f"sum by (queue) ({messages('unacked')}) > 0"},
-                empty="None is held",
+                empty="No messages",
             ),
             graph(
-                "In and out",
-                "Messages a second of all virtual hosts, Celery's own (events, control) among them.",
+                "Message rates",
+                "Messages per second of all virtual hosts, including Celery's own (events, control).",
                 A_SECOND,
                 {
                     "received": rate("rabbitmq_global_messages_received_total", BROKER),
@@ -994,12 +1004,12 @@ RABBITMQ = Dashboard(
                 },
             ),
             graph(
-                "Again and astray",
-                "Messages a minute that were delivered again, as their worker was lost or gave them back, or that no"
-                " queue took.",
+                "Redelivered and unroutable",
+                "Messages per minute that were redelivered, because their worker was lost or requeued them, or that no"
+                " queue accepted.",
                 A_MINUTE,
                 {
-                    "delivered again": a_minute("rabbitmq_global_messages_redelivered_total", BROKER),
+                    "redelivered": a_minute("rabbitmq_global_messages_redelivered_total", BROKER),
                     "dropped": a_minute("rabbitmq_global_messages_unroutable_dropped_total", BROKER),
                     "returned": a_minute("rabbitmq_global_messages_unroutable_returned_total", BROKER),
                 },
@@ -1008,7 +1018,7 @@ RABBITMQ = Dashboard(
         "Churn and exporter": (
             graph(
                 "Opened and closed",
-                "Connections and channels a minute; many are senders that connect anew for each task.",
+                "Connections and channels per minute. Many of them mean that senders reconnect for each task.",
                 A_MINUTE,
                 {
                     "connections opened": a_minute("rabbitmq_connections_opened_total", BROKER),
@@ -1017,8 +1027,8 @@ RABBITMQ = Dashboard(
                 },
             ),
             graph(
-                "Time to tell",
-                "How long Prometheus takes to fetch what RabbitMQ tells of itself (broker) and of each queue (queues).",
+                "Scrape duration",
+                "Duration of the scrapes of RabbitMQ's own metrics (broker) and of those of each queue (queues).",
                 SECONDS,
                 {"{{job}}": f'max by (job) (scrape_duration_seconds{{job=~"broker|queues", {BROKER}}})'},
             ),
@@ -1031,42 +1041,42 @@ RABBITMQ = Dashboard(
 REDIS = Dashboard(
     "redis",
     "Celery: broker (Redis)",
-    "Whether Redis or Valkey takes tasks and keeps them, and what it is short of.",
+    "Whether Redis or Valkey accepts and stores tasks, and which resources it lacks.",
     (Variable("broker", "redis_up", "instance"),),
     {
         "Now": (
-            word("Redis", "Whether it answers its exporter.", f"min(redis_up{{{BROKER}}})", ANSWERS),
+            word("Redis", "Whether Redis answers its exporter.", f"min(redis_up{{{BROKER}}})", ANSWERS),
             number(
                 "Memory in use",
-                "Share of maxmemory; at 100% it refuses tasks.",
+                "Used share of maxmemory. At 100%, Redis refuses tasks.",
                 SHARE,
                 f"max(redis_memory_used_bytes{{{BROKER}}} / (redis_memory_max_bytes{{{BROKER}}} > 0))",
                 FULL,
             ),
             word(
                 "Last write",
-                "Whether the last write to its log of changes succeeded; if not, it takes no more tasks.",
+                "Whether the last write to the append-only file succeeded. If not, Redis accepts no more tasks.",
                 f"min(redis_aof_last_write_status{{{BROKER}}})",
                 STATUS,
             ),
             word(
                 "Last rewrite",
-                "Whether its log of changes could be written anew the last time.",
+                "Whether the last rewrite of the append-only file succeeded.",
                 f"min(redis_aof_last_bgrewrite_status{{{BROKER}}})",
                 STATUS,
             ),
             number(
                 "Connections",
-                "Connections that are open, workers' and senders'.",
+                "Open connections of workers and senders.",
                 COUNT,
                 f"sum(redis_connected_clients{{{BROKER}}})",
             ),
-            number("Up since", "Seconds since it was started.", SECONDS, f"min(redis_uptime_in_seconds{{{BROKER}}})"),
+            number("Uptime", "Seconds since Redis was started.", SECONDS, f"min(redis_uptime_in_seconds{{{BROKER}}})"),
         ),
         "Memory, disk, connections": (
             graph(
                 "Memory",
-                "What its data takes, what the process takes of the host, and maxmemory, at which it refuses tasks.",
+                "Memory of the data, resident memory of the process, and maxmemory, at which Redis refuses tasks.",
                 BYTES,
                 {
                     "{{instance}} data": f"redis_memory_used_bytes{{{BROKER}}}",
@@ -1075,14 +1085,14 @@ REDIS = Dashboard(
                 },
             ),
             graph(
-                "Log of changes",
-                "Size of its log of changes on disk; it grows until it is written anew.",
+                "Append-only file",
+                "Size of the append-only file. It grows until its next rewrite.",
                 BYTES,
                 {"{{instance}}": f"redis_aof_current_size_bytes{{{BROKER}}}"},
             ),
             graph(
                 "Connections in use",
-                "Share of the connections that it may have; beyond that new ones are refused.",
+                "Used share of maxclients. Above it, new connections are refused.",
                 SHARE,
                 {
                     "{{instance}}": f"redis_connected_clients{{{BROKER}}}"
@@ -1093,7 +1103,7 @@ REDIS = Dashboard(
             ),
             graph(
                 "Fullest file system",
-                "Share of the fullest file system of its host that is in use, those in memory among them.",
+                "Used share of the fullest file system of its host, including those in memory.",
                 SHARE,
                 {"{{instance}}": fullest(f'job="hosts", {BROKER}')},
                 limits=FULL,
@@ -1103,13 +1113,13 @@ REDIS = Dashboard(
         "Work": (
             graph(
                 "Commands",
-                "Commands a second, of workers that wait for tasks too.",
+                "Commands per second, including those of workers that wait for tasks.",
                 A_SECOND,
                 {"{{instance}}": rate("redis_commands_processed_total", BROKER, "instance")},
             ),
             graph(
                 "Processor",
-                "Share of one processor that it uses; it works on one, so at 100% everything waits.",
+                "Used share of one processor. Redis executes commands on one, so at 100% all clients wait.",
                 SHARE,
                 {
                     "{{instance}}": (
@@ -1122,7 +1132,7 @@ REDIS = Dashboard(
             ),
             graph(
                 "Refused and evicted",
-                "Connections refused and keys evicted, a minute: both zero in a healthy fleet, as an evicted key may"
+                "Refused connections and evicted keys, per minute. Both are zero in a healthy fleet, as an evicted key may"
                 " be a lost task.",
                 A_MINUTE,
                 {
@@ -1132,8 +1142,8 @@ REDIS = Dashboard(
                 limits=ANY,
             ),
             graph(
-                "Clients that wait",
-                "Connections that wait for a task: idle workers have some, and busy ones fewer.",
+                "Blocked clients",
+                "Connections that wait for a task. Idle workers have more of them than busy ones.",
                 COUNT,
                 {"{{instance}}": f"redis_blocked_clients{{{BROKER}}}"},
             ),
@@ -1141,7 +1151,7 @@ REDIS = Dashboard(
         "Exporter": (
             states(
                 "Exporter",
-                "Whether the exporter answers Prometheus, and whether it was refused something by Redis.",
+                "Whether the exporter answers Prometheus, and whether Redis answers the exporter.",
                 {
                     "{{instance}} answers": f'up{{job="broker", {BROKER}}}',
                     "{{instance}} is answered": f"1 - max by (instance) (redis_exporter_last_scrape_error{{{BROKER}}})",
@@ -1149,8 +1159,8 @@ REDIS = Dashboard(
                 {"0": ("no", BAD), "1": ("yes", GOOD)},
             ),
             graph(
-                "Time to tell",
-                "How long Prometheus takes to fetch what the exporter tells, reading every queue's head among it.",
+                "Scrape duration",
+                "Duration of the exporter's scrape, which reads the head of each queue.",
                 SECONDS,
                 {"{{instance}}": f'max by (instance) (scrape_duration_seconds{{job="broker", {BROKER}}})'},
             ),
@@ -1167,14 +1177,14 @@ RELEASE_MARK = (
     f" unless on (app, instance, release) celery_release_info{{{APP}}} offset $__rate_interval)"
 )
 
-# From here on: how Grafana wants it said.
+# From here on: conversion to Grafana's JSON.
 
 
 class ReleaseMark(models.AnnotationQuery):
-    """The mark of a release, with what the SDK's model has no fields for."""
+    """The annotation of an activation, with fields that the SDK's model lacks."""
 
     def to_json(self) -> dict[str, object]:
-        return super().to_json() | {"titleFormat": "Release {{release}}", "textFormat": "Hosts have come to it"}
+        return super().to_json() | {"titleFormat": "Release {{release}}", "textFormat": "Activated on hosts"}
 
 
 class ReleaseMarkBuilder(builders.AnnotationQuery):
@@ -1182,20 +1192,20 @@ class ReleaseMarkBuilder(builders.AnnotationQuery):
         return ReleaseMark(name="Releases", datasource=SOURCE, enable=True, icon_color="blue", expr=RELEASE_MARK)
 
 
-def number_of(dashboard: Dashboard, title: str) -> int:
-    """Return a panel's id, which stays when panels come and go around it."""
+def panel_id(dashboard: Dashboard, title: str) -> int:
+    """Return the id of a panel, which does not depend on the other panels."""
     return crc32(f"{dashboard.name} {title}".encode()) % 1_000_000 + 1
 
 
 def steps(limits: Limits | None) -> list[models.Threshold]:
-    """Return colours, each with the value from which on it holds."""
+    """Return the colours, each with its lowest value."""
     if limits is None:
         return [models.Threshold(None, PLAIN)]
     marks = [(limits.doubtful, WARN), (limits.bad, BAD)]
     if limits.low:
         marks = [(limits.bad, GOOD if limits.doubtful is None else WARN), (limits.doubtful, GOOD)]
-    found = [models.Threshold(None, BAD if limits.low else GOOD)]
-    return found + [models.Threshold(value, colour) for value, colour in marks if value is not None]
+    built = [models.Threshold(None, BAD if limits.low else GOOD)]
+    return built + [models.Threshold(value, colour) for value, colour in marks if value is not None]
 
 
 def thresholds(limits: Limits | None) -> builders.ThresholdsConfig:
@@ -1224,46 +1234,46 @@ def targets(panel: Panel) -> Iterator[prometheus.Dataquery]:
 
 
 def stat_panel(panel: Panel) -> stat.Panel:
-    found = stat.Panel().graph_mode(BigValueGraphMode.NONE).thresholds(thresholds(panel.limits))
-    return found.color_mode(BigValueColorMode.VALUE).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+    built = stat.Panel().graph_mode(BigValueGraphMode.NONE).thresholds(thresholds(panel.limits))
+    return built.color_mode(BigValueColorMode.VALUE).reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
 
 
 def states_panel(panel: Panel) -> statetimeline.Panel:
-    found = statetimeline.Panel().show_value(VisibilityMode.NEVER).merge_values(True).row_height(0.8)
-    found.thresholds(thresholds(panel.limits)).legend(legend(LegendDisplayMode.LIST))
-    return found.color_scheme(builders.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+    built = statetimeline.Panel().show_value(VisibilityMode.NEVER).merge_values(True).row_height(0.8)
+    built.thresholds(thresholds(panel.limits)).legend(legend(LegendDisplayMode.LIST))
+    return built.color_scheme(builders.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
 
 
 def legend(mode: LegendDisplayMode) -> common.VizLegendOptions:
-    found = common.VizLegendOptions().display_mode(mode).placement(LegendPlacement.BOTTOM).show_legend(True)
-    return found.calcs(["lastNotNull", "max"] if mode is LegendDisplayMode.TABLE else [])
+    built = common.VizLegendOptions().display_mode(mode).placement(LegendPlacement.BOTTOM).show_legend(True)
+    return built.calcs(["lastNotNull", "max"] if mode is LegendDisplayMode.TABLE else [])
 
 
 def graph_panel(panel: Panel) -> timeseries.Panel:
-    found = timeseries.Panel().legend(legend(LegendDisplayMode.TABLE)).min(0).line_width(1)
-    found.fill_opacity(25 if panel.stacked else 5).show_points(VisibilityMode.NEVER).thresholds(
+    built = timeseries.Panel().legend(legend(LegendDisplayMode.TABLE)).min(0).line_width(1)
+    built.fill_opacity(25 if panel.stacked else 5).show_points(VisibilityMode.NEVER).thresholds(
         thresholds(panel.limits)
     )
-    found.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+    built.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     if panel.stacked:
-        found.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
+        built.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
     if panel.limits:
         style = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
-        found.thresholds_style(style)
+        built.thresholds_style(style)
     if panel.top is not None:
-        found.axis_soft_max(panel.top)
-    return found
+        built.axis_soft_max(panel.top)
+    return built
 
 
 def table_panel(panel: Panel) -> tables.Panel:
-    found = tables.Panel().filterable(True)
+    built = tables.Panel().filterable(True)
     single = len(panel.queries) == 1
     columns = {("Value" if single else f"Value #{chr(ord('A') + i)}"): query for i, query in enumerate(panel.queries)}
     shown = {**panel.labels, **{column: query.name for column, query in columns.items() if query.name}}
     hidden = {"Time", *columns} - {*shown}
     if not single:
-        found.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
-    found.with_transformation(
+        built.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
+    built.with_transformation(
         models.DataTransformerConfig(
             id_val="organize",
             options={
@@ -1280,43 +1290,43 @@ def table_panel(panel: Panel) -> tables.Panel:
                 models.DynamicConfigValue("thresholds", thresholds(query.limits).build()),
                 models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
             ]
-        found.override_by_name(query.name, properties)
-    return found
+        built.override_by_name(query.name, properties)
+    return built
 
 
 def panel_of(dashboard: Dashboard, panel: Panel) -> builders.Panel:
     makers = {"stat": stat_panel, "graph": graph_panel, "states": states_panel, "table": table_panel}
-    found: builders.Panel = makers[panel.shape](panel)  # type: ignore[assignment] # they differ in options alone
-    found.id(number_of(dashboard, panel.title)).title(panel.title).description(panel.says).unit(panel.unit)
-    found.datasource(SOURCE).span(panel.width).height(panel.height)
+    built: builders.Panel = makers[panel.shape](panel)  # type: ignore[assignment] # they differ in options alone
+    built.id(panel_id(dashboard, panel.title)).title(panel.title).description(panel.description).unit(panel.unit)
+    built.datasource(SOURCE).span(panel.width).height(panel.height)
     for target in targets(panel):
-        found.with_target(target)
+        built.with_target(target)
     if panel.words:
-        found.mappings(mappings(panel.words))
+        built.mappings(mappings(panel.words))
     if panel.empty:
-        found.no_value(panel.empty)
-    return found
+        built.no_value(panel.empty)
+    return built
 
 
 def variable_of(variable: Variable) -> builders.QueryVariable:
-    found = builders.QueryVariable(variable.name).label(variable.name).datasource(SOURCE)
+    built = builders.QueryVariable(variable.name).label(variable.name).datasource(SOURCE)
     # As Grafana itself writes it: 1 is its number for the values of a label.
     query = f"label_values({variable.of}, {variable.label})"
-    found.query({"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"})
-    found.sort(models.VariableSort.ALPHABETICAL_ASC)
-    found.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+    built.query({"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"})
+    built.sort(models.VariableSort.ALPHABETICAL_ASC)
+    built.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
     if variable.several:
         every = models.VariableOption(text=["All"], value=["$__all"])
-        found.multi(True).include_all(True).all_value(".+").current(every)
-    return found
+        built.multi(True).include_all(True).all_value(".+").current(every)
+    return built
 
 
 def text_of(dashboard: Dashboard) -> str:
-    """Return a dashboard as Grafana reads it."""
-    found = builders.Dashboard(dashboard.title).uid(f"{TAG}-{dashboard.name}").description(dashboard.says)
-    found.tags([TAG, *([dashboard.broker] if dashboard.broker else [])])
-    found.time("now-3h", "now").refresh("30s").tooltip(models.DashboardCursorSync.CROSSHAIR)
-    found.link(
+    """Return the JSON of a dashboard."""
+    built = builders.Dashboard(dashboard.title).uid(f"{TAG}-{dashboard.name}").description(dashboard.description)
+    built.tags([TAG, *([dashboard.broker] if dashboard.broker else [])])
+    built.time("now-3h", "now").refresh("30s").tooltip(models.DashboardCursorSync.CROSSHAIR)
+    built.link(
         builders.DashboardLink("Celery")
         .type(models.DashboardLinkType.DASHBOARDS)
         .tags([TAG])
@@ -1324,18 +1334,18 @@ def text_of(dashboard: Dashboard) -> str:
         .keep_time(True)
     )
     source = models.VariableOption(text=SOURCE_NAME, value=SOURCE_NAME)
-    found.with_variable(
+    built.with_variable(
         builders.DatasourceVariable("datasource").label("data source").type("prometheus").current(source)
     )
     for variable in dashboard.variables:
-        found.with_variable(variable_of(variable))
+        built.with_variable(variable_of(variable))
     if dashboard.releases:
-        found.annotation(ReleaseMarkBuilder())
+        built.annotation(ReleaseMarkBuilder())
     for title, panels in dashboard.rows.items():
-        found.with_row(builders.Row(title).id(number_of(dashboard, f"row {title}")))
+        built.with_row(builders.Row(title).id(panel_id(dashboard, f"row {title}")))
         for panel in panels:
-            found.with_panel(panel_of(dashboard, panel))
-    return json.dumps(found.build(), cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            built.with_panel(panel_of(dashboard, panel))
+    return json.dumps(built.build(), cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def written() -> dict[Path, str]:

@@ -144,7 +144,7 @@ def test_a_file_that_was_changed_by_hand_is_named(
     monkeypatch.setattr(sys, "argv", ["dashboards.py"])
     assert generator.main() == 0
     changed = tmp_path / "queue.json"
-    changed.write_text(changed.read_text(encoding="utf-8").replace("Drained in", "Empty in"), encoding="utf-8")
+    changed.write_text(changed.read_text(encoding="utf-8").replace("Drain time", "Empty in"), encoding="utf-8")
     (tmp_path / "old.json").write_text("{}", encoding="utf-8")
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["dashboards.py", "--check"])
