@@ -346,8 +346,8 @@ FLEET = Dashboard(
             table(
                 "Queues",
                 (
-                    "Current state of each queue. An age with the method bound is an upper bound. A queue without drain time"
-                    " has no started tasks."
+                    "Current state of each queue. An age with the method bound is an upper bound. A queue without drain"
+                    " time has no started tasks."
                 ),
                 {"queue": "Queue", "method": "Method"},
                 Query("Depth", f"sum by (queue) (celery_queue_depth{{{APP}}})", COUNT),
@@ -798,8 +798,8 @@ WORKERS = Dashboard(
             graph(
                 "Tasks counted as (other)",
                 (
-                    "Started tasks per minute that are counted without queue and name, on the whole host. A process counts"
-                    " at most 511 pairs of a queue and a task by name."
+                    "Started tasks per minute that are counted without queue and name, on the whole host. A process"
+                    " counts at most 511 pairs of a queue and a task by name."
                 ),
                 A_MINUTE,
                 {"{{instance}}": a_minute("celery_task_started_total", f'{HOST}, task="(other)"', "instance")},
@@ -1132,8 +1132,8 @@ REDIS = Dashboard(
             ),
             graph(
                 "Refused and evicted",
-                "Refused connections and evicted keys, per minute. Both are zero in a healthy fleet, as an evicted key may"
-                " be a lost task.",
+                "Refused connections and evicted keys, per minute. Both are zero in a healthy fleet, as an evicted key"
+                " may be a lost task.",
                 A_MINUTE,
                 {
                     "connections refused": a_minute("redis_rejected_connections_total", BROKER),
