@@ -1,4 +1,4 @@
-"""How many bytes of memory and disk a queued task costs on each broker.
+"""Measure the memory and disk space of a queued task on each broker.
 
 Boots two hosts of its own, fills one queue of one broker at a time with messages as Celery publishes them with a
 fleet's settings, and removes the hosts. What it finds goes to bench/results/broker_memory.json as well.
@@ -52,7 +52,7 @@ COSTS: dict[tuple[str, str, bool], tuple[tuple[int, int, int, int], ...]] = {{
 
 @dataclass(frozen=True)
 class Cost:
-    """What a task costs, in bytes.
+    """The cost of a task, in bytes.
 
     Attributes:
         memory: what the broker itself counts.
@@ -67,7 +67,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Figure:
-    """What one fill found.
+    """The result of filling a queue once.
 
     Attributes:
         size: bytes of the arguments as JSON.
@@ -90,18 +90,18 @@ class Figure:
 
     @property
     def title(self) -> str:
-        """What was measured."""
+        """Return a title of the measurement."""
         kind = "" if self.queue_type == "list" else f" {self.queue_type}"
         return f"{self.broker} {'.'.join(self.version.split('.')[:2])}{kind}"
 
     @property
     def arguments(self) -> str:
-        """The size of the arguments, for people."""
+        """Return the size of the arguments, for people."""
         return f"{self.size // KIB} KiB" if self.size else "none"
 
 
 def figure(subject: Subject, fill: Mapping[str, Any], result: Mapping[str, Any]) -> Figure:
-    """Return what a fill costs a task, from what the host says of it."""
+    """Return the result of a fill, from the host's measurements."""
     tasks = fill["tasks"]
 
     def cost(added: Mapping[str, int]) -> Cost:
@@ -122,7 +122,7 @@ def figure(subject: Subject, fill: Mapping[str, Any], result: Mapping[str, Any])
 
 
 def as_data(found: Figure) -> dict[str, Any]:
-    """Return a figure as the file of results has it, where each name says its unit."""
+    """Return a result for the file of results, with units in its keys."""
 
     def cost(given: Cost | None) -> dict[str, float] | None:
         return (
@@ -157,7 +157,7 @@ LEFT_COLUMNS = 3
 
 
 def table(figures: Sequence[Figure]) -> list[str]:
-    """Return the lines of the table: bytes a task, and what a million tasks come to beside the article's figure."""
+    """Return the lines of the table: bytes per task, and of a million tasks beside the article's figure."""
     rows: list[tuple[str, ...]] = list(HEADINGS)
     for found in figures:
         after = found.compacted
@@ -196,7 +196,7 @@ A quorum queue costs as much on each of its members.
 
 
 def planner_costs(found: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, bool], list[tuple[int, ...]]]:
-    """Return what the plan counts for a task, the most of all versions, as _message_costs.py has it.
+    """Return the costs of a task for _message_costs.py: the maximum over all versions.
 
     Memory is what the broker's own limit counts: used_memory for Redis' maxmemory, resident memory for RabbitMQ's
     vm_memory_high_watermark. Once a log is written out, what the broker counts: the kernel still has what was freed,
@@ -227,7 +227,7 @@ def planner_module(results: Mapping[str, Any]) -> str:
 
 
 def fills(most: int) -> list[dict[str, Any]]:
-    """Return what each broker is filled with, so many tasks at most."""
+    """Return the fills of each broker, with at most this number of tasks."""
     return [
         {"size": size, "compression": compression, "tasks": min(most, limit), "tell_seconds": TELL_SECONDS}
         for size, limit in SIZES.items()
@@ -236,7 +236,7 @@ def fills(most: int) -> list[dict[str, Any]]:
 
 
 class Runner:
-    """Measures on the hosts, those side by side, and ends it everywhere if it fails on one."""
+    """Measures on all hosts in parallel, and stops on all of them if one fails."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -244,11 +244,11 @@ class Runner:
 
     @property
     def figures(self) -> list[Figure]:
-        """What was found so far, by subject."""
+        """Return the results so far, by subject."""
         return [each for found in self.found.values() for each in found]
 
     def run(self, hosts: Hosts) -> None:
-        """Measure everything.
+        """Run all measurements.
 
         Raises:
             RuntimeError: the program failed on a host.

@@ -1,4 +1,4 @@
-"""How long after a restart of the broker each worker takes tasks again, while tasks are sent, and whether one is lost.
+"""Measure how long after a restart of the broker workers consume again under load, and whether tasks are lost.
 
 On the demo's hosts, whichever broker it was made with. The broker is restarted in order, and then killed.
 """
@@ -50,7 +50,7 @@ def ledger(fleet: Fleet, since: float, ids: set[str]) -> list[dict[str, Any]]:
 
 
 def measure(fleet: Fleet, unit: str, how: list[str], seconds: int) -> tuple[dict[tuple[str, str], float], int, int]:
-    """Return for each worker the seconds until it took a task; how many tasks were sent, and how many did not end."""
+    """Return for each worker the seconds until it started a task, the number of tasks sent, and of those not ended."""
     began = time.time()
     ssh = ["ssh", "-F", str(fleet.state / "ssh" / "config"), "-o", "BatchMode=yes", fleet.beat]
     flow = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run", "python", "-c", FLOW]

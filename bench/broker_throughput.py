@@ -1,4 +1,4 @@
-"""How many no-op tasks a second the same worker does through each of Debian 13's brokers, by turns.
+"""Measure the no-op tasks per second of the same worker through each of Debian 13's brokers, in turns.
 
 Boots hosts of its own, and removes them. The worker runs on the broker's host, with a fleet's settings.
 """

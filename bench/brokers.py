@@ -1,4 +1,4 @@
-"""The hosts of the benchmarks that compare brokers, with all of Debian's brokers on them."""
+"""The hosts of the benchmarks of brokers, with all of Debian's brokers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SUBJECTS = (
 
 
 def options_of(subject: Subject) -> dict[str, Any]:
-    """Return what a program on the host must know to run a broker and to use it as a fleet does."""
+    """Return the options with which a program on the host runs a broker as a fleet does."""
     broker = {"kind": subject.kind, "key_prefix": f"{APP}:", "visibility_timeout": 3600}
     settings = celery_settings(broker=broker, app_name=APP, default_queue=QUEUE)
     # A transient queue is what the fleet declares as a classic one; this one is to last.
@@ -70,13 +70,13 @@ def options_of(subject: Subject) -> dict[str, Any]:
 
 @dataclass
 class Hosts:
-    """Hosts that run, and the programs on them."""
+    """Booted hosts, and the programs on them."""
 
     running: set[subprocess.Popen[str]] = field(default_factory=set)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def run(self, host: str, program: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Run a program of bench/on_host and yield each line that it tells.
+        """Run a program of bench/on_host, and yield each line of its output.
 
         Raises:
             RuntimeError: it failed.
@@ -105,7 +105,7 @@ class Hosts:
                 raise RuntimeError(f"the program failed on {host}; what it said is above")
 
     def stop(self) -> None:
-        """End what runs, and let nothing more begin."""
+        """Stop all programs, and start no more."""
         self.stopped.set()
         for process in list(self.running):
             process.terminate()
@@ -113,7 +113,7 @@ class Hosts:
 
 @contextmanager
 def bench_hosts() -> Iterator[Hosts]:
-    """Boot the hosts, and remove them whatever happens, also when this process is told to end."""
+    """Boot the hosts, and remove them at the end, also after an error or a signal."""
 
     def end(*_: object) -> NoReturn:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What each worker's parent and children hold in memory, against what the plan counts for them."""
+"""Compare the memory of each worker's parent and children with the plan's budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What measuring costs: the fleet's exporter beside Flower, given the same stream, and reports and events on a worker.
+"""Measure the costs of monitoring: the exporter and Flower with the same tasks, and reports and events of a worker.
 
 70 queues, 200 names of tasks and 500 names of workers, all simulated; the worker whose throughput is measured is real.
 Everything runs on this machine, on loopback. What it finds goes to bench/results/monitoring.json as well.
@@ -50,7 +50,7 @@ def samples(text: str, name: str) -> Iterator[tuple[dict[str, str], float]]:
 
 @dataclass(frozen=True)
 class Exporter:
-    """What one exporter took.
+    """The costs of an exporter.
 
     Attributes:
         rate: tasks a second while the processor time was measured.
@@ -81,7 +81,7 @@ class Exporter:
 
 
 def scrape(url: str, times: int) -> tuple[parts.Answer, float]:
-    """Return the last answer, and the median of the seconds."""
+    """Return the last response, and the median of the seconds."""
     found = [parts.get(url) for _ in range(times)]
     return found[-1], median(each.seconds for each in found)
 
@@ -211,7 +211,7 @@ def idle(process: Process) -> bool:
 
 @dataclass(frozen=True)
 class Round:
-    """What a worker did.
+    """The result of a round of a worker.
 
     Attributes:
         rate: tasks a second.
@@ -232,7 +232,7 @@ def family(parent: int) -> list[Process]:
 
 
 def work(variant: str, tasks: int, port: int) -> Round:
-    """Have a worker do tasks that do nothing."""
+    """Run no-op tasks on a worker."""
     given = options_of(Subject("", "Redis", "redis"))
     url = f"redis://127.0.0.1:{port}/0"
     sender = application(given["settings"], given["queue"], url)
@@ -317,7 +317,7 @@ def measure_worker(tasks: int, rounds: int) -> list[Round]:
 
 
 def microseconds(tasks: int) -> float:
-    """Return what the report of a task takes of the process that does it, its end told to a journal."""
+    """Return the microseconds that reporting a task takes, including its result in a journal."""
     with tempfile.TemporaryDirectory() as temporary, parts.journal(Path(temporary, "journal")):
         reports = parts.Reports(Path(temporary), [0], str(Path(temporary, "journal")))
         reports.report(0, 0, 0, 1.0)
@@ -374,7 +374,7 @@ def worker_table(found: Sequence[Round]) -> str:
 
 
 def as_data(found: Exporter) -> dict[str, Any]:
-    """Return a figure as the file of results has it, where each name says its unit."""
+    """Return a result for the file of results, with units in its keys."""
     data = asdict(found)
     units = {
         "rate": "tasks_per_second",

@@ -1,4 +1,4 @@
-"""What bench/monitoring.py starts, on loopback alone, and the stream of tasks that it gives to each.
+"""The services of bench/monitoring.py, on loopback alone, and the stream of tasks for each.
 
 Redis, node exporter and the exporter's libraries are Debian's, fetched into .cache and installed nowhere. Flower has an
 environment of its own there.
@@ -51,7 +51,7 @@ END_SECONDS = 20
 
 
 def prepare() -> None:
-    """Fetch what is not there yet."""
+    """Download missing packages."""
     root = CACHE / "root"
     if not root.is_dir():
         new = CACHE / "new"
@@ -86,7 +86,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Process]:
-    """Run a program, and end it."""
+    """Run a program during the block."""
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)
     try:
@@ -113,7 +113,7 @@ class Answer:
 
 
 def get(url: str, timeout: float = 300) -> Answer:
-    """Get a page as Prometheus does, which takes it compressed."""
+    """Get a compressed page, as Prometheus does."""
     request = urllib.request.Request(url, headers={"Accept-Encoding": "gzip"})  # noqa: S310 - http, on loopback
     started = time.monotonic()
     with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
@@ -131,7 +131,7 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def redis_server(directory: Path) -> Iterator[int]:
-    """Run Redis; yields its port."""
+    """Run Redis, and yield its port."""
     port = free_port()
     command, environment = debians("redis-server")
     command += ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", "", "--appendonly", "no"]
@@ -150,7 +150,7 @@ def redis_server(directory: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def node_exporter(directory: Path) -> Iterator[str]:
-    """Serve the files of a directory, and nothing else; yields the URL."""
+    """Serve the files of a directory, and yield the URL."""
     port = free_port()
     command, environment = debians("prometheus-node-exporter")
     # As the role has it.
@@ -165,7 +165,7 @@ def node_exporter(directory: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def exporter(directory: Path, workers: Sequence[int]) -> Iterator[Process]:
-    """Run the fleet's exporter as its hosts do, by Debian's Python, for programs that count in a directory."""
+    """Run the fleet's exporter with Debian's Python, for programs that count in a directory."""
     programs = [
         {"name": name, "slots": [name], "prefork": False, "pool_size": 1, "queues": [f"queue-{worker % QUEUES}"]}
         for worker, name in ((worker, program(worker)) for worker in workers)
@@ -191,7 +191,7 @@ def exporter(directory: Path, workers: Sequence[int]) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def flower(directory: Path, broker: str) -> Iterator[tuple[Process, str]]:
-    """Run Flower with the fleet's settings; yields it and the URL of its metrics."""
+    """Run Flower with the fleet's settings, and yield it and the URL of its metrics."""
     given, port = flower_defaults(), free_port()
     command = [str(CACHE / "flower/bin/python"), "-m", "celery", f"--broker={broker}", "flower"]
     command += [f"--port={port}", "--address=127.0.0.1"]
@@ -207,7 +207,7 @@ def program(worker: int) -> str:
 
 
 def pairs(workers: Sequence[int], *, everything: bool = False) -> list[tuple[int, int]]:
-    """Return which worker does which task: each those of its queue, or all.
+    """Return the pairs of workers and tasks: each worker has the tasks of its queue, or all.
 
     The same task comes to one worker after the other.
     """
@@ -217,7 +217,7 @@ def pairs(workers: Sequence[int], *, everything: bool = False) -> list[tuple[int
 
 
 class Task:
-    """A task as its worker sees it, which has waited so many seconds."""
+    """A task in its worker, with the seconds that it has waited."""
 
     def __init__(self, number: int, task: int, wait: float) -> None:
         self.id, self.name = str(number), f"app.task_{task}"
@@ -226,7 +226,7 @@ class Task:
 
 
 class Reports:
-    """The reports of workers, as Celery's signals make them in each."""
+    """The reports of workers, which Celery's signals trigger."""
 
     def __init__(self, directory: Path, workers: Sequence[int], journal: str = "") -> None:
         module = importlib.import_module("celery_fleet_report")
@@ -241,7 +241,7 @@ class Reports:
         }
 
     def report(self, number: int, worker: int, task: int, wait: float) -> None:
-        """Report that a task began and ended well."""
+        """Report a task that was started and has succeeded."""
         one, report = Task(number, task, wait), self._of[worker]
         report.begun(one.id, one)
         report.became("done", one.id, one.name, one.request)
@@ -266,7 +266,7 @@ class Events:
             self._send("worker.online", [self._event("worker-online", worker, **about, processed=0, loadavg=[0, 0, 0])])
 
     def sent(self, numbers: Sequence[int], pair: Sequence[tuple[int, int]]) -> int:
-        """Send what senders of tasks do; returns how many events that is."""
+        """Send the events of senders; return their number."""
         events = []
         for number in numbers:
             worker, task = pair[number % len(pair)]
@@ -276,7 +276,7 @@ class Events:
         return len(events)
 
     def done(self, numbers: Sequence[int], pair: Sequence[tuple[int, int]]) -> int:
-        """Send what workers do that do these tasks; returns how many events that is."""
+        """Send the events of workers that run these tasks; return their number."""
         events = []
         for number in numbers:
             worker, task = pair[number % len(pair)]
@@ -304,7 +304,7 @@ class Events:
 
 @contextlib.contextmanager
 def journal(path: Path) -> Iterator[list[int]]:
-    """Take what is told to the journal; yields a list whose only number is how many entries came."""
+    """Receive the entries of the journal, and yield a list with their number."""
     came = [0]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as taking:
         taking.bind(str(path))
@@ -324,7 +324,7 @@ def journal(path: Path) -> Iterator[list[int]]:
 
 
 def paced(total: int, rate: float, size: int) -> Iterator[range]:
-    """Yield the numbers up to a total, so many at a time and so many a second; 0: as fast as can be."""
+    """Yield the numbers up to a total, in steps and at a rate per second; 0: as fast as possible."""
     started = time.monotonic()
     for first in range(0, total, size):
         if rate and (early := started + first / rate - time.monotonic()) > 0:

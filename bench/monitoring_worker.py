@@ -18,7 +18,7 @@ TASK = "customers.noop"
 
 
 def worker_application() -> Celery:
-    """Return the application of the worker, which has what to do in its environment."""
+    """Return the application of the worker, configured by its environment."""
     options = json.loads(os.environ["BENCH_OPTIONS"])
     made = application(options["settings"], options["queue"], options["url"])
     # As the fleet's settings do.

@@ -1,4 +1,4 @@
-"""What a release costs the fleet's way, measured against the old way in the same run.
+"""Measure the costs of a release by deploy.yml and by sequential SSH, in the same run.
 
 Boots hosts of its own (a broker, one that sends tasks, and as many for workers as the largest fleet has) and removes
 them at the end. Smaller fleets come first, each with an inventory of its own, so that hosts of a larger one have no
@@ -56,7 +56,7 @@ BROKEN = 'raise RuntimeError("a bug, on purpose")'
 
 @dataclass(frozen=True)
 class Figure:
-    """What one release cost.
+    """The costs of a release.
 
     Attributes:
         way: OLD, "warm" or "handover".
@@ -91,12 +91,12 @@ class Figure:
 
     @property
     def name(self) -> str:
-        """How it was released, for people."""
+        """Return how it was released, for people."""
         return f"{self.way}, {self.batches}" if self.batches else self.way
 
 
 class Bench:
-    """Releases, one after another, each under another name.
+    """Releases one after another, each with a new version.
 
     Attributes:
         rate: short tasks a second.
@@ -112,7 +112,7 @@ class Bench:
         return f"{kind}-{self._count}"
 
     def release(self, number: int, way: str, batches: str, long: float) -> None:
-        """Release while tasks flow, and note what it cost."""
+        """Release under load, and record the costs."""
         fleet, name = fleet_of(number), self.name(way)
         tidy(fleet)
         load = os.getloadavg()[0]
@@ -161,7 +161,7 @@ class Bench:
         )
 
     def bad(self, number: int) -> list[dict[str, Any]]:
-        """Release what starts but fails its tasks; say how long a host, and then all, were on it once that was seen."""
+        """Release a version that fails its tasks, and record how long hosts ran it after the failure."""
         found = []
         for batches in ("default", "all"):
             fleet, name = fleet_of(number), self.name("bad")
@@ -173,7 +173,7 @@ class Bench:
                 more = {"celery_rollout_batches": ["100%"]} if batches == "all" else {}
                 run = deploy(number, name, LOGS / f"{name}.log", {"celery_app_source": str(source), **more})
             tasks = settle(fleet, sent, 0)
-            judged = next((moment for moment, line in run.lines if "is bad, and is taken back" in line), None)
+            judged = next((moment for moment, line in run.lines if "failed, and is rolled back" in line), None)
             if judged is None:
                 raise RuntimeError(f"nobody saw that {name} is bad: {''.join(line for _, line in run.lines[-20:])}")
             found.append(
@@ -197,7 +197,7 @@ class Bench:
 
 
 def example(directory: Path, name: str) -> Path:
-    """Return a copy of the example whose code is no other release's."""
+    """Return a copy of the example with unique code."""
     source = directory / "example"
     shutil.copytree(ROOT / "example", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     (source / "shop" / "release.py").write_text(f'NAME = "{name}"\n', encoding="utf-8")
@@ -205,7 +205,7 @@ def example(directory: Path, name: str) -> Path:
 
 
 def broken(source: Path) -> Path:
-    """Have a copy of the example start, and fail its tasks."""
+    """Change a copy of the example so that it starts, but fails its tasks."""
     path = source / "shop" / "customers" / "tasks.py"
     text = path.read_text(encoding="utf-8")
     good = "    return customer\n"
@@ -219,7 +219,7 @@ def broken(source: Path) -> Path:
 
 
 def kinds(figures: Iterable[Figure]) -> dict[tuple[str, str, float], dict[int, list[Figure]]]:
-    """Return the figures by how it was released and what flowed, and by the number of hosts."""
+    """Return the figures by kind of release and load, and by the number of hosts."""
     found: dict[tuple[str, str, float], dict[int, list[Figure]]] = {}
     for figure in figures:
         found.setdefault((figure.way, figure.batches, figure.long), {}).setdefault(figure.hosts, []).append(figure)
@@ -227,13 +227,13 @@ def kinds(figures: Iterable[Figure]) -> dict[tuple[str, str, float], dict[int, l
 
 
 def ratio(figures: Sequence[Figure], one: Figure) -> float | None:
-    """Return the seconds that it took over those of the old way, among as many hosts with the same tasks."""
+    """Return the ratio of its seconds to those of sequential SSH, on as many hosts with the same tasks."""
     old = [each.seconds for each in figures if (each.way, each.hosts, each.long) == (OLD, one.hosts, one.long)]
     return one.seconds / median(old) if old else None
 
 
 def lines_of(figures: Iterable[Figure]) -> dict[str, tuple[Line, Extrapolation]]:
-    """Return for each way, where it came to its end and no task was long, CPU = a + b hosts, and that of more hosts."""
+    """Return for each kind of release without long tasks CPU = a + b hosts, and its extrapolation to more hosts."""
     found = {}
     for (way, batches, long), by_hosts in kinds(each for each in figures if each.well).items():
         points = [(each.hosts, each.seconds, each.cpu, each.main) for some in by_hosts.values() for each in some]
@@ -263,7 +263,7 @@ LEFT_COLUMNS = (1, 2)
 
 
 def table(figures: Sequence[Figure]) -> list[str]:
-    """Return the lines of the table; of several rounds, each."""
+    """Return the lines of the table, with a line for each round."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     for figure in sorted(figures, key=lambda each: (each.hosts, each.long, each.way != OLD, each.way, each.batches)):
         against = ratio(figures, figure)
@@ -302,7 +302,7 @@ Ansible uses some 0.03 s of CPU in each second that it waits for them: in a flee
 
 
 def report(figures: Sequence[Figure], bad: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
-    """Print what was found, and write it."""
+    """Print the results, and write them to a file."""
     print("", *table(figures), "", NOTES, "", sep="\n")
     found = lines_of(figures)
     for name, (line, more) in found.items():
@@ -374,7 +374,7 @@ def options() -> argparse.Namespace:
 
 
 def measure(bench: Bench, number: int, options: argparse.Namespace) -> None:
-    """Release each way to a fleet of so many hosts, by turns."""
+    """Release to a fleet with this number of hosts by each kind of release, in turns."""
     judged = options.judged is None or number in options.judged
     flows = ([] if options.only_long else [0.0]) + ([options.long] if options.long else [])
     inventory = write_inventory(number, options.long)

@@ -1,4 +1,4 @@
-"""What a release costs: from what was measured to figures. Nothing here touches a host."""
+"""Figures about the costs of a release, computed from measurements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Line:
 
 
 def least_squares(points: Iterable[tuple[float, float]]) -> Line | None:
-    """Return the line nearest to these points; None if they are all of one x."""
+    """Return the least-squares line of points; None if they all have the same x."""
     points = list(points)
     if len({x for x, _ in points}) < 2:  # noqa: PLR2004 - two points make a line
         return None
@@ -35,14 +35,14 @@ def least_squares(points: Iterable[tuple[float, float]]) -> Line | None:
 
 
 def tasks_a_host(output: str, hosts: Iterable[str]) -> float:
-    """Return how many of a playbook's tasks came to each of these hosts on average, also those that it skipped."""
+    """Return the average number of a playbook's tasks per host, including skipped ones."""
     hosts = set(hosts)
     found = [int(each["ok"]) + int(each["skipped"]) for each in RECAP.finditer(output) if each["host"] in hosts]
     return mean(found) if found else 0.0
 
 
 def windows(times: Sequence[float], began: float, ended: float, seconds: float) -> list[int]:
-    """Return how many of the sorted times are in each window that begins and ends between two moments.
+    """Return the number of sorted times in each window between two times.
 
     A time that is shorter than the window has one window.
 
@@ -58,7 +58,7 @@ def windows(times: Sequence[float], began: float, ended: float, seconds: float) 
 def lowest_share(
     times: Iterable[float], before: tuple[float, float], release: tuple[float, float], seconds: float
 ) -> float:
-    """Return the least that was done in a window during a release, as a share of the median window before it.
+    """Return the lowest number in a window during a release, as a share of the median window before it.
 
     Args:
         times: at which tasks were done.
@@ -73,7 +73,7 @@ def lowest_share(
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """What a release to more hosts than were measured would cost, if each cost as much as those did.
+    """The costs of a release to more hosts than were measured, at the same costs per host.
 
     Attributes:
         cpu: seconds of the controller's processors.
@@ -87,7 +87,7 @@ class Extrapolation:
 def extrapolate(
     points: Sequence[tuple[int, float, float, float]], hosts: int, cores: int, *, one_by_one: bool
 ) -> Extrapolation | None:
-    """Return what a release to so many hosts would cost.
+    """Return the costs of a release to this number of hosts.
 
     One host after another takes as long as the line through the measured times says. Side by side it takes what the
     smallest fleet took, for a host's own work waits for nobody, and what the controller has to do more: its processors

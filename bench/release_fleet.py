@@ -1,4 +1,4 @@
-"""The hosts of bench/release.py, the tasks that flow there, and how a release to them is measured."""
+"""The hosts of bench/release.py, their load of tasks, and the measurement of a release."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def workers(number: int) -> list[str]:
 
 
 def inventory(number: int, longest: float) -> dict[str, Any]:
-    """Return the inventory of a fleet with so many hosts for workers.
+    """Return the inventory of a fleet with this number of hosts for workers.
 
     Args:
         longest: seconds that the longest task takes.
@@ -106,7 +106,7 @@ def write_inventory(number: int, longest: float) -> Path:
 
 
 def fleet_of(number: int) -> Fleet:
-    """Return what the demo's functions must know of the fleet."""
+    """Return the fleet for the demo's functions."""
     state = LAB / NETWORK
     hosts = [SENDER, *workers(number)]
     return Fleet(
@@ -127,7 +127,7 @@ def fleet_of(number: int) -> Fleet:
 
 @contextmanager
 def release_hosts(number: int, longest: float) -> Iterator[None]:
-    """Boot the hosts of the largest fleet, and remove them whatever happens, also when this process is told to end."""
+    """Boot the hosts of the largest fleet, and remove them at the end, also after an error or a signal."""
 
     def end(*_: object) -> NoReturn:
         raise KeyboardInterrupt
@@ -151,7 +151,7 @@ def release_hosts(number: int, longest: float) -> Iterator[None]:
 
 @dataclass
 class Run:
-    """A release, as the controller saw it.
+    """A release, measured on the controller.
 
     Attributes:
         began: when, in seconds since the epoch, as ended.
@@ -170,17 +170,17 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Return its duration in seconds."""
         return self.ended - self.began
 
     @property
     def output(self) -> str:
-        """All that it printed."""
+        """Return its output."""
         return "".join(line for _, line in self.lines)
 
 
 def cpu_of(pid: int | str) -> float:
-    """Return the CPU seconds of a process, without its children; 0 if it is gone."""
+    """Return the CPU seconds of a process, without its children; 0 if it has exited."""
     try:
         # The name before it may hold anything, also brackets.
         fields = Path("/proc", str(pid), "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -190,7 +190,7 @@ def cpu_of(pid: int | str) -> float:
 
 
 def connections_cpu() -> float:
-    """Return the CPU seconds of SSH's masters, which outlive what started them."""
+    """Return the CPU seconds of SSH's control masters, which outlive the process that started them."""
     found = 0.0
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -203,13 +203,13 @@ def connections_cpu() -> float:
 
 
 def close_connections() -> None:
-    """End the SSH masters: each run is to open its own."""
+    """Stop SSH's control masters, so that each run opens its own connections."""
     subprocess.run([str(ROOT / "lab" / "close_connections.sh"), str(CONTROL_PATH)], check=True, stderr=subprocess.PIPE)
     CONTROL_PATH.mkdir(mode=0o700, parents=True)
 
 
 def run(command: list[str], log: Path, environ: dict[str, str] | None = None) -> Run:
-    """Run what brings a release, from closed connections, and measure it. A line of the log begins with its second."""
+    """Run the command of a release, and measure it. Each line of the log begins with its second."""
     close_connections()
     log.parent.mkdir(parents=True, exist_ok=True)
     lines: list[tuple[float, str]] = []
@@ -248,7 +248,7 @@ def run(command: list[str], log: Path, environ: dict[str, str] | None = None) ->
 
 
 def old_way(number: int, version: str, log: Path) -> Run:
-    """Release from host to host by a script."""
+    """Release by sequential SSH, with a script."""
     state = LAB / NETWORK
     artifact = next((state / "artifacts").glob(f"{APP}-*.tar"))
     command = [str(Path(__file__).with_name("old_way.sh")), str(state / "ssh" / "config"), str(artifact), version]
@@ -256,7 +256,7 @@ def old_way(number: int, version: str, log: Path) -> Run:
 
 
 def deploy(number: int, version: str, log: Path, variables: dict[str, Any]) -> Run:
-    """Release by playbooks/deploy.yml. The log ends with what each of its tasks cost the controller."""
+    """Release by playbooks/deploy.yml. The log ends with the costs of each of its tasks on the controller."""
     values = json.dumps(variables | {"celery_app_version": version})
     playbook = [str(BIN / "ansible-playbook"), "-i", str(INVENTORIES / f"{number}.json"), "playbooks/deploy.yml"]
     return run([*playbook, "-e", values], log, PROFILE)
@@ -267,7 +267,7 @@ def deploy(number: int, version: str, log: Path, variables: dict[str, Any]) -> R
 
 @dataclass
 class Flow:
-    """Tasks that were sent while something happened.
+    """Tasks that were sent during a block.
 
     Attributes:
         began: when, in seconds since the epoch.
@@ -282,7 +282,7 @@ class Flow:
 
 @contextmanager
 def flow(fleet: Fleet, rate: float, long: float) -> Iterator[Flow]:
-    """Send tasks while the block runs; their ids are known once it has ended.
+    """Send tasks during the block. Their ids are known at its end.
 
     Args:
         rate: short tasks a second.
@@ -312,7 +312,7 @@ def flow(fleet: Fleet, rate: float, long: float) -> Iterator[Flow]:
 
 @dataclass(frozen=True)
 class Tasks:
-    """What became of the tasks.
+    """The outcomes of tasks.
 
     Attributes:
         done_at: when short tasks were done, in seconds since the epoch.
@@ -327,7 +327,7 @@ class Tasks:
 
 
 def settle(fleet: Fleet, sent: Flow, long: float) -> Tasks:
-    """Wait until each task has ended, and say what became of them."""
+    """Wait until all tasks have ended, and return their outcomes."""
     ids = sent.short | sent.long
     deadline = time.monotonic() + long + SETTLE_SECONDS
     while True:
@@ -345,7 +345,7 @@ def settle(fleet: Fleet, sent: Flow, long: float) -> Tasks:
 
 
 def tidy(fleet: Fleet) -> None:
-    """Forget the tasks of the runs before, and the releases that came the old way, which nothing else removes."""
+    """Remove the ledgers of earlier runs, and the releases by sequential SSH, which nothing else removes."""
     script = (
         f"rm -f /var/lib/{fleet.app}/ledger/*.jsonl; cd /srv/{fleet.app}; now=$(readlink current); "
         'for each in releases/old-*; do [ "$each" = "$now" ] || rm -rf "$each"; done'
@@ -359,6 +359,6 @@ def each(fleet: Fleet, act: Callable[[str], object]) -> None:
 
 
 def releases(fleet: Fleet) -> dict[str, str]:
-    """Return where current points on each host."""
+    """Return the current release of each host."""
     command = ["readlink", f"/srv/{fleet.app}/current"]
     return {host: Path(remote(fleet, host, command).strip()).name for host in fleet.app_hosts}

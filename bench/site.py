@@ -1,4 +1,4 @@
-"""How long site.yml takes on bare hosts and on hosts that it has built already, and how many tasks each host costs.
+"""Measure the time and the tasks of site.yml on bare hosts, and on hosts that are already configured.
 
 Destroys the demo's hosts and makes them anew.
 """

@@ -1,4 +1,4 @@
-"""How many no-op tasks a worker does in a second with the rendered settings, against Celery's own defaults.
+"""Measure a worker's no-op tasks per second with the rendered settings and with Celery's defaults.
 
 On a worker's host of the demo, by turns, through a vhost and a user that exist for as long as it takes.
 """
@@ -23,7 +23,7 @@ ON_HOST = Path(__file__).with_name("throughput_on_host.py")
 
 
 def on(fleet: Fleet, host: str, command: list[str], given: str = "") -> str:
-    """Run a command on a host with something on its standard input, where no process list shows it."""
+    """Run a command on a host, with data on its stdin, which no process list shows."""
     ssh = ["ssh", "-F", str(fleet.state / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
     return subprocess.run(ssh, input=given, check=True, stdout=subprocess.PIPE, text=True).stdout
 

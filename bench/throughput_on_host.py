@@ -1,4 +1,4 @@
-"""One round on a worker's host: send no-op tasks, start a worker, and tell how long it took from its first to its last.
+"""Run a round on a worker's host: send no-op tasks, start a worker, and print the time of its first to its last task.
 
 The broker's URL comes on standard input; which settings, and how many tasks, are the arguments.
 """
@@ -24,7 +24,7 @@ def ends(ledger: Path) -> list[dict[str, str]]:
 
 
 def wait_for(count: int, ledger: Path) -> list[dict[str, str]]:
-    """Wait until so many tasks are done.
+    """Wait until this number of tasks is done.
 
     Raises:
         TimeoutError: they are not.

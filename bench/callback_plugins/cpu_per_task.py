@@ -1,4 +1,4 @@
-"""Tells what each task of a playbook cost the controller, in CPU seconds, and on how many hosts it ran.
+"""Report the controller's CPU seconds of each task of a playbook, and the number of its hosts.
 
 ANSIBLE_CALLBACK_PLUGINS=bench/callback_plugins ANSIBLE_CALLBACKS_ENABLED=cpu_per_task ansible-playbook …
 """
@@ -24,7 +24,7 @@ requirements: [to be enabled]
 
 @dataclass
 class Cost:
-    """What a task cost, in CPU seconds.
+    """The cost of a task, in CPU seconds.
 
     Attributes:
         hosts: on how many it ran or was skipped.
@@ -44,7 +44,7 @@ def used() -> tuple[float, float]:
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Keeps what was used until a task began, and prints the differences at the end."""
+    """Records the CPU time at the start of each task, and prints the differences at the end."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"

@@ -1,1 +1,1 @@
-"""What the benchmarks run on their hosts."""
+"""Programs that the benchmarks run on their hosts."""

@@ -1,4 +1,4 @@
-"""Debian's brokers on a host of the benchmarks: one at a time, on empty data; and Celery's messages in them."""
+"""Debian's brokers on a host of the benchmarks, one at a time and empty, and Celery's messages for them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ RABBITMQ_DATA = Path("/var/lib/rabbitmq/mnesia")
 
 
 class Template:
-    """A message as it was published, of which copies with other ids are made."""
+    """A published message, to be copied with other ids."""
 
     def __init__(self, published: bytes, ids: list[str]) -> None:
-        """Cut the ids out of the message.
+        """Split the message at its ids.
 
         Args:
             published: the message.
@@ -53,7 +53,7 @@ class Template:
         self._ids = [found.encode() for found in dict.fromkeys(ids)]
 
     def copy(self) -> bytes:
-        """Return the message with ids of its own."""
+        """Return a copy of the message with new ids."""
         message = self._published
         for known in self._ids:
             message = message.replace(known, str(uuid.uuid4()).encode())
@@ -61,14 +61,14 @@ class Template:
 
 
 def redis_template(envelope: bytes) -> Template:
-    """Return a template of what kombu pushes to a list of Redis: JSON, the task's id thrice, the delivery's once."""
+    """Return a template of kombu's JSON message in a list of Redis, with the task's id three times."""
     message = json.loads(envelope)
     return Template(envelope, [message["headers"]["id"], message["properties"]["delivery_tag"]])
 
 
 @dataclass(frozen=True)
 class AmqpTemplate:
-    """What goes to RabbitMQ: a body, and properties with the task's id."""
+    """A message for RabbitMQ: a body, and properties with the task's id."""
 
     body: bytes
     properties: Template
@@ -78,7 +78,7 @@ class AmqpTemplate:
 
 
 class Ready(amqp.Message):  # type: ignore[misc] # py-amqp has no types
-    """A message whose properties are encoded already, which takes py-amqp most of the time."""
+    """A message with encoded properties. Encoding takes most of py-amqp's time."""
 
     def __init__(self, body: bytes, encoded: bytes) -> None:
         super().__init__(body)
@@ -89,7 +89,7 @@ class Ready(amqp.Message):  # type: ignore[misc] # py-amqp has no types
 
 
 def amqp_template(message: amqp.Message) -> AmqpTemplate:
-    """Return a template of what Celery gives to py-amqp."""
+    """Return a template of Celery's message for py-amqp."""
     body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
     # As py-amqp does for text when it sends it.
     message.properties.setdefault("content_encoding", "utf-8")
@@ -131,7 +131,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """A running process as the kernel sees it."""
+    """A running process, from /proc."""
 
     pid: int
 
@@ -141,16 +141,16 @@ class Process:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
     def processor_seconds(self) -> float:
-        """Return the processor time that it has had."""
+        """Return its CPU time in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def forget_peak(self) -> None:
-        """Let the highest memory so far count from now."""
+        """Reset the peak of its memory."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5", encoding="utf-8")
 
     def wait_until_calm(self) -> None:
-        """Wait until it has done what it had to do, and its memory stays as it is."""
+        """Wait until it is idle, and its memory is stable."""
         calm = 0
         resident, processor = self.status("VmRSS"), self.processor_seconds()
         deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -177,7 +177,7 @@ T = TypeVar("T")
 
 
 class Broker(Protocol[T]):
-    """A broker that runs, on nothing but empty data."""
+    """A running broker, which was started empty."""
 
     process: Process
     data: Path
@@ -188,13 +188,13 @@ class Broker(Protocol[T]):
         """Return the bytes that the broker itself counts as its own."""
 
     def declare(self, _app: Celery, /) -> None:
-        """Make the queue ready."""
+        """Declare the queue."""
 
     def samples(self, publish: Callable[[], None]) -> list[T]:
         """Return a template of each message that is published."""
 
     def fill(self, templates: list[T], tasks: int) -> Iterator[int]:
-        """Fill the queue, and tell from time to time how many there are."""
+        """Fill the queue, and print the number of messages at intervals."""
 
     def count(self) -> int:
         """Return the number of messages in the queue."""
@@ -203,11 +203,11 @@ class Broker(Protocol[T]):
         """Return the bytes of a message."""
 
     def compact(self) -> bool:
-        """Have the broker rewrite its log, which it would do by itself later; false if it has none."""
+        """Rewrite the broker's log, as it does by itself later; return False if it has none."""
 
 
 class Redis:
-    """Redis or Valkey, with an append-only file that is not rewritten by itself."""
+    """Redis or Valkey, without automatic rewrites of its append-only file."""
 
     def __init__(self, options: dict[str, Any], process: Process, data: Path) -> None:
         # Only the hosts have it.
@@ -231,7 +231,7 @@ class Redis:
         return int(self.client.info("memory")["used_memory"])
 
     def declare(self, _app: Celery) -> None:
-        """A list is there once something is in it."""
+        """Do nothing, as Redis creates a list with its first entry."""
 
     def samples(self, publish: Callable[[], None]) -> list[Template]:
         publish()
@@ -361,7 +361,7 @@ class RabbitMQ:
         return len(template.body) + len(template.properties.copy())
 
     def compact(self) -> bool:
-        """Have a quorum queue's log written from memory to the queue's own files."""
+        """Write a quorum queue's log from memory to the queue's own files."""
         if self.options["queue"]["arguments"].get("x-queue-type") != "quorum":
             return False
         before = self._logs()

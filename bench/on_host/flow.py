@@ -1,4 +1,4 @@
-"""Sends tasks at a steady pace until its standard input ends; then prints how many short ones, and all ids, as JSON.
+"""Send tasks at a steady rate until stdin is closed. Then print the number of short tasks, and all ids, as JSON.
 
 Run by the application's own Python: flow.py TASKS_A_SECOND HOSTS LONG_SECONDS. With LONG_SECONDS a long task runs on
 each host on average: one for each host at the start, which end one after another, and from then on as many as end.

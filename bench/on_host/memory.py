@@ -1,4 +1,4 @@
-"""Fill one queue of one broker, again and again from nothing, and tell what it cost.
+"""Fill a queue of a broker again and again, each time from empty, and print the costs.
 
 What to do comes as JSON on standard input; what happened goes as a JSON object a line to standard output. Celery itself
 publishes some messages of each kind. Copies of them, each with ids of its own, fill the queue.
@@ -40,7 +40,7 @@ CITIES, WORDS = CITY_NAMES.split(), TEXT.split()
 
 
 def order(chance: random.Random) -> dict[str, Any]:
-    """Return an order as a shop might send it to a task."""
+    """Return an order, as an argument of a task."""
     name, family = chance.choice(FIRST), chance.choice(LAST)
     return {
         "id": chance.randrange(10**6, 10**8),
@@ -64,7 +64,7 @@ def order(chance: random.Random) -> dict[str, Any]:
 
 
 def arguments(size: int, chance: random.Random) -> list[Any]:
-    """Return arguments of a task that are so many bytes of JSON: none at all, or a list of orders."""
+    """Return arguments of a task with this size as JSON: none, or a list of orders."""
     if size == 0:
         return []
     orders: list[dict[str, Any]] = []
@@ -111,7 +111,7 @@ def send(app: Celery, queue: str, sets: list[list[Any]]) -> None:
 
 
 def read_one(app: Celery, name: str, size: int) -> None:
-    """Take a message from the queue as a worker would.
+    """Consume a message from the queue, as a worker does.
 
     Raises:
         ValueError: it is not what was sent.
@@ -126,7 +126,7 @@ def read_one(app: Celery, name: str, size: int) -> None:
 
 
 def measure(options: dict[str, Any], fill: dict[str, Any], templates: list[Any]) -> dict[str, Any]:
-    """Fill the queue of a broker that has just started, and return what that added."""
+    """Fill the queue of a new broker, and return the increase of its memory and disk space."""
     tasks: int = fill["tasks"]
 
     def state() -> dict[str, int]:

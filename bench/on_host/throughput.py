@@ -1,4 +1,4 @@
-"""Time no-op tasks through one broker: all are sent, then a worker starts, and its first to its last task is timed.
+"""Time no-op tasks through a broker: send all, start a worker, and time its first to its last task.
 
 What to do comes as JSON on standard input; a JSON object a round goes to standard output.
 """
@@ -26,7 +26,7 @@ CONCURRENCY = 2
 
 
 def worker_application() -> Celery:
-    """Return the application of the worker, which has what to do in its environment."""
+    """Return the application of the worker, configured by its environment."""
     options = json.loads(os.environ["BENCH_OPTIONS"])
     made = application(options["settings"], options["queue"], options["url"])
 
