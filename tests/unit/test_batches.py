@@ -44,7 +44,7 @@ def test_all_at_once_still_leaves_a_consumer() -> None:
     assert batches(fleet, fleet, [(100, True)]) == [["w1", "w3"], ["w2"]]
 
 
-def test_a_queue_of_one_host_has_no_other() -> None:
+def test_a_queue_with_a_single_consumer_may_lose_it() -> None:
     assert batches({"w1": ["email"]}, {"w1": ["email"]}, DEFAULT) == [["w1"]]
 
 
@@ -55,7 +55,7 @@ def test_sizes_are_read_as_ansible_reads_them() -> None:
 
 
 @pytest.mark.parametrize("sizes", [["0"], ["-1"], ["101%"], ["half"], [""], []])
-def test_a_size_that_is_none_is_refused(sizes: list[str]) -> None:
+def test_an_invalid_size_is_refused(sizes: list[str]) -> None:
     problems: list[Problem] = []
     read_sizes(sizes, problems)
     assert [problem.where for problem in problems] == ["celery_rollout_batches"]

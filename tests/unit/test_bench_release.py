@@ -66,7 +66,7 @@ def test_the_lowest_window_is_a_share_of_the_usual_one() -> None:
     assert lowest_share(done, (0, 10), (10, 20), 10) == pytest.approx(0.9, abs=0.02)
 
 
-def test_where_nothing_was_done_before_nothing_is_left() -> None:
+def test_without_tasks_before_there_is_no_share() -> None:
     assert lowest_share([12.0], (0, 10), (10, 20), 1) == 0
 
 
@@ -92,13 +92,13 @@ def test_one_host_after_another_takes_as_long_as_all_together() -> None:
     assert found.seconds == pytest.approx(1000)
 
 
-def test_a_ratio_is_to_the_old_way_on_as_many_hosts() -> None:
+def test_a_ratio_is_to_sequential_ssh_on_as_many_hosts() -> None:
     figures = [figure("old", 2, 20), figure("old", 4, 40), figure("warm", 4, 10), figure("warm", 8, 10)]
     assert ratio(figures, figures[2]) == 0.25
     assert ratio(figures, figures[3]) is None
 
 
-def test_a_line_for_each_way() -> None:
+def test_the_lines_have_each_kind_of_release() -> None:
     figures = [figure("old", 2, 20, 1), figure("old", 4, 40, 2), figure("warm", 2, 10, 12), figure("warm", 4, 11, 14)]
     found = lines_of(figures)
     assert set(found) == {"old", "warm, all"}

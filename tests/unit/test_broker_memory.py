@@ -95,7 +95,7 @@ def test_only_messages_to_the_fleets_exchange_are_samples() -> None:
 
 
 @pytest.mark.parametrize("ids", [[OTHER], ["short"]])
-def test_what_is_no_id_of_the_message_is_refused(ids: list[str]) -> None:
+def test_an_id_that_is_not_in_the_message_is_refused(ids: list[str]) -> None:
     with pytest.raises(ValueError, match="is no id"):
         Template(f"short {ID}".encode(), ids)
 

@@ -106,7 +106,7 @@ def series(name: str, **labels: str) -> str:
     return f"{name}{{{','.join(pairs)}}}"
 
 
-def test_workers_are_told_with_their_children(
+def test_workers_are_exported_with_their_children(
     tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]
 ) -> None:
     before = time.time()
@@ -123,7 +123,7 @@ def test_workers_are_told_with_their_children(
     assert before - 2 < told[series("celery_worker_start_time_seconds", **labels)] < time.time() + 2
 
 
-def test_a_handover_shows_both(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:
+def test_a_handover_exports_both_slots(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:
     start("shop-email-a", "1.4.0")
     start("shop-email-b", "1.5.0")
     told = tell()
@@ -134,7 +134,7 @@ def test_a_handover_shows_both(tell: Callable[..., dict[str, float]], start: Cal
     assert told[series("celery_worker_pool_size", program="shop-email")] == 2
 
 
-def test_tasks_are_told_by_queue_and_by_program(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_tasks_are_exported_by_queue_and_by_program(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     for slot in ("shop-email-a", "shop-email-b"):
         file = CountsFile(tmp_path, f"{slot}@1.4.0")
         file.begin("email", "mailer.send", NOW - 1, sent=NOW - 8, wait=7.0)
@@ -162,9 +162,7 @@ def test_tasks_are_told_by_queue_and_by_program(tell: Callable[..., dict[str, fl
     assert told[series("celery_worker_tasks_running", program="shop-email")] == 1
 
 
-def test_a_worker_that_has_done_nothing_yet_has_counters(
-    tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]
-) -> None:
+def test_an_idle_worker_has_counters(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:
     """Else nobody would see the first ones rise."""
     start("shop-mail", "1.4.0")
     told = tell()
@@ -172,14 +170,16 @@ def test_a_worker_that_has_done_nothing_yet_has_counters(
         assert told[series(f"celery_worker_{what}_total", program="shop-mail", release="1.4.0")] == 0
 
 
-def test_the_longest_is_forgotten_after_a_minute(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_the_longest_wait_and_run_are_those_of_two_minutes(
+    tell: Callable[..., dict[str, float]], tmp_path: Path
+) -> None:
     file = CountsFile(tmp_path, "shop-mail@1.4.0")
     file.begin("mail", "mailer.send", NOW, sent=NOW - 90, wait=90.0)
     longest = series("celery_task_wait_seconds_max", queue="mail", task="mailer.send")
     assert [tell(NOW + after)[longest] for after in (59, 180)] == [90, 0]
 
 
-def test_what_is_long_gone_is_not_told(
+def test_a_release_without_tasks_for_an_hour_is_not_exported(
     tell: Callable[..., dict[str, float]], start: Callable[[str, str], int], tmp_path: Path
 ) -> None:
     for release, ago in (("1.3.0", 4000), ("1.4.0", 3000), ("1.5.0", 9000)):
@@ -189,7 +189,7 @@ def test_what_is_long_gone_is_not_told(
     assert releases == {"1.4.0", "1.5.0"}
 
 
-def test_what_several_counted_never_falls(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_the_sum_over_programs_never_decreases(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     """One of them has been quiet for an hour: were it left out, Prometheus would see counters that began anew."""
     for slot, ago in (("shop-email-a", 3500), ("shop-mail", 10)):
         file = CountsFile(tmp_path, f"{slot}@1.4.0")
@@ -203,7 +203,7 @@ def test_what_several_counted_never_falls(tell: Callable[..., dict[str, float]],
         assert told[series("celery_worker_tasks_started_total", **worker)] == 1
 
 
-def test_tasks_beyond_the_places_are_told_as_others(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_tasks_without_a_record_are_exported_as_other(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     file = CountsFile(tmp_path, "shop-mail@1.4.0")
     for number in range(RECORDS + 10):
         file.begin("mail", f"task-{number}", NOW, sent=NOW - 1, wait=1.0)
@@ -219,19 +219,19 @@ def test_tasks_beyond_the_places_are_told_as_others(tell: Callable[..., dict[str
     ]
 
 
-def test_a_drained_host_says_so(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_a_drained_host_is_exported(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     assert tell()[series("celery_host_drained")] == 0
     (tmp_path / "drained").touch()
     assert tell()[series("celery_host_drained")] == 1
 
 
-def test_beat_is_told_by_what_it_sends(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_the_time_of_beats_last_sent_task_is_exported(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     for release, now in (("1.3.0", NOW - 9000), ("1.4.0", NOW - 15)):
         CountsFile(tmp_path, f"shop-beat@{release}").send(now)
     assert tell()[series("celery_program_sent_timestamp_seconds", program="shop-beat")] == NOW - 15
 
 
-def test_the_release_is_told(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+def test_the_release_is_exported(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     assert not [name for name in tell() if "release_info" in name]
     (tmp_path / "current").symlink_to("releases/1.4.0")
     assert tell()[series("celery_release_info", release="1.4.0")] == 1

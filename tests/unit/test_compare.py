@@ -47,17 +47,17 @@ def signature(code: str) -> tuple[Parameter, ...]:
         ("", "*, a=1", ""),
     ],
 )
-def test_a_signature_that_old_messages_do_not_fit_is_found(old: str, new: str, reason: str) -> None:
+def test_an_incompatible_signature_is_found(old: str, new: str, reason: str) -> None:
     found = incompatible({"t": signature(old)}, {"t": signature(new)})
     assert reason in found.get("t", "")
     assert bool(found) == bool(reason), found
 
 
-def test_a_task_that_is_gone_is_found_and_a_new_one_is_none() -> None:
+def test_a_removed_task_is_found_and_a_new_one_is_compatible() -> None:
     assert list(incompatible({"a": (), "b": ()}, {"b": (), "c": ()})) == ["a"]
 
 
-def test_signatures_are_read_as_they_were_printed() -> None:
+def test_signatures_are_read_from_a_record() -> None:
     printed = {"t": [["a", "POSITIONAL_OR_KEYWORD", True], ["b", "KEYWORD_ONLY", False]]}
     assert read_signatures(printed) == {
         "t": (Parameter("a", "POSITIONAL_OR_KEYWORD", True), Parameter("b", "KEYWORD_ONLY", False))
@@ -98,7 +98,7 @@ def test_calls_of_the_old_release_bind_to_whatever_is_compatible(old: str, new: 
     after.bind(*[1] * (at + more), **named)
 
 
-def test_what_would_be_lost_is_told_unless_it_is_not_known() -> None:
+def test_lost_messages_are_reported_if_both_signatures_are_known() -> None:
     old, new = {"a": signature("x"), "b": signature("x")}, {"a": signature("x")}
     found = lost("1.3.2", old, new)
     assert list(found) == ["b"]
@@ -106,7 +106,7 @@ def test_what_would_be_lost_is_told_unless_it_is_not_known() -> None:
     assert lost("1.3.2", old, {}) == lost("1.3.2", {}, new) == {}
 
 
-def test_tasks_that_move_and_periodic_tasks_that_go_are_told() -> None:
+def test_moved_tasks_and_removed_periodic_tasks_are_reported() -> None:
     found = moves({"a": "x", "b": "x", "c": ""}, {"a": "y", "b": "x", "c": "y"}, ["nightly", "hourly"], ["hourly"])
     assert found == [
         "The task a moves from the queue x to y. Messages in x are still consumed",

@@ -34,7 +34,7 @@ def run(command: list[str]) -> tuple[int, str, str]:
     return result.returncode, result.stdout, result.stderr
 
 
-def test_a_file_is_written_once_with_the_directories_above_it(tmp_path: Path) -> None:
+def test_a_file_is_written_once_with_its_parent_directories(tmp_path: Path) -> None:
     wanted = file(tmp_path / "a" / "b" / "c.conf", "x = 1\n")
     assert not wanted.there()
     previous = os.umask(0o077)
@@ -66,7 +66,7 @@ def test_a_link_in_a_files_place_is_replaced_not_followed(tmp_path: Path) -> Non
     assert not wanted.path.is_symlink()
 
 
-def test_a_difference_is_told_and_that_of_secrets_is_not(tmp_path: Path) -> None:
+def test_the_diff_leaves_out_secrets(tmp_path: Path) -> None:
     path = tmp_path / "c.conf"
     assert file(path, "a\nb").difference() == f"--- absent\n+++ {path} 0640 root:{GROUP}\n@@ -0,0 +1,2 @@\n+a\n+b\n"
     path.write_text("a\n")
@@ -75,7 +75,7 @@ def test_a_difference_is_told_and_that_of_secrets_is_not(tmp_path: Path) -> None
     assert "(secret)" in file(path, "b\n", secret=True).difference()
 
 
-def test_what_the_program_rejects_is_not_written(tmp_path: Path) -> None:
+def test_a_rejected_file_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "c.conf"
     check = ["grep", "-q", "good", "{}"]
     assert file(path, "good\n", validate=check).rejection(run) == ""
@@ -86,7 +86,7 @@ def test_what_the_program_rejects_is_not_written(tmp_path: Path) -> None:
     assert file(path, "bad\n", validate=check).rejection(run) == "", "what is there is not checked again"
 
 
-def test_what_is_said_against_a_file_with_secrets_is_told_without_them(tmp_path: Path) -> None:
+def test_secrets_are_masked_in_a_rejection(tmp_path: Path) -> None:
     content = (
         "broker_url = 'amqp://shop:open sesame@b1//'\npassword = s3cretpass\nhash = $2b$10$abcdefgh\nCELERY_ZONE = 1\n"
     )
@@ -95,7 +95,7 @@ def test_what_is_said_against_a_file_with_secrets_is_told_without_them(tmp_path:
     assert said.endswith("url = '***'\npassword = ***\nhash = ***\nCELERY_ZONE = 1\nCannot mix CELERY_ZONE with url")
 
 
-def test_what_is_no_mode_or_checks_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_mode_or_validation_command_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the mode '77' is not valid"):
         file(tmp_path / "c.conf", "", mode="77")
     with pytest.raises(ConfigError, match=r"validate \(promtool check\) lacks"):
@@ -117,7 +117,7 @@ def test_directories_and_links_are_made_once(tmp_path: Path) -> None:
     assert moved.there()
 
 
-def test_a_group_that_is_not_there_yet_is_a_change(tmp_path: Path) -> None:
+def test_a_group_that_does_not_exist_yet_is_a_change(tmp_path: Path) -> None:
     wanted = file(tmp_path / "c.conf", "x")
     wanted.put()
     assert not file(tmp_path / "c.conf", "x", group="no-such-group").there()

@@ -26,7 +26,7 @@ def test_the_longest_step_comes_first_and_its_phases_stay_in_order() -> None:
     ]
 
 
-def test_what_time_went_to_is_added_up_over_scenarios(tmp_path: Path) -> None:
+def test_the_time_by_kind_is_summed_over_scenarios(tmp_path: Path) -> None:
     notes = {"redis": [("broker", 2.0), ("waits", 1.0), ("broker", 3.0)], "fleet": [("waits", 9.0)]}
     for name, entries in notes.items():
         lines = [json.dumps({"kind": kind, "seconds": seconds}) for kind, seconds in entries]
@@ -35,7 +35,7 @@ def test_what_time_went_to_is_added_up_over_scenarios(tmp_path: Path) -> None:
     assert spent_table(paths)[2:] == ["| waits | 10 | fleet 9, redis 1 |", "| broker | 5 | redis 5 |"]
 
 
-def test_what_a_process_and_its_children_use_is_measured() -> None:
+def test_the_cpu_time_of_a_process_and_its_children_is_measured() -> None:
     # The child is waited for by the shell, and so counts as its own.
     work = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"
     with subprocess.Popen(["/bin/sh", "-c", f"sh -c '{work}'; read -r x"], stdin=subprocess.PIPE) as process:
@@ -47,7 +47,7 @@ def test_what_a_process_and_its_children_use_is_measured() -> None:
     assert process_seconds(process.pid) == 0.0
 
 
-def test_a_step_without_hosts_is_measured_by_what_it_used() -> None:
+def test_a_step_without_hosts_has_the_costs_of_the_controller() -> None:
     meter = Meter("lint")
     meter.begin(100.0, os.getpid())
     meter.end("", 107.5, process_seconds(os.getpid()) + 3)

@@ -61,7 +61,7 @@ def found(directory: Path) -> Counts:
     return read_counts(directory)["shop-email", "1.0.0"]
 
 
-def test_processes_side_by_side_count_each_task_once(tmp_path: Path) -> None:
+def test_parallel_processes_count_each_task_once(tmp_path: Path) -> None:
     running = [counting(tmp_path, 500) for _ in range(4)]
     assert len(list(tmp_path.iterdir())) == 4
     for process in running:
@@ -73,7 +73,7 @@ def test_processes_side_by_side_count_each_task_once(tmp_path: Path) -> None:
     assert counts.tasks["email", "mailer.send"].runs[BOUNDS.index(0.05)] == 2000
 
 
-def test_a_file_goes_on_with_the_next_process(tmp_path: Path) -> None:
+def test_the_next_process_continues_a_file(tmp_path: Path) -> None:
     for _ in range(3):
         counting(tmp_path, 10).communicate("")
     assert [path.name for path in tmp_path.iterdir()] == ["shop-email@1.0.0.0.counts"]
@@ -81,7 +81,7 @@ def test_a_file_goes_on_with_the_next_process(tmp_path: Path) -> None:
     assert found(tmp_path).tasks["email", "mailer.send"].kinds["done"] == 30
 
 
-def test_a_task_that_runs_is_seen_and_once_its_process_is_killed_for_ever(tmp_path: Path) -> None:
+def test_an_in_flight_task_is_counted_as_interrupted_once_its_process_is_killed(tmp_path: Path) -> None:
     process = counting(tmp_path, 1, "one more")
     assert (found(tmp_path).running, found(tmp_path).broken_off) == (1, 0)
     kill(process)
@@ -103,7 +103,7 @@ def test_a_forked_child_takes_a_file_of_its_own(tmp_path: Path) -> None:
     assert found(tmp_path).totals["done"] == 3
 
 
-def test_an_hour_old_second_makes_room(tmp_path: Path) -> None:
+def test_a_second_is_overwritten_after_an_hour(tmp_path: Path) -> None:
     file = CountsFile(tmp_path, NAME)
     file.count(DONE, "email", "mailer.send", NOW - 3600)
     file.count(DONE, "email", "mailer.send", NOW)
@@ -113,7 +113,7 @@ def test_an_hour_old_second_makes_room(tmp_path: Path) -> None:
     assert counts.totals["done"] == 2
 
 
-def test_waits_and_runs_are_told_by_queue_and_task(tmp_path: Path) -> None:
+def test_waits_and_runs_are_counted_by_queue_and_task(tmp_path: Path) -> None:
     file = CountsFile(tmp_path, NAME)
     file.begin("email", "mailer.send", NOW, sent=NOW - 7, wait=7.0)
     file.end("email", "mailer.send", NOW + 4000, 4000.0)
@@ -129,7 +129,7 @@ def test_waits_and_runs_are_told_by_queue_and_task(tmp_path: Path) -> None:
     assert (video.kinds["begun"], sum(video.waits)) == (2, 1)
 
 
-def test_the_longest_is_that_of_a_minute(tmp_path: Path) -> None:
+def test_the_longest_wait_and_run_are_counted_by_minute(tmp_path: Path) -> None:
     file = CountsFile(tmp_path, NAME)
     for after, wait in ((0, 50.0), (1, 2.0), (60, 3.0), (120, 1.0), (121, 4.0)):
         file.begin("email", "mailer.send", NOW + after, sent=NOW, wait=wait)
@@ -137,7 +137,7 @@ def test_the_longest_is_that_of_a_minute(tmp_path: Path) -> None:
     assert found(tmp_path).tasks["email", "mailer.send"].longest == {minute + 1: (3.0, 0.0), minute + 2: (4.0, 0.0)}
 
 
-def test_tasks_beyond_the_places_are_counted_together(tmp_path: Path) -> None:
+def test_tasks_beyond_the_records_are_counted_together(tmp_path: Path) -> None:
     file = CountsFile(tmp_path, NAME)
     for number in range(RECORDS + 10):
         file.count(DONE, "email", f"task-{number}", NOW)
@@ -147,7 +147,7 @@ def test_tasks_beyond_the_places_are_counted_together(tmp_path: Path) -> None:
     assert counts.totals["done"] == RECORDS + 10
 
 
-def test_a_full_disk_fails_no_task_and_names_no_more_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_new_tasks_are_counted_without_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = CountsFile(tmp_path, NAME)
     file.count(DONE, "email", "mailer.send", NOW)
 
@@ -177,7 +177,7 @@ def test_a_long_name_is_cut_and_found_again(tmp_path: Path) -> None:
     assert found(tmp_path).tasks[queue, task].kinds["done"] == 2
 
 
-def test_room_is_taken_for_what_is_written_and_no_more(tmp_path: Path) -> None:
+def test_only_written_blocks_are_allocated(tmp_path: Path) -> None:
     def room() -> int:
         return path.stat().st_blocks * 512
 
@@ -192,7 +192,7 @@ def test_room_is_taken_for_what_is_written_and_no_more(tmp_path: Path) -> None:
     assert room() == before < 100_000 < path.stat().st_size == SIZE
 
 
-def test_releases_and_programs_are_told_apart(tmp_path: Path) -> None:
+def test_counts_are_separate_by_release_and_program(tmp_path: Path) -> None:
     for name in ("shop-email@1.0.0", "shop-email@1.1.0", "shop-video-a@1.1.0"):
         CountsFile(tmp_path, name).count(DONE, "email", "mailer.send", NOW)
     assert set(read_counts(tmp_path)) == {("shop-email", "1.0.0"), ("shop-email", "1.1.0"), ("shop-video-a", "1.1.0")}
@@ -200,18 +200,18 @@ def test_releases_and_programs_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"", b"fleet 2\0", b"x" * SIZE])
-def test_what_is_no_file_of_counts_counts_for_nothing(tmp_path: Path, raw: bytes) -> None:
+def test_an_invalid_file_is_ignored(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / f"{NAME}.0.counts").write_bytes(raw)
     assert not found(tmp_path).totals
 
 
-def test_a_file_of_another_form_is_begun_anew(tmp_path: Path) -> None:
+def test_a_file_of_another_format_is_cleared(tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.0.counts").write_bytes(b"fleet 1\0" + b"\1" * 70_000)
     CountsFile(tmp_path, NAME).count(DONE, "email", "mailer.send", NOW)
     assert found(tmp_path).totals["done"] == 1
 
 
-def test_what_the_application_puts_beside_its_counts_is_neither_followed_nor_waited_for(tmp_path: Path) -> None:
+def test_links_and_pipes_in_the_directory_are_ignored(tmp_path: Path) -> None:
     directory, secret = tmp_path / "counts", tmp_path / "secret.counts"
     CountsFile(directory, "shop-email@1.0").begin("email", "send", 1000.0)
     secret.write_bytes((directory / "shop-email@1.0.0.counts").read_bytes())

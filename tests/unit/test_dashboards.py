@@ -132,12 +132,12 @@ def recorded() -> set[str]:
     return set(re.findall(r"^ *- record: (\S+)$", rules, re.MULTILINE))
 
 
-def test_the_files_are_what_the_generator_writes() -> None:
+def test_the_files_are_up_to_date() -> None:
     there = {path: path.read_text(encoding="utf-8") for path in generator.FILES.glob("*.json")}
     assert there == generator.written()
 
 
-def test_a_file_that_was_changed_by_hand_is_named(
+def test_a_file_that_was_edited_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generator, "FILES", tmp_path)
@@ -152,7 +152,7 @@ def test_a_file_that_was_changed_by_hand_is_named(
     assert capsys.readouterr().out.endswith("(run `make dashboards`): old.json, queue.json\n")
 
 
-def test_the_role_brings_each_of_them() -> None:
+def test_the_role_installs_each_dashboard() -> None:
     names = [dashboard.name for dashboard in generator.DASHBOARDS]
     spec = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     option = spec["argument_specs"]["main"]["options"]["grafana_dashboards_names"]
@@ -161,30 +161,30 @@ def test_the_role_brings_each_of_them() -> None:
 
 
 @pytest.mark.parametrize("query", [pytest.param(q, id=f"{q.dashboard}: {q.panel}") for q in asked.queries()])
-def test_what_is_asked_for_is_there(query: Any) -> None:
+def test_each_queried_metric_exists(query: Any) -> None:
     metrics = metrics_of(query.expr)
     assert metrics
     assert metrics <= {*exported(), *recorded(), *OTHERS}
 
 
-def test_no_name_is_listed_that_nothing_asks_for() -> None:
+def test_each_listed_metric_is_queried() -> None:
     wanted = set[str]().union(*(metrics_of(query.expr) for query in asked.queries()))
     assert wanted >= OTHERS
 
 
 @pytest.mark.parametrize(("broker", "other"), [("rabbitmq", "redis_"), ("redis", "rabbitmq_")])
-def test_a_fleet_is_not_asked_for_what_its_broker_does_not_have(broker: str, other: str) -> None:
+def test_dashboards_of_a_broker_query_no_metrics_of_the_other(broker: str, other: str) -> None:
     metrics = set[str]().union(*(metrics_of(query.expr) for query in asked.queries(broker)))
     assert [name for name in metrics if name.startswith(broker)]
     assert not [name for name in metrics if name.startswith(other)]
 
 
-def test_a_kind_of_broker_that_there_is_not_is_refused() -> None:
+def test_an_unknown_kind_of_broker_is_refused() -> None:
     with pytest.raises(ValueError, match="rabbitmq, redis"):
         list(asked.queries("kafka"))
 
 
-def test_a_variable_that_a_dashboard_does_not_have_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undefined_variable_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = json.loads((generator.FILES / "queue.json").read_text(encoding="utf-8"))
     broken["templating"]["list"] = [one for one in broken["templating"]["list"] if one["name"] != "queue"]
     (tmp_path / "queue.json").write_text(json.dumps(broken), encoding="utf-8")
@@ -193,7 +193,7 @@ def test_a_variable_that_a_dashboard_does_not_have_is_told(tmp_path: Path, monke
         list(asked.queries())
 
 
-def test_dashboards_and_panels_are_told_apart() -> None:
+def test_ids_of_dashboards_and_panels_are_unique() -> None:
     assert len(DASHBOARDS) == len(generator.DASHBOARDS)
     for dashboard in DASHBOARDS.values():
         ids = [panel["id"] for panel in dashboard["panels"]]
@@ -201,7 +201,7 @@ def test_dashboards_and_panels_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> None:
+def test_each_panel_has_a_description_and_a_unit(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
     for column in panel["fieldConfig"]["overrides"]:
@@ -215,7 +215,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_the_reader_chooses_whom_it_asks(panel: dict[str, Any]) -> None:
+def test_each_panel_uses_the_chosen_data_source(panel: dict[str, Any]) -> None:
     for asking in (panel, *panel["targets"]):
         assert asking["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
@@ -233,7 +233,7 @@ def test_no_panel_covers_another(uid: str) -> None:
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
-def test_a_legend_names_labels_that_its_series_have(uid: str) -> None:
+def test_labels_in_a_legend_are_labels_of_its_series(uid: str) -> None:
     for panel in asked.panels(DASHBOARDS[uid]):
         for target in panel["targets"]:
             grouped = set(re.split(r"[ ,]+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"]))))

@@ -93,7 +93,7 @@ def found(seen: Fleet, limits: Limits | None = None) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("plan", [PLAN, RABBITMQ])
-def test_a_fleet_that_is_well_has_no_findings(plan: dict[str, Any]) -> None:
+def test_a_healthy_fleet_has_no_findings(plan: dict[str, Any]) -> None:
     assert found(fleet(plan=plan)) == {}
     assert list(examine(fleet(plan=plan))) == list(CHECKS)
 
@@ -177,21 +177,21 @@ def killed(*moments: float) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_what_is_wrong_is_found_and_nothing_else(seen: Fleet, check: str, words: list[str]) -> None:
+def test_each_symptom_is_one_finding(seen: Fleet, check: str, words: list[str]) -> None:
     findings = found(seen)
     assert list(findings) == [check]
     (told,) = findings[check]
     assert all(word in told for word in words), told
 
 
-def test_a_host_that_says_nothing_is_told_and_the_others_are_examined() -> None:
+def test_an_unreachable_host_is_a_finding_and_the_others_are_examined() -> None:
     seen = fleet(free_percent={"/": 1.0})
     seen = Fleet(seen.plan, {name: each for name, each in seen.hosts.items() if name != "broker1"}, ["broker1"])
     assert list(found(seen)) == ["hosts", "disks"]
     assert found(seen)["hosts"][0].startswith("broker1: could not be examined")
 
 
-def test_a_worker_on_a_host_that_says_nothing_is_no_second_finding() -> None:
+def test_a_worker_on_an_unreachable_host_is_no_second_finding() -> None:
     seen = fleet(asked={"consumed": {NODES[1]: ["email"]}})
     seen = Fleet(seen.plan, {name: each for name, each in seen.hosts.items() if name != "worker1"}, ["worker1"])
     assert list(found(seen)) == ["hosts"]
@@ -201,7 +201,7 @@ def test_a_handover_consumes_by_either_slot() -> None:
     assert found(fleet(asked={"consumed": {"email-b@worker1.lan": ["email"], NODES[1]: ["email"]}})) == {}
 
 
-def test_a_worker_that_ends_its_tasks_is_on_no_wrong_release() -> None:
+def test_a_worker_that_is_stopping_may_run_the_previous_release() -> None:
     programs = [
         {"name": "shop-email-a", "state": "STOPPING", "release": "1.3.0"},
         {"name": "shop-email-b", "state": "RUNNING", "release": "1.4.0"},
@@ -209,7 +209,7 @@ def test_a_worker_that_ends_its_tasks_is_on_no_wrong_release() -> None:
     assert found(fleet(programs=programs)) == {}
 
 
-def test_a_drained_host_is_not_missed() -> None:
+def test_a_drained_host_is_no_finding() -> None:
     assert found(fleet(asked={"consumed": {NODES[1]: ["email"]}}, drained=True, programs=[])) == {}
 
 
@@ -217,7 +217,7 @@ def test_a_drained_host_is_not_missed() -> None:
     ("key", "words"),
     [("error", "valkey on broker1: worker2 can't query it: refused"), ("workers_error", "refused")],
 )
-def test_a_broker_that_is_away_is_one_finding(key: str, words: str) -> None:
+def test_an_unreachable_broker_is_one_finding(key: str, words: str) -> None:
     seen = fleet()
     seen.hosts["worker2"]["asked"].clear()
     seen.hosts["worker2"]["asked"][key] = "refused"
@@ -229,7 +229,7 @@ def test_a_broker_that_is_away_is_one_finding(key: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("said", "words"), [({"error": "no socket"}, "no socket"), ({"alarms": ["memory is full"]}, "memory is full")]
 )
-def test_what_the_broker_complains_of_is_told(said: dict[str, Any], words: str) -> None:
+def test_errors_and_alarms_of_the_broker_are_findings(said: dict[str, Any], words: str) -> None:
     seen = fleet()
     seen.hosts["broker1"]["broker"].clear()
     seen.hosts["broker1"]["broker"].update(said)
@@ -237,7 +237,7 @@ def test_what_the_broker_complains_of_is_told(said: dict[str, Any], words: str) 
     assert words in found(seen)["the broker"][0]
 
 
-def test_nobody_to_ask_is_a_finding_where_there_are_workers() -> None:
+def test_a_fleet_with_workers_that_no_host_can_query_is_a_finding() -> None:
     seen = fleet()
     assert list(found(Fleet(PLAN, {"broker1": seen.hosts["broker1"]}))) == []
     assert list(found(Fleet(PLAN, {"broker1": seen.hosts["broker1"]}, ["worker1", "worker2"]))) == [
@@ -246,12 +246,12 @@ def test_nobody_to_ask_is_a_finding_where_there_are_workers() -> None:
     ]
 
 
-def test_a_slow_answer_is_no_wrong_clock() -> None:
+def test_a_slow_connection_is_no_clock_skew() -> None:
     assert clock_error(1000.0, 1030.0, 1031.0, 1060.0) == (-29.0, 30.0)
     assert found(fleet(clock=[1000.0, 1030.0, 1031.0, 1060.0])) == {}
 
 
-def test_a_queue_of_which_nothing_is_known_yet_is_well() -> None:
+def test_a_queue_without_run_times_is_no_finding() -> None:
     seen = fleet(asked={"depths": {"email": 40_000, "new": 9}}, runs={})
     seen.hosts["worker2"]["runs"].clear()
     assert found(seen) == {}
@@ -263,7 +263,7 @@ def test_thresholds_of_zero_are_off() -> None:
 
 
 @pytest.mark.parametrize("bug", KNOWN_BUGS, ids=lambda bug: f"{bug.part} {bug.fixed_in}")
-def test_a_known_bug_is_told_until_it_is_mended_where_it_bites(bug: Any) -> None:
+def test_a_known_bug_is_a_finding_before_its_fix_and_with_its_broker(bug: Any) -> None:
     kinds = {"redis": PLAN, "rabbitmq": RABBITMQ}
     for kind, plan in kinds.items():
         bites = bug.broker in ("", kind)
@@ -279,7 +279,7 @@ def test_limits_can_be_set() -> None:
     assert list(found(seen, Limits(skew=1.0, disk=15.0))) == ["clocks", "disks"]
 
 
-def test_the_report_has_every_check_in_order_and_how_much_was_found() -> None:
+def test_the_report_has_all_checks_in_order_and_the_number_of_findings() -> None:
     lines = report(examine(fleet()))
     assert lines == [*(f"{check}: ok" for check in CHECKS), "No findings"]
     lines = report(examine(fleet(free_percent={"/": 3.0}, clock=[1000.0, 900.0, 901.0, 1002.0])))
@@ -288,7 +288,7 @@ def test_the_report_has_every_check_in_order_and_how_much_was_found() -> None:
     assert lines[-1] == "2 findings"
 
 
-def test_what_was_found_goes_into_json() -> None:
+def test_findings_can_be_written_as_json() -> None:
     values = json.loads(json.dumps(as_values(examine(fleet(supervisor="gone")))))
     assert list(values) == list(CHECKS)
     assert values["consumers"][0]["where"] == "worker1"
@@ -298,7 +298,7 @@ def test_what_was_found_goes_into_json() -> None:
 @pytest.mark.parametrize(
     ("version", "expected"), [("5.7.0", (5, 7)), ("5.7.0rc1", (5, 7)), ("5.10.3", (5, 10, 3)), ("x", ())]
 )
-def test_versions_compare(version: str, expected: tuple[int, ...]) -> None:
+def test_versions_are_compared_by_their_numbers(version: str, expected: tuple[int, ...]) -> None:
     assert parse_version(version) == expected
 
 
@@ -333,7 +333,7 @@ def test_kills_are_read_from_the_logs_of_supervisor_and_of_workers(
     ]
 
 
-def test_each_file_system_is_told_once_and_a_directory_that_is_not_there_never(tmp_path: Path) -> None:
+def test_each_file_system_is_reported_once_and_missing_directories_are_ignored(tmp_path: Path) -> None:
     free = celery_doctor.free_percent(["/", str(tmp_path), str(tmp_path / "none")])
     mounts = {name for name in free if not name.endswith("(inodes)")}
     assert "/" in mounts
@@ -341,7 +341,7 @@ def test_each_file_system_is_told_once_and_a_directory_that_is_not_there_never(t
     assert all(0 <= percent <= 100 for percent in free.values())
 
 
-def test_the_environment_of_a_release_tells_the_versions_of_parts_with_bugs(tmp_path: Path) -> None:
+def test_versions_of_packages_with_known_bugs_are_read_from_a_release(tmp_path: Path) -> None:
     packages = tmp_path / "venv/lib/python3.13/site-packages"
     for name in ("celery-5.6.2", "kombu-5.7.0", "django-5.2.0"):
         (packages / f"{name}.dist-info").mkdir(parents=True)
@@ -371,13 +371,13 @@ INFO = {
         ({"rdb_last_bgsave_status": "err"}, "can't write its files: rdb_last_bgsave_status is err"),
     ],
 )
-def test_redis_complains_of_memory_connections_and_files(differs: dict[str, str], words: str) -> None:
+def test_redis_has_alarms_of_memory_connections_and_files(differs: dict[str, str], words: str) -> None:
     assert celery_doctor.redis_alarms(INFO) == []
     assert celery_doctor.redis_alarms(INFO | {"maxmemory": "0"}) == []
     assert celery_doctor.redis_alarms(INFO | differs) == [words]
 
 
-def test_alarms_of_rabbitmq_are_those_of_its_node_and_of_others() -> None:
+def test_rabbitmqs_alarms_are_those_of_all_nodes() -> None:
     well = {"alarms": [], "node": "rabbit@localhost", "result": "ok"}
     assert celery_doctor.rabbitmq_alarms(well) == []
     said = {"result": "ok", "local": ["Memory alarm on node a"], "global": ["Free disk space alarm on node b"]}
@@ -416,7 +416,7 @@ def asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, n
 
 
 @pytest.mark.usefixtures("app")
-def test_the_workers_are_asked_for_all_but_what_their_tasks_were_given(
+def test_the_answers_of_workers_have_no_arguments_of_tasks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = asked(capsys, monkeypatch, [["email@here", "email-b@here"]])
@@ -429,7 +429,7 @@ def test_the_workers_are_asked_for_all_but_what_their_tasks_were_given(
     assert "secret" not in json.dumps(told)
 
 
-def test_a_broker_that_is_away_is_told_and_no_crash(
+def test_an_unreachable_broker_is_reported_without_its_password(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = ModuleType("probe")
@@ -444,7 +444,9 @@ def test_a_broker_that_is_away_is_told_and_no_crash(
 @pytest.mark.parametrize(
     ("timezone", "killed_at"), [("Australia/Tasmania", "26 21:27:24"), ("America/Anchorage", "27 17:27:24")]
 )
-def test_a_kill_is_told_by_the_clock_of_the_application(tmp_path: Path, timezone: str, killed_at: str) -> None:
+def test_the_time_of_a_kill_is_read_in_the_applications_time_zone(
+    tmp_path: Path, timezone: str, killed_at: str
+) -> None:
     line = "[2026-11-27 08:27:24,123: ERROR/MainProcess] Process exited with 'signal 9 (SIGKILL)'\n"
     (tmp_path / "shop-mail.log").write_text(line)
     Record("1.0.0", "aa", timezone=timezone).write(tmp_path)
@@ -454,7 +456,7 @@ def test_a_kill_is_told_by_the_clock_of_the_application(tmp_path: Path, timezone
     assert datetime.fromtimestamp(found["at"], UTC).strftime("%d %H:%M:%S") == killed_at
 
 
-def test_what_the_checks_of_releases_found_is_told_once_and_is_no_fault() -> None:
+def test_remarks_of_release_checks_are_reported_once_and_not_counted() -> None:
     seen = fleet(findings=["timezone: the application's 'Europe/Paris' applies, not the fleet's 'UTC'"])
     checks, noted = examine(seen), notes(seen)
     assert noted == ["timezone: the application's 'Europe/Paris' applies, not the fleet's 'UTC'"]

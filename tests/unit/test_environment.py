@@ -39,18 +39,18 @@ def test_plain_values_are_written_as_programs_expect_them() -> None:
 
 
 @pytest.mark.parametrize("name", ["1A", "A-B", "A B", "", "A=B", "A\n", "$A", "ü"])
-def test_a_name_that_no_variable_can_have_is_refused(name: str) -> None:
+def test_an_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="not valid as names of environment variables"):
         environment_text({"GOOD": 1, name: 2})
 
 
-def test_a_value_that_no_variable_can_hold_is_refused_without_showing_it() -> None:
+def test_a_nul_character_is_refused_without_showing_the_value() -> None:
     with pytest.raises(ValueError, match="with a NUL character in their value: SECRET") as refused:
         environment_text({"SECRET": "hush\0hush"})
     assert "hush" not in str(refused.value)
 
 
-def test_secrets_are_told_from_other_values() -> None:
+def test_secrets_are_found_by_name_and_in_urls() -> None:
     text = environment_text(
         {
             "CELERY_BROKER_URL": "amqp://shop:b%3Foker%40pass@10.0.0.1:5672/shop",

@@ -37,7 +37,7 @@ def test_a_link_is_not_followed(tmp_path: Path, given: list[Any]) -> None:
     assert not belongs(link, 0o700, "root", "root")
 
 
-def test_a_directory_that_is_taken_keeps_files_and_no_links(tmp_path: Path, given: list[Any]) -> None:
+def test_a_directory_with_a_new_owner_keeps_files_and_no_links(tmp_path: Path, given: list[Any]) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "worker.log").touch()

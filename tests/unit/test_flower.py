@@ -37,7 +37,7 @@ def names(**given: Any) -> dict[str, Any]:
 
 @settings(max_examples=50)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1))
-def test_any_password_arrives_as_it_is(password: str) -> None:
+def test_any_password_is_passed_unchanged(password: str) -> None:
     got = names(
         flower_basic_auth_password=password,
         flower_broker_api="http://10.0.0.11:15672/api",
@@ -74,13 +74,13 @@ def test_the_fleets_settings_win() -> None:
         ({"flower_memory_max": "512"}, "needs a unit"),
     ],
 )
-def test_what_cant_work_is_named(variables: dict[str, str], problem: str) -> None:
+def test_invalid_values_are_refused(variables: dict[str, str], problem: str) -> None:
     problems = ROLE.value("__flower_problems", **variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
-def test_the_defaults_have_no_problem() -> None:
+def test_the_defaults_are_valid() -> None:
     assert ROLE.value("__flower_problems") == []
 
 

@@ -18,7 +18,7 @@ def test_without_hooks_each_moment_has_none() -> None:
     assert read({}) == ({moment: [] for moment in MOMENTS}, [])
 
 
-def test_a_command_is_a_text_or_a_list_of_words() -> None:
+def test_a_command_is_a_string_or_a_list_of_arguments() -> None:
     hooks, problems = read(
         {
             "before_activate": "django-admin migrate --noinput",
@@ -49,13 +49,13 @@ def test_a_command_is_a_text_or_a_list_of_words() -> None:
         ({"before_stage": [{"command": "x", "time": 3}]}, "celery_hooks.before_stage[0].time"),
     ],
 )
-def test_what_is_no_hook_is_refused(raw: object, problem: str) -> None:
+def test_an_invalid_hook_is_refused(raw: object, problem: str) -> None:
     _, problems = read(raw)
     assert len(problems) == 1, problems
     assert problem in problems[0]
 
 
-def test_a_hook_that_failed_is_told_with_the_end_of_its_output() -> None:
+def test_a_failed_hook_is_reported_with_the_end_of_its_output() -> None:
     hook = {"argv": ["django-admin", "migrate", "a b"], "hosts": "one", "timeout": 30}
     results: list[dict[str, Any]] = [
         {"item": hook, "skipped": True},

@@ -237,7 +237,7 @@ def waits(series: Series) -> Counter[tuple[str, str, str]]:
     return +found
 
 
-def test_more_names_than_places_are_all_counted_and_said_to_be_others(
+def test_tasks_beyond_the_records_are_exported_as_other(
     tmp_path: Path, report: Callable[..., Any], exporter: Exporter
 ) -> None:
     mine = report()
@@ -282,7 +282,7 @@ def test_a_pool_of_threads_counts_every_task_once(tmp_path: Path, report: Callab
     assert len(list((tmp_path / "counts").iterdir())) == rounds
 
 
-def test_what_a_slow_journal_does_not_take_is_counted(tmp_path: Path, report: Callable[..., Any]) -> None:
+def test_results_that_a_slow_journal_rejects_are_counted(tmp_path: Path, report: Callable[..., Any]) -> None:
     ends, path = 2000, tmp_path / "journal"
     mine = report(CELERY_FLEET_JOURNAL=str(path))
     arrived: list[dict[str, Any]] = []

@@ -22,7 +22,7 @@ ENOUGH = {"memory": 20 * GIB, "disk": 50 * GIB, "inotify_used": 10, "inotify_lim
         ({"inotify_limit": 1024, "inotify_used": 1000}, [r"max_user_instances=1096$"]),
     ],
 )
-def test_each_thing_that_is_too_small_is_named_with_its_remedy(values: dict[str, int], said: list[str]) -> None:
+def test_each_lacking_resource_is_reported_with_its_fix(values: dict[str, int], said: list[str]) -> None:
     found = problems(Machine(**ENOUGH | values), 12)
     expected = [text for text in said if text]
     assert len(found) == len(expected)

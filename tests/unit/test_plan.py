@@ -36,7 +36,7 @@ def test_a_worker_runs_on_each_host_of_its_group_and_nowhere_else() -> None:
     assert hosts["broker1"]["duties"] == ["rabbitmq"]
 
 
-def test_the_command_says_what_was_declared() -> None:
+def test_the_command_has_the_declared_options() -> None:
     argv = program(
         with_worker(
             concurrency=None,
@@ -94,7 +94,7 @@ def test_a_green_pool_is_granted_two_rounds_of_tasks_to_drain() -> None:
     assert program(with_worker(pool="gevent"))["stopwaitsecs"] > 2 * 1200
 
 
-def test_memory_follows_from_what_the_application_takes() -> None:
+def test_memory_is_computed_from_the_applications_memory() -> None:
     raw = with_worker(concurrency=2)
     small, large = program(raw), program(raw | {"app_memory": "258MB"})
     assert (small["child_cap"], large["child_cap"]) == (256 * MIB, (258 + 160) * MIB)
@@ -102,7 +102,7 @@ def test_memory_follows_from_what_the_application_takes() -> None:
     assert f"--max-memory-per-child={(258 + 160) * 1024}" in large["argv"]
 
 
-def test_a_cap_below_what_the_application_takes_is_refused() -> None:
+def test_a_cap_below_the_applications_memory_is_refused() -> None:
     raw = with_worker(max_memory_per_child="200MB") | {"app_memory": "258MB"}
     (problem,) = make_plan(raw, GROUPS, FACTS).problems
     assert str(problem).startswith("celery_workers[video].max_memory_per_child: 200 MB is not above the 258 MB")
@@ -156,7 +156,7 @@ def test_routes_and_queues_are_those_declared() -> None:
         ),
     ],
 )
-def test_what_the_inventory_rules_out_is_refused(raw: dict[str, Any], where: str, what: str) -> None:
+def test_an_invalid_declaration_is_refused(raw: dict[str, Any], where: str, what: str) -> None:
     found = [str(problem) for problem in plan(raw).problems]
     assert any(line.startswith(f"{where}: ") and what in line for line in found), found
 
@@ -170,7 +170,7 @@ def test_more_memory_than_the_host_has_is_refused_with_the_arithmetic() -> None:
 
 
 @pytest.mark.parametrize(("memory", "refused"), [("1GB", True), ("3GB", False), ("lots", True)])
-def test_the_memory_that_a_user_grants_counts_before_the_hosts(memory: str, refused: bool) -> None:
+def test_celery_broker_memory_overrides_the_plan(memory: str, refused: bool) -> None:
     made = plan(declaration(), worker1={**FACTS["worker1"], "declared_memory": memory})
     assert bool(made.problems) is refused
 
@@ -198,7 +198,7 @@ def test_there_is_one_beat_whatever_the_inventory_says() -> None:
     assert any("worker1 is used, because only one may run" in line for line in made.warnings)
 
 
-def test_a_pool_that_cannot_end_tasks_is_pointed_out() -> None:
+def test_a_pool_that_can_not_end_tasks_is_a_warning() -> None:
     assert any("can't end a task" in line for line in plan(with_worker(pool="threads")).warnings)
 
 
@@ -219,7 +219,7 @@ def redis(**changes: Any) -> dict[str, Any]:
 
 
 @given(st.integers(1, 100_000), st.integers(1, 20), st.integers(1, 100_000))
-def test_redis_takes_no_message_from_a_worker_that_may_hold_it(hard: int, multiplier: int, countdown: int) -> None:
+def test_the_visibility_timeout_is_above_the_longest_task(hard: int, multiplier: int, countdown: int) -> None:
     raw = with_worker(prefetch_multiplier=multiplier)
     raw["queues"][1]["time_limit"] = hard
     made = plan({**raw, "broker": "redis", "longest_countdown": countdown})
@@ -274,7 +274,7 @@ def test_a_queue_that_the_broker_does_not_have_is_refused(values: dict[str, Any]
     assert str(problem).endswith(expected)
 
 
-def test_redis_says_what_it_can_not_promise() -> None:
+def test_unsupported_promises_of_redis_are_warnings() -> None:
     raw = with_queue(transient=True, must_not_lose=True)
     warnings = " ".join(plan({**raw, "broker": "redis"}).warnings)
     assert "celery_queues[video].transient" in warnings
@@ -333,7 +333,7 @@ def test_a_slot_can_not_have_another_workers_name() -> None:
     assert any("the program shop-video-a" in str(problem) for problem in plan(raw).problems)
 
 
-def test_a_handover_says_where_one_task_at_a_time_becomes_two() -> None:
+def test_a_handover_of_a_queue_with_concurrency_one_is_a_warning() -> None:
     raw = with_worker(activation="handover", concurrency=1, group="beat")
     assert any("one task of video runs at a time, but two" in warning for warning in plan(raw).warnings)
     for other in (with_worker(activation="handover", concurrency=1), with_worker(concurrency=1, group="beat")):

@@ -26,7 +26,7 @@ def users(**given: Any) -> dict[str, list[str]]:
     return {line[1]: line[2:] for line in lines}
 
 
-def test_the_defaults_have_no_problem() -> None:
+def test_the_defaults_are_valid() -> None:
     assert ROLE.value("__redis_problems") == []
 
 
@@ -58,7 +58,7 @@ def test_the_defaults_have_no_problem() -> None:
         ({"redis_settings": {"loglevel": "notice\nport 1"}}, "has to fit a line"),
     ],
 )
-def test_what_cant_work_is_named(variables: dict[str, Any], problem: str) -> None:
+def test_invalid_values_are_refused(variables: dict[str, Any], problem: str) -> None:
     problems = ROLE.value("__redis_problems", **variables)
     assert len(problems) == 1
     assert problem in problems[0]
@@ -79,12 +79,12 @@ def test_sizes_are_read_as_redis_reads_them(given_: object, size: int) -> None:
 
 @settings(max_examples=25)
 @given(st.text(min_size=1))
-def test_of_any_password_only_the_hash_is_written(password: str) -> None:
+def test_only_hashes_of_passwords_are_written(password: str) -> None:
     rules = users(redis_application_password=password)["celery"]
     assert rules[:2] == ["on", "#" + hashlib.sha256(password.encode()).hexdigest()]
 
 
-def test_nobody_gets_in_without_a_password() -> None:
+def test_no_user_can_log_in_without_a_password() -> None:
     every = users()
     assert every.pop("default")[:2] == ["off", "resetpass"]
     for rules in every.values():

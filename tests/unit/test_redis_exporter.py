@@ -27,7 +27,7 @@ def test_the_server_reads_how_it_may_run_the_script() -> None:
     assert ROLE.render("queues.lua.j2").startswith("#!lua flags=no-writes\n--")
 
 
-def test_no_other_server_is_told_the_password() -> None:
+def test_the_password_is_sent_to_no_other_server() -> None:
     text = ROLE.render("prometheus-redis-exporter.j2")
     assert "secret" not in text
     assert "REDIS_PASSWORD" not in text

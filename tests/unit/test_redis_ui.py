@@ -30,7 +30,7 @@ def connections(**given: Any) -> list[dict[str, Any]]:
 
 @settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
-def test_any_password_arrives_as_it_is(password: str) -> None:
+def test_any_password_is_passed_unchanged(password: str) -> None:
     databases = [{"name": password, "db": 0}, {"name": "results", "db": 1}]
     found = connections(redis_ui_redis_password=password, redis_ui_databases=databases)
     assert [(one["label"], one["password"], one["dbIndex"]) for one in found] == [
@@ -40,7 +40,7 @@ def test_any_password_arrives_as_it_is(password: str) -> None:
 
 
 @pytest.mark.parametrize("password", ["secret", "a:b {x} $é"])
-def test_nginx_knows_the_password_again(password: str) -> None:
+def test_nginx_accepts_the_hash_of_the_password(password: str) -> None:
     salted_sha1 = FilterModule().filters()["salted_sha1"]
     text = salted_sha1(password, "debian12")
     assert text == salted_sha1(password, "debian12")
@@ -63,11 +63,11 @@ def test_nginx_knows_the_password_again(password: str) -> None:
         ({"redis_ui_memory_max": "512"}, "needs a unit"),
     ],
 )
-def test_what_cant_work_is_named(variables: dict[str, Any], problem: str) -> None:
+def test_invalid_values_are_refused(variables: dict[str, Any], problem: str) -> None:
     problems = ROLE.value("__redis_ui_problems", **variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
-def test_the_defaults_have_no_problem() -> None:
+def test_the_defaults_are_valid() -> None:
     assert ROLE.value("__redis_ui_problems") == []

@@ -50,7 +50,7 @@ def test_a_queue_has_its_own_thresholds(broker: str) -> None:
     }
 
 
-def test_queues_are_told_alike_on_each_broker() -> None:
+def test_queue_metrics_are_the_same_on_each_broker() -> None:
     names = [{rule["record"] for rule in groups(broker)["celery-shop-queues"]} for broker in ("rabbitmq", "redis")]
     assert names[1] <= names[0]
     assert names[0] - names[1] == {"celery_queue_held"}
@@ -64,7 +64,7 @@ def test_queues_that_are_not_the_fleets_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
-def test_each_alert_says_what_to_read(broker: str) -> None:
+def test_each_alert_has_a_runbook(broker: str) -> None:
     chapters = [line[3:] for line in (ROOT / "docs" / "alerts.md").read_text().splitlines() if line.startswith("## ")]
     for rule in groups(broker)["celery-shop"]:
         assert rule["alert"] in chapters

@@ -111,7 +111,7 @@ def test_a_run_without_any_test_is_a_failure() -> None:
     assert step.failed == 1
 
 
-def test_a_name_that_is_no_step_is_refused_with_those_that_are() -> None:
+def test_an_unknown_step_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SystemExit, match=r"no such step: rabitmq\. The steps are: .*rabbitmq"):
         chosen("unit,rabitmq")
 
@@ -137,7 +137,7 @@ def note(running: Path, pid: int, started: str) -> Path:
     return path
 
 
-def test_what_a_run_left_that_was_ended_hard_is_ended(running: Path) -> None:
+def test_processes_and_hosts_of_a_killed_run_are_removed(running: Path) -> None:
     with subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True) as process:
         path = note(running, process.pid, started_at(process.pid))
         end_leftovers()
@@ -170,7 +170,7 @@ def run(running: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run()
 
 
-def test_a_step_is_run_and_what_it_cost_is_known(run: Run, tmp_path: Path) -> None:
+def test_a_step_is_run_and_its_costs_are_measured(run: Run, tmp_path: Path) -> None:
     work = "i=0; while [ $i -lt 100000 ]; do i=$((i + 1)); done; echo 3 passed in 1.0s"
     step = Step("unit", "unit", ["/bin/sh", "-c", work], cwd=tmp_path)
     run.execute(step)
@@ -192,7 +192,7 @@ def test_a_step_that_is_interrupted_ends(run: Run, tmp_path: Path) -> None:
     assert (step.passed, step.failed) == (0, 1)
 
 
-def test_what_a_step_leaves_is_ended_with_it(run: Run, tmp_path: Path) -> None:
+def test_processes_that_a_step_leaves_are_killed(run: Run, tmp_path: Path) -> None:
     # In a session of its own, as a worker that a test runs.
     leave = "setsid sleep 1000 >/dev/null 2>&1 & echo $! >left; echo 1 passed in 1.0s"
     step = Step("unit", "unit", ["/bin/sh", "-c", leave], cwd=tmp_path)
@@ -215,7 +215,7 @@ def test_a_step_does_not_end_another_of_its_name(run: Run, tmp_path: Path) -> No
     assert process.returncode == 0
 
 
-def test_what_a_step_left_of_a_run_that_was_ended_hard_is_ended(running: Path) -> None:
+def test_processes_of_a_step_of_a_killed_run_are_killed(running: Path) -> None:
     with subprocess.Popen(["/bin/sleep", "1000"], env={MARK: "web 1"}, start_new_session=True) as process:
         # The step itself has ended.
         note(running, 1 << 30, "1")

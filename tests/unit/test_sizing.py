@@ -29,7 +29,7 @@ def needed(raw: dict[str, Any]) -> int:
     return int(plan(raw).values["broker"]["memory_needed"])
 
 
-def test_what_the_plan_counts_is_what_was_measured() -> None:
+def test_the_costs_are_those_of_the_latest_measurement() -> None:
     assert (MODULE_UTILS / "_message_costs.py").read_text() == planner_module(json.loads(RESULTS.read_text()))
 
 
@@ -48,7 +48,7 @@ def test_a_larger_task_never_costs_less(size: int, more: int, queue_type: str) -
     assert larger.disk > smaller.disk
 
 
-def test_the_log_of_quorum_queues_is_counted_once_and_has_an_end() -> None:
+def test_the_log_of_quorum_queues_is_counted_once_and_limited() -> None:
     cost = task_cost("rabbitmq", "quorum", 1024, compressed=False)
     few, many = (needed(with_queue(backlog=backlog)) for backlog in (1_000, 1_000_000))
     assert many - few < 999_000 * cost.memory * 1.25
@@ -56,7 +56,7 @@ def test_the_log_of_quorum_queues_is_counted_once_and_has_an_end() -> None:
 
 
 @pytest.mark.parametrize("broker", BROKERS)
-def test_what_may_wait_must_fit_into_the_brokers_host(broker: str) -> None:
+def test_a_backlog_must_fit_on_the_brokers_host(broker: str) -> None:
     raw = with_queue(backlog=100_000_000, message_size="10KB") | {"broker": broker}
     (problem,) = [str(found) for found in plan(raw).problems]
     assert problem.startswith("memory of broker1: broker ")
@@ -132,12 +132,12 @@ def test_the_broker_gets_what_its_host_has_left() -> None:
         ),
     ],
 )
-def test_what_the_broker_can_not_be_is_refused(changes: dict[str, Any], facts: dict[str, Any], problem: str) -> None:
+def test_invalid_values_of_the_broker_are_refused(changes: dict[str, Any], facts: dict[str, Any], problem: str) -> None:
     (found,) = [str(each) for each in plan(declaration(**changes), **facts).problems]
     assert found.startswith(problem)
 
 
-def test_what_is_not_the_brokers_is_no_concern_of_it() -> None:
+def test_variables_of_another_broker_are_ignored() -> None:
     assert not plan(declaration(broker="valkey"), debian="13", role_variables=["rabbitmq_port"]).problems
 
 
@@ -156,11 +156,11 @@ def test_the_tables_show_the_arithmetic() -> None:
         ({"results_per_hour": 0.5}, "celery_queues[video].results_per_hour"),
     ],
 )
-def test_a_backlog_that_is_none_is_refused(queue: dict[str, Any], where: str) -> None:
+def test_an_invalid_backlog_is_refused(queue: dict[str, Any], where: str) -> None:
     assert [each.where for each in plan(with_queue(**queue)).problems] == [where]
 
 
-def test_facts_tell_the_file_system_of_the_data_and_what_the_plan_would_override() -> None:
+def test_host_facts_have_the_disk_and_variables_that_the_plan_overrides() -> None:
     mounts = [
         {"mount": "/", "size_total": 1},
         {"mount": "/var", "size_total": 2},

@@ -53,7 +53,7 @@ def ini(text: str) -> configparser.ConfigParser:
         },
     ],
 )
-def test_what_works_is_not_refused(given: dict[str, Any]) -> None:
+def test_valid_options_are_accepted(given: dict[str, Any]) -> None:
     assert ROLE.value("__celery_task_log_mistakes", **given) == []
 
 
@@ -75,13 +75,13 @@ def test_what_works_is_not_refused(given: dict[str, Any]) -> None:
         ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. It is no less than 65536"),
     ],
 )
-def test_what_cannot_work_is_refused(given: dict[str, Any], told: str) -> None:
+def test_invalid_options_are_refused(given: dict[str, Any], told: str) -> None:
     (mistake,) = ROLE.value("__celery_task_log_mistakes", **given)
     assert told in mistake
     assert "secret" not in mistake.replace("secret_key", "")
 
 
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     wrong = {"celery_task_log_sink": "cloudwatch", "celery_task_log_size": "much", "celery_task_log_days": -1}
     assert len(ROLE.value("__celery_task_log_mistakes", **wrong)) == 4
 
@@ -116,7 +116,7 @@ def test_the_service_may_write_where_it_must_and_has_the_keys_that_it_needs(
 # -- what other programs read --
 
 
-def test_vector_is_told_the_file_and_how_to_parse_it() -> None:
+def test_vectors_configuration_has_the_file_and_its_format() -> None:
     config = yaml.safe_load(ROLE.render("agents/vector.yaml.j2"))
     (source_name,) = config["sources"]
     assert config["sources"][source_name]["include"] == [FILE]
@@ -125,7 +125,7 @@ def test_vector_is_told_the_file_and_how_to_parse_it() -> None:
     assert '.app = "my-shop"' in transform["source"].splitlines()
 
 
-def test_alloy_is_told_the_file_and_every_component_is_there() -> None:
+def test_alloys_configuration_has_the_file_and_all_components() -> None:
     text = re.sub(r"^\s*//.*$", "", ROLE.render("agents/alloy.alloy.j2"), flags=re.M)
     assert f'"__path__" = "{FILE}"' in text
     declared = {".".join(match) for match in re.findall(r'^(\w+(?:\.\w+)+) "(\w+)" {$', text, re.M)}
@@ -137,7 +137,7 @@ def test_alloy_is_told_the_file_and_every_component_is_there() -> None:
         assert bare.count(opening) == bare.count(closing)
 
 
-def test_the_cloudwatch_agent_is_told_the_file_and_a_stream_for_each_host() -> None:
+def test_the_cloudwatch_agents_configuration_has_the_file_and_a_stream_for_each_host() -> None:
     config = json.loads(ROLE.render("agents/cloudwatch_agent.json.j2"))
     (collected,) = config["logs"]["logs_collected"]["files"]["collect_list"]
     assert (collected["file_path"], collected["log_group_name"]) == (FILE, "/celery/my-shop")

@@ -103,7 +103,7 @@ def metrics(directory: Path) -> dict[str, float]:
     return defaultdict(float, told)
 
 
-def test_what_comes_together_goes_together(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_sent_in_batches(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(module, "BATCH_SECONDS", 1.0)
@@ -141,7 +141,7 @@ def test_the_pause_grows_to_a_minute_and_ends(module: Any, tmp_path: Path, monke
     assert (metrics(tmp_path)["sent_total"], metrics(tmp_path)["failures_total"]) == (2, 8)
 
 
-def test_what_the_journal_dropped_is_counted_though_nobody_watched(module: Any, tmp_path: Path) -> None:
+def test_results_that_the_journal_dropped_are_counted(module: Any, tmp_path: Path) -> None:
     # Where it begins, nobody knows what was before; other files have numbers of their own.
     shipper(module, tmp_path, Deaf()).ship([entry(module, number) for number in (7, 8, 12)])
     assert metrics(tmp_path)["lost_total"] == 3
@@ -151,12 +151,12 @@ def test_what_the_journal_dropped_is_counted_though_nobody_watched(module: Any, 
     assert again.state.cursor == "s=14"
 
 
-def test_threads_that_overtake_each_other_lost_nothing(module: Any, tmp_path: Path) -> None:
+def test_results_out_of_order_are_no_gap(module: Any, tmp_path: Path) -> None:
     shipper(module, tmp_path, Deaf()).ship([entry(module, number) for number in (1, 3, 2, 5, 4)])
     assert metrics(tmp_path)["lost_total"] == 0
 
 
-def test_a_file_of_counts_that_begins_anew_lost_nothing(module: Any, tmp_path: Path) -> None:
+def test_numbers_that_begin_again_are_no_gap(module: Any, tmp_path: Path) -> None:
     one = shipper(module, tmp_path, Deaf())
     one.ship([entry(module, 900)])
     one.ship([entry(module, 1)])
@@ -164,7 +164,9 @@ def test_a_file_of_counts_that_begins_anew_lost_nothing(module: Any, tmp_path: P
     assert metrics(tmp_path)["lost_total"] == 0
 
 
-def test_what_is_remembered_of_sources_is_bounded(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_sources_in_the_state_is_limited(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MOST_SOURCES", 3)
     one = shipper(module, tmp_path, Deaf())
     for number in range(10):
@@ -172,7 +174,7 @@ def test_what_is_remembered_of_sources_is_bounded(module: Any, tmp_path: Path, m
     assert list(one.state.numbers) == [f"shop-email@{number}.0@worker1" for number in (7, 8, 9)]
 
 
-def test_a_state_that_cannot_be_read_begins_anew(module: Any, tmp_path: Path) -> None:
+def test_an_unreadable_state_is_reset(module: Any, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text('{"cursor": "s=')
     assert shipper(module, tmp_path, Deaf()).state.cursor == ""
 
@@ -187,7 +189,7 @@ def test_a_state_that_cannot_be_written_repeats_nothing_until_a_restart(module: 
 
 
 @pytest.mark.parametrize("message", [None, "hello", [1, 2], '["a list"]', "1"])
-def test_what_is_no_end_of_a_task_is_told_apart(module: Any, message: object) -> None:
+def test_an_invalid_entry_is_refused(module: Any, message: object) -> None:
     line = json.dumps({"__CURSOR": "s=1", "__REALTIME_TIMESTAMP": "1", "MESSAGE": message})
     with pytest.raises(ValueError, match=r"not a JSON object|Expecting value"):
         module.Entry.of(line.encode())
@@ -204,7 +206,7 @@ def numbers(*paths: Path) -> list[int]:
     return [json.loads(line)["number"] for path in paths for line in path.read_text().splitlines()]
 
 
-def test_a_file_begins_anew_when_it_is_full(module: Any, tmp_path: Path) -> None:
+def test_a_full_file_is_rotated(module: Any, tmp_path: Path) -> None:
     file_sink(module, tmp_path).send([entry(module, number) for number in range(25)])
     file_sink(module, tmp_path).send([entry(module, number) for number in range(25, 50)])
     files = sorted(tmp_path.iterdir())
@@ -221,7 +223,7 @@ def test_a_line_longer_than_the_file_is_kept_whole(module: Any, tmp_path: Path) 
     assert numbers(tmp_path / "tasks.jsonl.1", tmp_path / "tasks.jsonl") == [1, 2]
 
 
-def test_a_line_that_was_broken_off_is_replaced(module: Any, tmp_path: Path) -> None:
+def test_an_incomplete_line_is_replaced(module: Any, tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text('{"number": 1}\n{"numb')
     file_sink(module, tmp_path).send([entry(module, 2)])
     assert numbers(tmp_path / "tasks.jsonl") == [1, 2]
@@ -381,7 +383,7 @@ def running(
         assert not thread.is_alive(), "it does not stop"
 
 
-def test_all_arrive_once_and_in_order_though_the_endpoint_was_dead(
+def test_results_arrive_once_and_in_order_after_an_outage_of_the_endpoint(
     module: Any, cloud: Cloud, journal: Journal, tmp_path: Path
 ) -> None:
     cloud.stop()
@@ -401,7 +403,7 @@ def test_all_arrive_once_and_in_order_though_the_endpoint_was_dead(
     assert (metrics(tmp_path)["lost_total"], metrics(tmp_path)["rejected_total"]) == (0, 0)
 
 
-def test_what_is_no_end_of_a_task_holds_nothing_up(module: Any, journal: Journal, tmp_path: Path) -> None:
+def test_an_invalid_entry_blocks_nothing(module: Any, journal: Journal, tmp_path: Path) -> None:
     journal.write(1)
     with journal.path.open("ab") as file:
         file.write(b'{"__CURSOR": "s=2", "__REALTIME_TIMESTAMP": "1", "MESSAGE": null}\n')
@@ -424,7 +426,7 @@ def test_a_group_that_is_missing_is_waited_for(module: Any, cloud: Cloud, tmp_pa
     assert [event["number"] for event in cloud.logged()] == [2]
 
 
-def test_what_is_too_old_for_the_group_is_counted_and_the_rest_sent(module: Any, cloud: Cloud, tmp_path: Path) -> None:
+def test_results_that_are_too_old_are_counted_and_the_others_sent(module: Any, cloud: Cloud, tmp_path: Path) -> None:
     one = shipper(module, tmp_path, log_sink(module, cloud))
     old = [entry(module, number, NOW - 15 * 86400 + number) for number in (1, 2, 3)]
     # One call may not span more than a day: that is what batches are for.
@@ -446,11 +448,11 @@ def test_what_is_too_old_for_the_group_is_counted_and_the_rest_sent(module: Any,
         ({"tooOldLogEventEndIndex": 10, "tooNewLogEventStartIndex": 0}, 10),
     ],
 )
-def test_the_rejected_are_counted_as_the_service_tells_them(module: Any, info: dict[str, int], count: int) -> None:
+def test_rejected_results_are_counted_from_the_response(module: Any, info: dict[str, int], count: int) -> None:
     assert module.rejected(info, 10) == count
 
 
-def test_one_that_is_never_taken_does_not_hold_up_the_others(module: Any, cloud: Cloud, tmp_path: Path) -> None:
+def test_a_rejected_result_does_not_block_the_others(module: Any, cloud: Cloud, tmp_path: Path) -> None:
     sink = log_sink(module, cloud)
     real, calls = sink._client.put_log_events, []
 
@@ -484,7 +486,7 @@ def test_a_clock_that_was_set_back_costs_no_second_call(module: Any, cloud: Clou
     assert (calls, [event["number"] for event in cloud.logged()]) == ([3], [2, 1, 3])
 
 
-def test_without_credentials_nothing_is_sent_and_that_is_told(
+def test_missing_credentials_are_logged(
     module: Any, cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -526,11 +528,11 @@ def test_a_minute_becomes_counts_and_statistics(module: Any, cloud: Cloud, tmp_p
 @pytest.mark.parametrize(
     ("name", "told"), [("", "unknown"), (" ", "unknown"), (":a", "a"), ("größe", "gr??e"), ("x" * 300, "x" * 255)]
 )
-def test_a_name_is_one_that_cloudwatch_takes(module: Any, name: str, told: str) -> None:
+def test_a_dimension_is_a_valid_value_for_cloudwatch(module: Any, name: str, told: str) -> None:
     assert module.dimension(name) == told
 
 
-def test_a_call_has_no_more_than_fits(module: Any, cloud: Cloud, tmp_path: Path) -> None:
+def test_a_call_of_putmetricdata_keeps_its_limit(module: Any, cloud: Cloud, tmp_path: Path) -> None:
     sink = metrics_sink(module, cloud)
     real, sizes = sink._client.put_metric_data, []
 
@@ -557,7 +559,7 @@ class NoMetrics:
         raise PermissionError("cloudwatch:PutMetricData is not allowed")
 
 
-def test_metrics_that_are_not_taken_hold_no_log_up_and_are_bounded(
+def test_rejected_metrics_do_not_block_the_log_and_are_limited(
     module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_MINUTES", 20)

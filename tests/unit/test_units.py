@@ -21,7 +21,7 @@ def test_sizes_with_a_unit_are_powers_of_1024(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["200", 200, "lots", "", None, "MB", "-1MB", "1 parsec", True, ["1MB"]])
-def test_what_is_no_size_is_refused_with_an_example(text: object) -> None:
+def test_an_invalid_size_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(ValueError, match="200MB"):
         parse_size(text)
 

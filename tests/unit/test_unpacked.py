@@ -9,7 +9,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import Recor
 from ansible_collections.fleet.celery.plugins.module_utils._unpacked import directory_of, prune
 
 
-def test_the_current_and_the_one_before_stay(tmp_path: Path) -> None:
+def test_the_current_and_the_previous_directory_are_kept(tmp_path: Path) -> None:
     paths = [directory_of(tmp_path, "1", digit * 64) for digit in "abcd"]
     for age, path in enumerate(paths):
         path.mkdir()

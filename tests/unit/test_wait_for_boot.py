@@ -54,7 +54,7 @@ def test_a_host_that_is_up_gives_its_key(tmp_path: Path, state: str) -> None:
     ],
     ids=["exited", "gave-up", "slow", "hangs"],
 )
-def test_one_that_is_not_says_why(tmp_path: Path, answers: dict[str, str], reason: str) -> None:
+def test_a_host_that_does_not_boot_reports_why(tmp_path: Path, answers: dict[str, str], reason: str) -> None:
     run = wait(tmp_path, **answers)
     assert run.returncode == 1
     assert f"host does not boot: {reason}" in run.stderr
