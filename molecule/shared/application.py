@@ -1,4 +1,4 @@
-"""An application that is none of the project's own, on a host: what its users do with it."""
+"""A user's application on a host, as opposed to the example."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Application:
     setup: str = ""
 
     def python(self, code: str) -> Any:
-        """Run code with the application's environment as its user, and return what it prints, which is JSON."""
+        """Run code in the application's environment, as its user, and return the JSON that it prints."""
         program = "\n".join(["import json", self.setup, code])
         run = f"/srv/{self.name}/bin/celery_run python -c {shlex.quote(program)}"
         return json.loads(self.host.check_output(run).splitlines()[-1])
 
     def produce(self, code: str) -> Any:
-        """Run code as a web server that sends tasks, with a Celery application that knows none of them."""
+        """Run code as a web server that sends tasks, with a Celery application without tasks."""
         program = "\n".join(["import json", "from celery import Celery", "app = Celery('web')", ATTEMPT, code])
         python = f"/srv/{self.name}/current/venv/bin/python"
         run = f"set -a; . /etc/{self.name}-producer/environment; exec {python} -c {shlex.quote(program)}"
@@ -58,7 +58,7 @@ class Application:
 
     @contextmanager
     def load(self, code: str) -> Iterator[list[str]]:
-        """Run code that sends tasks and prints their ids, again and again until the end of the block; yield the ids."""
+        """Run code that sends tasks and prints their ids, repeatedly until the end of the block; yield the ids."""
         stop = Event()
         sent: list[str] = []
 
@@ -76,7 +76,7 @@ class Application:
             sending.result()
 
     def release_under_load(self, send: str, **release: Any) -> tuple[str, list[str], set[str]]:
-        """Deploy another release, and take it back, while code sends tasks.
+        """Deploy another release, and roll it back, while code sends tasks.
 
         Returns:
             What deploy.yml said, the ids of the tasks, and the two releases.
@@ -91,7 +91,7 @@ class Application:
 
 
 def changed_source(source: Path, copy: Path, change: Callable[[Path], None]) -> str:
-    """Copy a source, change the copy, and return where it is."""
+    """Copy a source, change the copy, and return its path."""
     shutil.copytree(source, copy)
     change(copy)
     return str(copy)
@@ -104,26 +104,26 @@ def replace_in(path: Path, old: str, new: str) -> None:
 
 
 def play(name: str, *options: str, **variables: Any) -> str:
-    """Run one of the project's playbooks, which must succeed, and return what it says on one line."""
+    """Run a playbook, which must succeed, and return its output in one line."""
     run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr
     return one_line(run.stdout)
 
 
 def refused(name: str, *options: str, **variables: Any) -> str:
-    """Run one of the project's playbooks, which must fail, and return what it says on one line."""
+    """Run a playbook, which must fail, and return its output in one line."""
     run = run_playbook(PLAYBOOKS / f"{name}.yml", *options, **variables)
     assert run.returncode != 0, run.stdout[-5000:]
     return one_line(run.stdout)
 
 
 def one_line(output: str) -> str:
-    """Undo how YAML breaks and quotes a text."""
+    """Return a text without YAML's line breaks and quotes."""
     return " ".join(output.replace("''", "'").split())
 
 
 def attempts(queue: str) -> str:
-    """Return code of a producer that tries what it may not: to take a task, to empty queues, to control workers."""
+    """Return code of a producer that tries to consume, to purge queues, and to control workers."""
     return (
         f"take = lambda: app.connection().default_channel.basic_get({queue!r})\n"
         "calls = [take, app.control.purge, lambda: app.control.ping(timeout=1)]\n"

@@ -1,4 +1,4 @@
-"""A web page as one sees it who comes with a browser."""
+"""Web pages in a browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BROWSER_MILLISECONDS = 300_000
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run Debian's browser for a while."""
+    """Run Debian's browser during the block."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         yield browser
@@ -21,7 +21,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def assert_shut_out(browser: Browser, url: str, user: str, password: str, hidden: str) -> None:
-    """Fail if a page opens to somebody, or shows a text that is not for them."""
+    """Fail if a page is accessible with these credentials, or shows a secret text."""
     with browser.new_context(http_credentials={"username": user, "password": password}) as context:
         page = context.new_page()
         page.set_default_timeout(BROWSER_MILLISECONDS)

@@ -1,4 +1,4 @@
-"""Whether secrets can be read by those who must not."""
+"""Assertions that secrets are not readable."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ PLACES = "/etc /opt /run /srv /tmp /usr/local /var"
 
 
 def assert_nobody_reads(host: Any, texts: Iterable[str], shown: str) -> None:
-    """Fail if one of the texts is in a file that everybody may read, in the journal, or in what is shown to everybody.
+    """Fail if one of the texts is in a world-readable file, in the journal, or in the output of a command.
 
     Args:
-        shown: prints that, such as ps.
+        shown: a command whose output any user can see, e.g. ps.
     """
     texts = list(texts)
     patterns = "".join(f"{text}\n" for text in texts)

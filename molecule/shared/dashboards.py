@@ -1,4 +1,4 @@
-"""What the dashboards ask Prometheus, so that tests can ask a live one and see whether there is anything to show."""
+"""The queries of the dashboards, for tests against a running Prometheus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL = ".+"
 
 @dataclass(frozen=True)
 class Query:
-    """A question that a dashboard asks.
+    """A query of a dashboard.
 
     Attributes:
         dashboard: its uid.
@@ -35,7 +35,7 @@ class Query:
 
 
 def dashboards(broker_kind: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the dashboards that have data with a kind of broker, or all: those of one kind have it as a tag.
+    """Yield the dashboards for a kind of broker, or all. Those for one kind have it as a tag.
 
     Args:
         broker_kind: rabbitmq or redis.
@@ -53,7 +53,7 @@ def dashboards(broker_kind: str | None = None) -> Iterator[dict[str, Any]]:
 
 
 def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the panels of a dashboard, those in closed rows too, and no rows."""
+    """Yield the panels of a dashboard, including those in collapsed rows."""
     for panel in dashboard["panels"]:
         if panel["type"] == "row":
             yield from panels(panel)
@@ -62,12 +62,12 @@ def panels(dashboard: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def queries(broker_kind: str | None = None, window: str = "2m", seen: str = "10m") -> Iterator[Query]:
-    """Yield what the dashboards ask where the reader chose all there is.
+    """Yield the queries of the dashboards, with all values of their variables selected.
 
     Args:
-        broker_kind: rabbitmq or redis; None: what dashboards of both ask.
-        window: over which rates are ("$__rate_interval"), at least four looks of Prometheus'.
-        seen: the time that is shown ("$__range").
+        broker_kind: rabbitmq or redis; None: both.
+        window: value of "$__rate_interval", at least four scrape intervals.
+        seen: value of "$__range".
 
     Raises:
         ValueError: if a dashboard uses a variable that it does not have.

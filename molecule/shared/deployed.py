@@ -1,4 +1,4 @@
-"""The shop on a scenario's hosts, as its tests use it: tasks are sent, and the ledger says what became of them."""
+"""The example application on a scenario's hosts: send tasks, and read their outcomes from the ledger."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ while not Path(sys.argv[1]).exists() and time.monotonic() < deadline:
 
 
 def now() -> str:
-    """Return the time as the ledger has it."""
+    """Return the current time in the ledger's format."""
     return datetime.now(UTC).isoformat()
 
 
@@ -72,7 +72,7 @@ def connect(name: str) -> Any:
 
 
 def wait_until(check: Callable[[], Any], what: str, timeout: float = PATIENCE_SECONDS, interval: float = 1.0) -> Any:
-    """Return what check returns as soon as that is true.
+    """Poll until check returns a true value, and return it.
 
     Args:
         what: is waited for, for the message.
@@ -87,13 +87,13 @@ def wait_until(check: Callable[[], Any], what: str, timeout: float = PATIENCE_SE
 
 
 def call(task: str, *args: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    """Return a call of a task as Shop.send takes it; the options are those of apply_async."""
+    """Return a call of a task for Shop.send, with options of apply_async."""
     return {"task": task, "args": list(args), "kwargs": kwargs or {}, "options": options}
 
 
 @dataclass(frozen=True)
 class Report:
-    """A report that is being built.
+    """A task reports.build that is in flight.
 
     Attributes:
         id: of its task.
@@ -105,14 +105,14 @@ class Report:
     figures: str
 
     def finish(self) -> None:
-        """Have it end."""
+        """Make the task end."""
         for host in self.shop.hosts:
             self.shop.output(f"touch {self.figures}", host)
 
 
 @dataclass
 class Shop:
-    """A fleet that runs the shop.
+    """A fleet that runs the example.
 
     Attributes:
         sender: name of the host that tasks are sent from.
@@ -129,7 +129,7 @@ class Shop:
         return self._connections[name]
 
     def output(self, command: str, host: str = "") -> str:
-        """Return what a command prints on a host, the sender if none is named; it must succeed."""
+        """Run a command on a host, which must succeed, and return its output. The default is the sender."""
         with spent("commands on hosts"):
             result = self.host(host or self.sender).run(command)
         assert result.rc == 0, f"{command}\n{result.stdout}\n{result.stderr}"
@@ -137,7 +137,7 @@ class Shop:
 
     @contextmanager
     def altered(self, host: str, do: str, undo: str) -> Iterator[None]:
-        """Do something on a host, and undo it at the end of the block."""
+        """Run a command on a host, and another one at the end of the block, which reverts it."""
         self.output(do, host)
         try:
             yield
@@ -150,7 +150,7 @@ class Shop:
 
     @contextmanager
     def flow(self, *calls: dict[str, Any], every: float = 0.2) -> Iterator[list[str]]:
-        """Send these again and again while the block runs; their ids are in the list once it has ended.
+        """Send tasks repeatedly during the block. The list has their ids at its end.
 
         Args:
             every: so many seconds.
@@ -168,7 +168,7 @@ class Shop:
                 ids += sending.result().split()
 
     def report(self, month: str) -> Report:
-        """Begin a report that takes until it is told to finish, and return it."""
+        """Start a task that runs until finish is called."""
         figures = f"/var/lib/shop/figures-{month}"
         (task,) = self.send(call("reports.build", month, 550, kwargs={"figures": figures}))
         self.wait_for([task], "started")
@@ -192,7 +192,7 @@ class Shop:
         return [line for line in lines if wanted is None or line["id"] in wanted]
 
     def _json_lines(self, command: str, host: str, attempts: int = 5) -> list[dict[str, Any]]:
-        """Return what a command prints, a value a line. A line that is just being written is read again."""
+        """Return the JSON lines that a command prints. An incomplete last line is read again."""
         text = self.output(command, host)
         try:
             return [json.loads(line) for line in text.splitlines()]
@@ -205,7 +205,7 @@ class Shop:
         return [line for line in self.ledger(ids, since) if line["event"] == event]
 
     def wait_for(self, ids: Iterable[str], *events: str) -> list[dict[str, Any]]:
-        """Wait until each task has come to one of these events (by default, done) and return those lines."""
+        """Wait until each task has one of these events (by default done), and return their lines."""
         ids, events = set(ids), events or ("done",)
 
         def all_there() -> list[dict[str, Any]]:
@@ -219,7 +219,7 @@ class Shop:
         return lines
 
     def whereabouts(self, ids: Iterable[str], ends: Iterable[str]) -> dict[str, int]:
-        """Return how many tasks did not come to an end, by queue and by what was last heard of them."""
+        """Return the number of tasks without an end, by queue and latest event."""
         heard: dict[str, tuple[str, str]] = {}
         for line in sorted(self.ledger(ids), key=lambda line: str(line["time"])):
             queue = line["queue"] or heard.get(line["id"], ("?", ""))[0]
@@ -227,21 +227,21 @@ class Shop:
         return dict(Counter(f"{queue} {last}" for queue, last in heard.values() if last.split()[0] not in ends))
 
     def run(self, *calls: dict[str, Any]) -> list[dict[str, Any]]:
-        """Send tasks, wait until they are done and return those lines of the ledger."""
+        """Send tasks, wait until they are done, and return their lines of the ledger."""
         return self.wait_for(self.send(*calls))
 
     def inspect(self, what: str, node: str) -> dict[str, Any]:
-        """Return what a worker says of itself: stats, active, conf …"""
+        """Return a worker's reply to an inspect command: stats, active, conf, ..."""
         text = self.output(f"{RUN} celery -A shop.celery:app inspect {what} --json --timeout 10 -d {node}")
         answer: dict[str, Any] = json.loads(text)[node]
         return answer
 
     def pid(self, host: str, program: str) -> int:
-        """Return the process id that Supervisor has for a program; 0 if it doesn't run."""
+        """Return the process id of a program in Supervisor; 0 if it is not running."""
         return int(self.output(f"supervisorctl pid {program} || true", host).split()[-1])
 
     def pids(self, host: str) -> dict[str, int]:
-        """Return the process id of each program that runs on a host."""
+        """Return the process id of each running program of a host."""
         rows: list[list[str]] = []
 
         def settled() -> bool:

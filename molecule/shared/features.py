@@ -1,4 +1,4 @@
-"""What applications can do with Celery, tried out in a process of their own: a line of JSON a feature."""
+"""Try features of Celery in a process of its own, and print a line of JSON for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def events_arrive(app: Any, send: Callable[[], object], timeout: float) -> bool:
-    """Tell whether the events of a task arrive at a listener such as Flower.
+    """Return whether the events of a task arrive at a receiver such as Flower.
 
     Args:
         send: sends the task, which is to run a moment later.
@@ -34,7 +34,7 @@ def events_arrive(app: Any, send: Callable[[], object], timeout: float) -> bool:
 
 
 def try_out(features: Mapping[str, tuple[Callable[[], Any], Any]]) -> None:
-    """Use each feature and print what came of it.
+    """Use each feature, and print its result.
 
     Args:
         features: by name, what uses it, and what that is to return.

@@ -1,4 +1,4 @@
-"""What tests do to the lab's hosts from outside."""
+"""Operations on the lab's hosts from outside."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ PODMAN = ["podman"] if os.geteuid() == 0 else ["sudo", "podman"]
 
 
 def container(name: str) -> str:
-    """Name the container of one of the scenario's hosts."""
+    """Return the name of the container of a host."""
     return f"fleet-{os.environ['MOLECULE_SCENARIO_NAME']}-{name}"
 
 
 def reboot(host: Any, name: str) -> None:
-    """Shut a host down in order, boot it, and return once all its services are up or have failed."""
+    """Shut a host down cleanly, boot it, and wait until all of its services are up or have failed."""
     subprocess.run([*PODMAN, "stop", "--time", "600", container(name)], check=True, capture_output=True)
     start(host, name)
 
 
 def cut_off(name: str) -> None:
-    """End a host at once, as one that loses its power."""
+    """Kill a host, as by a power failure."""
     subprocess.run([*PODMAN, "kill", container(name)], check=True, capture_output=True)
 
 
 def start(host: Any, name: str) -> None:
-    """Boot a host and return once all its services are up or have failed."""
+    """Boot a host, and wait until all of its services are up or have failed."""
     subprocess.run([*PODMAN, "start", container(name)], check=True, capture_output=True)
     wait_until(lambda: booted(host), f"{name} does not boot", interval=0.2)
 

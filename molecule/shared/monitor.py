@@ -1,4 +1,4 @@
-"""A scenario's Prometheus and Alertmanager, asked as a person's browser asks them."""
+"""A scenario's Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 120
 
 @dataclass(frozen=True)
 class Alarm:
-    """An alert that Alertmanager has.
+    """An alert in Alertmanager.
 
     Attributes:
         about: what its labels say of where it is.
@@ -30,13 +30,13 @@ class Alarm:
     about: frozenset[tuple[str, str]]
 
     def of(self, **labels: str) -> bool:
-        """Return whether it is about this."""
+        """Return whether it has these labels."""
         return set(labels.items()) <= self.about
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """What listens on the monitor's host.
+    """The services of the monitor's host.
 
     Attributes:
         address: of that host.
@@ -63,19 +63,19 @@ class Monitor:
             return error.code, error.read().decode()
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Return each series of an expression with its labels."""
+        """Return the labels and the value of each series of an expression."""
         status, text = self.page("prometheus", "/api/v1/query", query=expression)
         assert status == 200, f"{expression}: {text}"
         return [(item["metric"], float(item["value"][1])) for item in json.loads(text)["data"]["result"]]
 
     def value(self, expression: str) -> float | None:
-        """Return the value of an expression that has one series; None if it has none."""
+        """Return the value of an expression with at most one series; None if it has none."""
         found = self.query(expression)
         assert len(found) <= 1, f"{expression}: {found}"
         return found[0][1] if found else None
 
     def alarms(self) -> set[Alarm]:
-        """Return what Alertmanager was told, also what it tells nobody because something else explains it."""
+        """Return all alerts, including inhibited ones."""
         _, text = self.page("alertmanager", "/api/v2/alerts")
         found: list[dict[str, Any]] = json.loads(text)
         return {Alarm(item["labels"]["alertname"], frozenset(item["labels"].items())) for item in found}

@@ -1,4 +1,4 @@
-"""Playbooks, run once more by a test on the scenario's hosts."""
+"""Runs of playbooks on the scenario's hosts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 
 
 def run_playbook(path: Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run a playbook with other values of variables."""
+    """Run a playbook with extra variables."""
     with started_playbook(path, *options, **variables) as run:
         return run.end()
 
 
 @dataclass
 class Started:
-    """A run of a playbook that may be under way still.
+    """A run of a playbook.
 
     Attributes:
         output: the file that it prints to.
@@ -40,14 +40,14 @@ class Started:
     error: Path
 
     def end(self) -> subprocess.CompletedProcess[str]:
-        """Wait until it has ended."""
+        """Wait until the playbook has ended, and return its result."""
         # Ansible's own callback notes what its tasks take.
         with spent(""):
             code = self.process.wait()
         return subprocess.CompletedProcess(self.process.args, code, self.output.read_text(), self.error.read_text())
 
     def wait_for(self, pattern: str) -> None:
-        """Wait until it has printed something; it must not end before."""
+        """Wait until the output matches a pattern. The playbook must not end before."""
 
         def printed() -> bool:
             text = " ".join(self.output.read_text().split())
@@ -57,14 +57,14 @@ class Started:
         wait_until(printed, f"the playbook does not say {pattern}")
 
     def kill(self) -> None:
-        """End it and all that it started at once, as a controller that loses its power."""
+        """Kill the playbook and its processes, as by a power failure of the controller."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 @contextmanager
 def started_playbook(path: Path, *options: str, **variables: Any) -> Iterator[Started]:
-    """Start a playbook with other values of variables; it does not outlive the block."""
+    """Start a playbook with extra variables. It is killed at the end of the block."""
     with TemporaryDirectory() as directory:
         output, error = Path(directory, "output"), Path(directory, "error")
         with (
@@ -87,22 +87,22 @@ def started_playbook(path: Path, *options: str, **variables: Any) -> Iterator[St
 
 
 def converge(*options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the scenario's own playbook with other values of variables."""
+    """Run the scenario's converge.yml with extra variables."""
     return run_playbook(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "converge.yml", *options, **variables)
 
 
 def converge_host(host: Any, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the scenario's own playbook on one of its hosts, with other values of variables."""
+    """Run the scenario's converge.yml on a single host, with extra variables."""
     return converge("--limit", host.backend.host, *options, **variables)
 
 
 def changed(run: subprocess.CompletedProcess[str]) -> int:
-    """Return how many tasks changed something on the first host; the run must have succeeded."""
+    """Return the number of changed tasks on the first host. The run must have succeeded."""
     return _changed(run)[0]
 
 
 def changes(run: subprocess.CompletedProcess[str]) -> set[int]:
-    """Return how many tasks changed something, by host each number once; the run must have succeeded."""
+    """Return the numbers of changed tasks of all hosts. The run must have succeeded."""
     return set(_changed(run))
 
 
@@ -112,7 +112,7 @@ def _changed(run: subprocess.CompletedProcess[str]) -> list[int]:
 
 
 def failures(run: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    """Return what is said of each host whose task failed, on one line; the run must have failed."""
+    """Return the error of each failed host in one line. The run must have failed."""
     assert run.returncode != 0, run.stdout[-3000:]
     # YAML doubles the quotes in a quoted text.
     told = " ".join(run.stdout.partition("PLAY RECAP")[0].replace("''", "'").split())

@@ -1,4 +1,4 @@
-"""A service of systemd on one of a scenario's hosts."""
+"""A systemd service on a host of a scenario."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from shared.deployed import wait_until
 
 
 def main_pid(host: Any, unit: str) -> str:
-    """Return its process id; 0 if it does not run."""
+    """Return the process id of a service; 0 if it is not running."""
     return str(host.check_output("systemctl show --property MainPID --value %s", unit)).strip()
 
 
 def kill(host: Any, unit: str) -> None:
-    """Kill it, and return once systemd has started it again."""
+    """Kill a service, and wait until systemd has restarted it."""
     before = main_pid(host, unit)
     host.check_output("kill -KILL %s", before)
     wait_until(lambda: main_pid(host, unit) not in (before, "0"), "it stays dead")
 
 
 def assert_confined(host: Any, unit: str, memory: int) -> None:
-    """Fail if it could get at more than it has.
+    """Fail if a service could gain privileges, or has no limit of memory.
 
     Args:
-        memory: bytes that it may take.
+        memory: its limit of memory in bytes.
     """
     lines = host.check_output("cat /proc/%s/status", main_pid(host, unit)).splitlines()
     status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)

@@ -1,4 +1,4 @@
-"""What a scenario's tests spend their time on: a line of JSON for each thing, in the file $FLEET_SPENT if it is named.
+"""Record what a scenario's tests spend their time on, as lines of JSON in the file $FLEET_SPENT, if it is set.
 
 Time within time counts once: what a playbook takes that is run while something is awaited is the playbook's. What goes
 on in threads beside the test costs it no time, so it does not count.
@@ -19,7 +19,7 @@ _within: list[float] = []
 
 @contextmanager
 def spent(kind: str) -> Iterator[None]:
-    """Note how long the block took, without what was noted within it.
+    """Record the seconds of the block, without those that were recorded within it.
 
     Args:
         kind: what the time went to; empty if that is noted by what runs in the block.

@@ -1,4 +1,4 @@
-"""What every scenario verifies besides its own tests."""
+"""Tests of all scenarios."""
 
 from __future__ import annotations
 

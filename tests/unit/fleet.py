@@ -1,4 +1,4 @@
-"""A small fleet that works, for tests to break one thing of."""
+"""A small valid fleet, to be changed by tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A role's variables and templates, as Ansible renders them."""
+"""A role's variables and templates, rendered as by Ansible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TAKEN_IN = re.compile(r"\{\{ lookup\('ansible\.builtin\.file', role_path ~ '([^
 
 
 class Role:
-    """A role with the variables that it needs; those that a call adds win. Neither are templates."""
+    """A role with variables, which a call may override. Their values are not templates."""
 
     def __init__(self, name: str, **variables: Any) -> None:
         self.path = Path(__file__).parents[2] / "roles" / name
@@ -29,11 +29,11 @@ class Role:
         return {name: value for variables in own for name, value in variables.items()} | self._given
 
     def value(self, expression: str, **given: Any) -> Any:
-        """Return what an expression is with the role's variables."""
+        """Return the value of an expression with the role's variables."""
         return self._template("{{ " + expression + " }}", given)
 
     def render(self, template: str, **given: Any) -> str:
-        """Return a template of the role as Ansible's module template writes it; it may use no filter of ours."""
+        """Render a template of the role as ansible.builtin.template does. It must not use the collection's filters."""
         text = (self.path / "templates" / template).read_text(encoding="utf-8")
         text = _TAKEN_IN.sub(lambda found: Path(f"{self.path}{found[1]}").read_text(encoding="utf-8"), text)
         return str(self._template(text, given))
@@ -44,7 +44,7 @@ class Role:
 
 
 def trusted(value: Any) -> Any:
-    """Return a value of which Ansible takes each text for a template."""
+    """Return a value in which Ansible renders each string as a template."""
     if isinstance(value, dict):
         return {key: trusted(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Batches of hosts: all hosts once, and no queue left without a consumer."""
+"""Batches of a rollout: each host once, and no queue without a consumer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of releases: what it makes of what it measured."""
+"""The benchmark of releases: figures from measurements."""
 
 from __future__ import annotations
 

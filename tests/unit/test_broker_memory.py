@@ -1,4 +1,4 @@
-"""The benchmark of brokers' memory: its messages, and how it tells what it found."""
+"""The benchmark of brokers' memory: messages and results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = "22222222-2222-4222-8222-222222222222"
 
 
 def published(compression: str | None, args: list[Any]) -> dict[str, Any]:
-    """Return the envelope of a task that Celery sent to one of kombu's brokers of the same family as Redis."""
+    """Return the envelope of a task that Celery sent to a virtual transport of kombu, like Redis."""
     options = options_of(SUBJECTS[0])
     app = application({**options["settings"], "task_send_sent_event": False}, options["queue"], "memory://")
     app.conf.task_compression = compression

@@ -163,7 +163,7 @@ def test_tasks_are_exported_by_queue_and_by_program(tell: Callable[..., dict[str
 
 
 def test_an_idle_worker_has_counters(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:
-    """Else nobody would see the first ones rise."""
+    """Without them, increase() would miss the first tasks."""
     start("shop-mail", "1.4.0")
     told = tell()
     for what in ("tasks_started", "tasks_succeeded", "tasks_failed", "tasks_retried", "broken_off", "untold"):
@@ -190,7 +190,7 @@ def test_a_release_without_tasks_for_an_hour_is_not_exported(
 
 
 def test_the_sum_over_programs_never_decreases(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
-    """One of them has been quiet for an hour: were it left out, Prometheus would see counters that began anew."""
+    """If the idle program were left out, Prometheus would take the lower sum for a reset."""
     for slot, ago in (("shop-email-a", 3500), ("shop-mail", 10)):
         file = CountsFile(tmp_path, f"{slot}@1.4.0")
         file.begin("email", "mailer.send", NOW - ago, sent=NOW - ago, wait=0.0)

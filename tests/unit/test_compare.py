@@ -1,4 +1,4 @@
-"""A message that fits the old release's task has to fit the new one's."""
+"""Compatibility of tasks' signatures between releases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 
 def signature(code: str) -> tuple[Parameter, ...]:
-    """Return the parameters of a function that takes these."""
+    """Return the parameters of a function with this signature."""
     function: Callable[..., Any] = eval(f"lambda {code}: None")  # noqa: S307 - a text of this file's
     return tuple(
         Parameter(each.name, each.kind.name, each.default is each.empty and not each.kind.name.startswith("VAR_"))

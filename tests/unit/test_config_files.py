@@ -1,4 +1,4 @@
-"""What is written, in which order, and what is refused before anything is."""
+"""Writing and validation of configuration files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP = grp.getgrgid(os.getgid()).gr_name
 
 @pytest.fixture(autouse=True)
 def owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests takes the part of root."""
+    """Let the user who runs the tests stand in for root."""
     me = pwd.getpwuid(os.getuid())
     monkeypatch.setattr(pwd, "getpwnam", lambda _: me)
     monkeypatch.setattr(os, "chown", lambda *_: None)

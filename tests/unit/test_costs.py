@@ -1,4 +1,4 @@
-"""What the steps of a test run cost, and what their time went to."""
+"""The costs of a test run's steps."""
 
 from __future__ import annotations
 

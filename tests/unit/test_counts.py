@@ -1,4 +1,4 @@
-"""Tasks are counted by many processes at once, and none twice or never, also when a process is killed."""
+"""Counts of tasks: exact with many processes, also when a process is killed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def counting(directory: Path, tasks: int, *more: str) -> subprocess.Popen[str]:
 
 
 def kill(process: subprocess.Popen[str]) -> None:
-    """As the kernel does, when memory is short."""
+    """Kill a process, as the kernel does when memory runs out."""
     process.send_signal(signal.SIGKILL)
     process.communicate()
 

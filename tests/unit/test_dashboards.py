@@ -1,4 +1,4 @@
-"""Grafana's dashboards: they are as they are generated, and ask for what there is."""
+"""Grafana's dashboards: up to date, and with queries of existing metrics."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ OTHERS = {
 
 
 def loaded(path: Path) -> ModuleType:
-    """Return a file as a module: it is no part of a package that can be imported."""
+    """Import a file that is not part of a package."""
     spec = importlib.util.spec_from_file_location(f"{path.stem}_under_test", path)
     assert spec
     assert spec.loader
@@ -105,7 +105,7 @@ PANELS = [
 
 
 def metrics_of(expr: str) -> set[str]:
-    """Return the names of the metrics that an expression asks for."""
+    """Return the names of the metrics in an expression."""
     found = set()
 
     def visit(node: promql_parser.Expr) -> None:
@@ -119,7 +119,7 @@ def metrics_of(expr: str) -> set[str]:
 
 
 def exported() -> Iterator[str]:
-    """Yield the names of the series that the exporter of workers tells, as its source has them."""
+    """Yield the names of the exporter's series, from its source."""
     suffixes = {"gauge": [""], "counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
     for kind, name in EXPORTED.findall(EXPORTER.read_text(encoding="utf-8")):
         names = [name.format(outcome=outcome) for outcome in ("started", "succeeded", "failed", "retried")]

@@ -1,4 +1,4 @@
-"""Each check finds what is wrong, says what to do, and is silent where all is well."""
+"""The doctor's checks and the collection of symptoms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ RABBITMQ = PLAN | {"broker": BROKER | {"kind": "rabbitmq", "flavor": "rabbitmq"}
 
 
 def host(name: str, **differs: Any) -> dict[str, Any]:
-    """Return what a host says on which all is well."""
+    """Return the symptoms of a healthy host."""
     well = {
         "nodename": f"{name}.lan",
         "drained": False,
@@ -71,7 +71,7 @@ def host(name: str, **differs: Any) -> dict[str, Any]:
 
 
 def fleet(*, plan: dict[str, Any] = PLAN, asked: dict[str, Any] | None = None, **differs: Any) -> Fleet:
-    """Return a fleet that is well, but for what differs on worker1 or in what the broker and the workers say."""
+    """Return a healthy fleet, except for symptoms of worker1 or answers of the broker and the workers."""
     said = {
         "depths": {"email": 100},
         "registered": {node: ["mailer.send"] for node in NODES},
@@ -389,7 +389,7 @@ def test_rabbitmqs_alarms_are_those_of_all_nodes() -> None:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return an application with a worker that is at work on its task slow until the test ends."""
+    """Return an application with a worker that runs its task slow until the test ends."""
     app = Celery("probe", broker="memory://")
     app.conf.update(task_default_queue="email", task_ignore_result=True, worker_hijack_root_logger=False)
     begun, end = threading.Event(), threading.Event()

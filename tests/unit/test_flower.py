@@ -1,4 +1,4 @@
-"""The role's settings hold any secret as it is."""
+"""The role's settings keep any secret unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROLE = Role("flower", flower_broker_url="amqp://a:b@c/d", flower_basic_auth_pass
 
 
 def render(template: str, **given: Any) -> str:
-    """Return a template of the role with the variables that it names."""
+    """Render a template of the role with its variables."""
     filters = FilterModule().filters()
     loader = FileSystemLoader(ROLE.path / "templates")
     environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701 - not HTML
@@ -29,7 +29,7 @@ def render(template: str, **given: Any) -> str:
 
 
 def names(**given: Any) -> dict[str, Any]:
-    """Return what the rendered flowerconfig.py assigns."""
+    """Return the variables of the rendered flowerconfig.py."""
     nodes = ast.parse(render("flowerconfig.py.j2", **given)).body
     assigned = (node for node in nodes if isinstance(node, ast.Assign))
     return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}

@@ -1,4 +1,4 @@
-"""What handlers do to services, read from all roles."""
+"""The handlers of all roles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def reloads(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", [path for path in FILES if reloads(path)], ids=lambda path: path.parts[-3])
 def test_nothing_is_reloaded_that_was_just_started(path: Path) -> None:
-    """A SIGHUP ends a program that is not ready for it yet, and systemd takes that for a wish."""
+    """A SIGHUP kills a program that does not handle it yet, and systemd does not restart it."""
     for handler in reloads(path):
         conditions = str(handler["when"])
         assert "_service is not changed" in conditions, handler

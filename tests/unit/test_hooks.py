@@ -1,4 +1,4 @@
-"""Release hooks are commands, at moments that there are."""
+"""Release hooks: commands at the moments of a release."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inventories that come with the project declare fleets that work."""
+"""The project's inventories are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted and told stays exact under load: many tasks by many processes that die and are replaced."""
+"""Counts and metrics are exact under load, with many tasks and processes that are killed and replaced."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MEMORY_MAX = 256 * 1024 * 1024
 
 
 class Task:
-    """A task as its worker sees it, sent so many seconds ago."""
+    """A task in its worker, with the seconds since it was sent."""
 
     def __init__(self, number: int) -> None:
         pair = number % TASKS
@@ -49,7 +49,7 @@ class Task:
 
 @pytest.fixture
 def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Makes reports of a program whose counts are in tmp_path/counts."""
+    """Create reports of a program whose counts are in tmp_path/counts."""
     monkeypatch.setitem(sys.modules, "celery_fleet_counts", _counts)
     monkeypatch.syspath_prepend(ROLES / "celery_app" / "files")
     module = importlib.import_module("celery_fleet_report")
@@ -72,7 +72,7 @@ def perform(report: Any, task: Task) -> None:
 
 
 def child(work: Callable[[], None]) -> int:
-    """Do something in a child of this process; it ends without what this process would do at its end."""
+    """Run a function in a child process, which exits without cleanup."""
     pid = os.fork()
     if pid:
         return pid
@@ -94,7 +94,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 class Exporter:
-    """The exporter as systemd runs it, and the file that it writes for Prometheus."""
+    """The exporter, run as by systemd, and its file of metrics."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "celery.prom"
@@ -119,7 +119,7 @@ class Exporter:
         )
 
     def series(self) -> Series:
-        """Return what a file says that was begun after this."""
+        """Return the series of a file that was written after now."""
         asked = time.time_ns()
         wait_for(lambda: self._file.exists() and self._file.stat().st_mtime_ns > asked)
         asked = time.time_ns()
@@ -130,7 +130,7 @@ class Exporter:
         }
 
     def memory(self, what: str = "VmRSS") -> int:
-        """Return the bytes that it has in memory."""
+        """Return its resident memory in bytes."""
         lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
 
@@ -161,7 +161,7 @@ def never_falls(series: Series) -> Series:
 
 
 def pool(work: Callable[[int], None]) -> Iterator[int]:
-    """Have children do the work from each of their first tasks on, some at once; yields what has been begun."""
+    """Run the work in parallel children, each from its first task on; yield the started tasks."""
     running: list[int] = []
 
     def wait() -> None:
@@ -227,7 +227,7 @@ def test_a_pool_that_dies_and_is_replaced_counts_every_task_once(
 
 
 def waits(series: Series) -> Counter[tuple[str, str, str]]:
-    """Return how many waits of each queue and task are in each bucket, those of the buckets below it left out."""
+    """Return the number of waits of each queue and task in each bucket alone."""
     bounds = [*map(str, _counts.BOUNDS), "+Inf"]
     up_to = {bound: by(series, "celery_task_wait_seconds_bucket", "queue", "task", le=bound) for bound in bounds}
     found = Counter[tuple[str, str, str]]()
@@ -256,7 +256,7 @@ def test_tasks_beyond_the_records_are_exported_as_other(
 
 
 def test_a_pool_of_threads_counts_every_task_once(tmp_path: Path, report: Callable[..., Any]) -> None:
-    """Also the first ones, which all begin while there is no file yet."""
+    """Also the first ones, which start before the file exists."""
     threads, tasks, rounds = 20, 20, 20
     for number in range(rounds):
         mine = report(SUPERVISOR_PROCESS_NAME=f"shop-{number}")

@@ -1,4 +1,4 @@
-"""What this machine lacks for the lab's hosts is named before the first of them boots."""
+"""The check of a machine's resources for the lab's hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user has Ansible write at the top of files may have several lines."""
+"""A user's ansible_managed may have several lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plan derives, and what it refuses because of the inventory and the hosts."""
+"""The plan's values, and errors from the inventory and the hosts."""
 
 from __future__ import annotations
 

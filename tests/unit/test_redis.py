@@ -1,4 +1,4 @@
-"""What the role redis refuses, and the users that it describes."""
+"""The role redis: refused variables, and the ACL file."""
 
 from __future__ import annotations
 

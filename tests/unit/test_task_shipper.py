@@ -1,4 +1,4 @@
-"""Ends of tasks get to a sink in batches that it takes, once and in order, and what is missing is counted."""
+"""Task results arrive at a sink once and in order, and missing ones are counted."""
 
 # mypy: allow-untyped-decorators
 
@@ -73,7 +73,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 @dataclass
 class Deaf:
-    """A sink that takes nothing at first."""
+    """A sink that fails at first."""
 
     refusals: int = 0
     taken: list[Any] = field(default_factory=list)
@@ -87,13 +87,13 @@ class Deaf:
 
 
 def shipper(module: Any, directory: Path, sink: Any, metrics: Any = None) -> Any:
-    """Return one that begins where the one before it in the same directory ended."""
+    """Return a shipper that continues from the state in a directory."""
     state_file = directory / "state.json"
     return module.Shipper("shop", sink, module.State.load(state_file), state_file, directory / "metrics.prom", metrics)
 
 
 def metrics(directory: Path) -> dict[str, float]:
-    """Return what it tells Prometheus; before it runs, nothing has happened."""
+    """Return the shipper's metrics; all are 0 before it runs."""
     path = directory / "metrics.prom"
     lines = path.read_text().splitlines() if path.exists() else []
     samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
@@ -252,7 +252,7 @@ def test_a_full_disk_breaks_no_line_and_repeats_none(module: Any, tmp_path: Path
 
 @dataclass
 class Cloud:
-    """A server that stands in for AWS, and can be away."""
+    """A simulated AWS, which can be stopped."""
 
     port: int
     server: ThreadedMotoServer | None = None
@@ -280,7 +280,7 @@ class Cloud:
         return events
 
     def statistics(self, name: str, *statistics: str, **dimensions: str) -> dict[str, float]:
-        """Return what a metric was in the minute of NOW."""
+        """Return the statistics of a metric in the minute of NOW."""
         named = {"App": "shop", "Queue": "email", "Task": "customers.sync", **dimensions}
         minute = datetime.fromtimestamp(NOW // 60 * 60, UTC)
         (point,) = self.client("cloudwatch").get_metric_statistics(
@@ -331,7 +331,7 @@ def metrics_sink(module: Any, cloud: Cloud) -> Any:
 
 @dataclass
 class Journal:
-    """A file in the place of a journal, and a journalctl that reads it as the real one would."""
+    """A simulated journal: a file, and a journalctl that reads it."""
 
     path: Path
     count: int = 0
@@ -363,7 +363,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
 def running(
     module: Any, directory: Path, sink: dict[str, Any], metrics: dict[str, Any] | None = None
 ) -> Iterator[None]:
-    """Run the shipper as its service does, and stop it so."""
+    """Run the shipper as its service does, and stop it by its signal."""
     config = {
         "app": "shop",
         "namespace": "shop",
@@ -550,7 +550,7 @@ def test_a_call_of_putmetricdata_keeps_its_limit(module: Any, cloud: Cloud, tmp_
 
 @dataclass
 class NoMetrics:
-    """A namespace to which these credentials may not write."""
+    """A namespace that refuses these credentials."""
 
     tries: int = 0
 

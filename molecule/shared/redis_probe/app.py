@@ -1,4 +1,4 @@
-"""An application of the fleet's kind. Its broker, result backend and key prefix are in the environment."""
+"""An application. Its broker, result backend and key prefix are in the environment."""
 
 # mypy: disallow-untyped-calls=False, disallow-untyped-decorators=False
 
@@ -94,5 +94,5 @@ def refused(self: Any) -> str:
 
 @app.task(name="noted", bind=True)
 def noted(self: Any, key: str) -> None:
-    """Leave the worker's name as the result of another task, as this one runs more than once under its own."""
+    """Store the worker's name as the result of another task, because this one runs more than once."""
     app.backend.store_result(key, self.request.hostname, "SUCCESS")

@@ -1,4 +1,4 @@
-"""Does what an application can do with Celery on Redis, as the application's user; prints a JSON line a feature."""
+"""Try features of Celery on Redis, as the application's user, and print a line of JSON for each."""
 
 # mypy: disallow-untyped-calls=False
 
@@ -21,7 +21,7 @@ control = app.control
 
 
 def by_hand() -> list[Any]:
-    """Return what is read, counted and purged of a queue that nobody consumes, and that may expire."""
+    """Return the messages that are read, counted and purged in a queue without consumers that expires."""
     with app.connection_for_write() as connection:
         channel = connection.default_channel
         queue = Queue(UNUSED, Exchange("shop"), routing_key=UNUSED, expires=60)(channel)
@@ -33,7 +33,7 @@ def by_hand() -> list[Any]:
 
 
 def saved_group() -> list[int]:
-    """Return the results of a group that was saved under its id and found again."""
+    """Return the results of a group that was saved and restored by its id."""
     result = group(add.s(number, 1) for number in range(3)).apply_async()
     result.save()
     found: Any = GroupResult.restore(result.id, app=app)
@@ -44,7 +44,7 @@ def saved_group() -> list[int]:
 
 
 def failed_chord() -> bool:
-    """Tell whether a chord raises what a part of it raised."""
+    """Return whether a chord raises the exception of one of its tasks."""
     try:
         chord([add.s(1, 1), fail.s()])(total.s()).get(timeout=WAIT)
     except (ValueError, ChordError) as error:  # the part's, or the chord's if that is there first
@@ -53,7 +53,7 @@ def failed_chord() -> bool:
 
 
 def notice() -> bool:
-    """Tell whether a task of a fan-out exchange arrives."""
+    """Return whether a task of a fanout exchange arrives."""
     key = str(uuid.uuid4())
     # Undeclared, kombu's Redis transport takes the exchange for a direct one.
     noted.apply_async((key,), queue="notices", declare=[Exchange("notices", type="fanout")], ignore_result=True)
