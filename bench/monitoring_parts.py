@@ -68,7 +68,8 @@ def prepare() -> None:
         (CACHE / "new-flower").rename(CACHE / "flower")
     modules = CACHE / "modules"
     modules.mkdir(exist_ok=True)
-    shutil.copy(ROOT / "plugins/module_utils/_counts.py", modules / "celery_fleet_counts.py")
+    for name in ("counts", "alive"):
+        shutil.copy(ROOT / f"plugins/module_utils/_{name}.py", modules / f"celery_fleet_{name}.py")
     shutil.copy(ROOT / "roles/celery_app/files/celery_fleet_report.py", modules)
     sys.path.insert(0, str(modules))
 

@@ -43,8 +43,8 @@ OLD = "old"
 #: tasks to judge by. A queue that grew while all but one were away is no reason.
 ALL_AT_ONCE = {
     "celery_rollout_batches": ["100%"],
-    "celery_rollout_judge_seconds": 0,
-    "celery_rollout_margins": {"depth_least": 1000000},
+    "celery_rollout_observe_seconds": 0,
+    "celery_rollout_margins": {"min_depth": 1000000},
 }
 #: Seconds of tasks before a release, which are what is usual, and before those.
 USUAL_SECONDS, WARM_UP_SECONDS = 15.0, 3.0

@@ -217,7 +217,12 @@ def _rollout_page(
 ) -> str:
     """Return the report of a rollout as an HTML page, from the results that each host registered."""
     hosts = list(hosts)
-    names = ("__celery_rollout_before", "__celery_app_release", "__celery_rollout_slice", "__celery_rollout_end")
+    names = (
+        "__celery_rollout_baseline",
+        "__celery_app_release",
+        "__celery_rollout_activation",
+        "__celery_rollout_final_status",
+    )
     before, staged, slices, after = (_registered(hostvars, hosts, name) for name in names)
     results = {
         host: Results(before.get(host, {}), staged.get(host, {}), slices.get(host, {}), after.get(host, {}))
@@ -249,7 +254,7 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
     """
     rows = []
     for host, status in _registered(hostvars, hosts, name).items():
-        programs = [(each["name"], each["release"] or "-", each["state"]) for each in status.get("programs", [])]
+        programs = [(each["name"], each["release"] or "-", _state(each)) for each in status.get("programs", [])]
         if status.get("unreachable"):
             rows.append((host, "-", "-", "-", "unreachable"))
         elif status["drained"]:
@@ -259,6 +264,12 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
             (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
         ]
     return table(("host", "current", "program", "runs", "state"), rows)
+
+
+def _state(program: Mapping[str, Any]) -> str:
+    """Return the state of a program, with the time for which its worker has not responded."""
+    silent = program.get("silent")
+    return f"{program['state']}, not responding for {silent} s" if silent else str(program["state"])
 
 
 def _config_file_entries(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:

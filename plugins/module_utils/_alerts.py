@@ -103,7 +103,9 @@ def read_certificates(raw: object, problems: list[Problem]) -> list[str]:
         if not isinstance(endpoint, str) or not _ENDPOINT.fullmatch(endpoint):
             problems.append(
                 Problem(
-                    "celery_certificates", f"{endpoint!r} is not an endpoint", "Set it to https://host or host:port"
+                    "celery_certificate_targets",
+                    f"{endpoint!r} is not an endpoint",
+                    "Set it to https://host or host:port",
                 )
             )
     return [str(endpoint) for endpoint in endpoints]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
+import secrets
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import PurePath
 from typing import Any
 
@@ -31,6 +34,21 @@ DERIVED_ROLE_VARIABLES = {
     "redis_queues": "celery_queues",
     "redis_secrets_dir": "celery_secrets_dir",
 }
+#: Passwords that several hosts need, by the duty of the host whose value all of them use.
+SHARED_PASSWORDS = {
+    "broker": (
+        "rabbitmq_application_password",
+        "rabbitmq_monitoring_password",
+        "rabbitmq_producer_password",
+        "redis_application_password",
+        "redis_metrics_password",
+        "redis_monitoring_password",
+        "redis_producer_password",
+    ),
+    "monitor": ("node_exporter_password",),
+}
+# Tells values apart within one run, without giving them away.
+_KEY = secrets.token_bytes(32)
 # Data directories of Debian's brokers are below it.
 _DATA = PurePath("/var/lib")
 
@@ -40,7 +58,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
 
     disk: bytes of the file system of the brokers' data. system: the distribution and its major version.
     login: the user that Ansible logs in as. role_variables: those of DERIVED_ROLE_VARIABLES that are set.
-    variables: all variables whose names begin with celery_.
+    variables: all variables whose names begin with celery_. passwords: a token for each of SHARED_PASSWORDS.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     route: Mapping[str, Any] = facts.get("default_ipv4") or {}
@@ -56,6 +74,11 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "login": variables.get("ansible_user"),
         "variables": [name for name in variables if str(name).startswith("celery_")],
         "role_variables": [name for name in DERIVED_ROLE_VARIABLES if name in variables],
+        "passwords": {
+            name: hmac.digest(_KEY, str(variables[name]).encode(), "sha256").hex()
+            for name in chain.from_iterable(SHARED_PASSWORDS.values())
+            if name in variables
+        },
     }
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._facts import SHARED_PASSWORDS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
 
 #: Systems on which the roles are tested.
@@ -28,6 +29,7 @@ class Host:
         nodename: its host name, which Celery puts in place of %h.
         login: the user that Ansible logs in as.
         variables: its variables whose names begin with celery_.
+        passwords: a token for the value of each of SHARED_PASSWORDS that is set.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Host:
     nodename: str = ""
     login: str = ""
     variables: tuple[str, ...] = ()
+    passwords: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -70,6 +73,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             str(facts.get("nodename") or ""),
             str(facts.get("login") or ""),
             tuple(facts.get("variables") or ()),
+            facts.get("passwords") or {},
         )
     return hosts
 
@@ -89,7 +93,7 @@ def check_platforms(hosts: Iterable[Host], problems: list[Problem], *, untested:
                     f"the host {host.name}",
                     f"has {name} {release}, on which the roles are not tested",
                     f"Use {' or '.join(f'{name} {release}' for name, release in PLATFORMS)}, or set "
-                    "celery_untested_platforms: true",
+                    "celery_allow_untested_platforms: true",
                 )
             )
 
@@ -123,3 +127,26 @@ def check_identities(hosts: Iterable[Host], workers: Collection[str], problems: 
             names = [name for name, each in values.items() if each == value]
             if len(names) > 1:
                 problems.append(Problem(f"the hosts {' and '.join(names)}", f"have the same {what}, {value}", fix))
+
+
+def check_passwords(hosts: Iterable[Host], owners: Mapping[str, str], problems: list[Problem]) -> None:
+    """Refuse passwords that are set for a host, though another host's value is the one that counts.
+
+    Args:
+        owners: for each duty of SHARED_PASSWORDS, the name of its host; empty if the fleet has none.
+    """
+    known = {host.name: host for host in hosts}
+    for duty, names in SHARED_PASSWORDS.items():
+        if not (owner := known.get(owners.get(duty, ""))):
+            continue
+        for name in names:
+            value = owner.passwords.get(name)
+            others = [host.name for host in known.values() if host.passwords.get(name, value) != value]
+            if others:
+                problems.append(
+                    Problem(
+                        name,
+                        f"{' and '.join(others)} would use another value than {owner.name}",
+                        f"Set it for {owner.name}, whose value all hosts use, or for all hosts (group_vars/all)",
+                    )
+                )

@@ -16,19 +16,19 @@ class Margins:
 
     Attributes:
         failures: percentage points by which the share of failed tasks may rise.
-        least_failures: number of failed tasks below which their share is not evaluated.
+        min_failures: number of failed tasks below which their share is not evaluated.
         depth_factor: factor by which the depth of a queue may rise.
-        depth_least: depth up to which a queue is healthy in any case.
+        min_depth: depth up to which a queue is healthy in any case.
     """
 
     failures: float = 5.0
-    least_failures: int = 3
+    min_failures: int = 3
     depth_factor: float = 3.0
-    depth_least: int = 100
+    min_depth: int = 100
 
     def depth(self, baseline: int) -> float:
         """Return the depth that a queue with this baseline may have."""
-        return max(self.depth_least, baseline * self.depth_factor)
+        return max(self.min_depth, baseline * self.depth_factor)
 
 
 def ended(counts: Iterable[Mapping[str, int]]) -> tuple[int, int]:
@@ -87,7 +87,7 @@ def _failed_tasks(
         earlier_done, earlier_failed = ended([before.get(host, {}).get("counts", {}).get(versions[host], {})])
         done, failed = done - earlier_done, failed - earlier_failed
         share = 100 * failed / (done + failed) if failed else 0.0
-        if failed >= margins.least_failures and share > baseline + margins.failures:
+        if failed >= margins.min_failures and share > baseline + margins.failures:
             reasons.append(
                 f"on {host}, {failed} of {done + failed} tasks failed ({share:.0f}%; baseline: {baseline:.0f}%)"
             )

@@ -39,6 +39,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._hooks import read_ho
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     Host,
     check_identities,
+    check_passwords,
     check_platforms,
     read_hosts,
 )
@@ -461,6 +462,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     used = [hosts[name] for name in dict.fromkeys([*names, *producers]) if name in hosts]
     check_platforms(used, problems, untested=bool(raw.get("untested_platforms")))
     check_identities(used, placed, problems)
+    check_passwords(used, {"broker": broker_on.name, "monitor": monitor_host}, problems)
     check_app_name(app, {host.login for host in used}, problems)
     warnings += unknown_variables({name for host in used for name in host.variables}, problems)
     _check_secrets_dir(str(raw.get("secrets_dir") or "/"), problems)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 MANIFEST = "manifest.json"
 RECORD = "release.json"
@@ -23,66 +22,8 @@ DRAINED = "drained"
 SETTINGS = "celery_fleet_settings.py"
 # How long a program may take from its start until it has an environment.
 EXEC_SECONDS = 5.0
-# The check itself takes memory too.
-MEMORY_TOLERANCE = 1.2
-MIB = 1024 * 1024
 # The variable by which a process tells what it was started from.
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
-
-# Runs on the new release before it is activated: imports the application and says what it finds.
-CHECK = """
-import importlib.util, inspect, json, os, resource, sys
-import celery
-if celery.VERSION < (5, 3):
-    sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 of the application")
-from celery import Celery
-from celery.app.defaults import DEFAULTS
-from celery.app.utils import find_app
-name = sys.argv[1]
-module = importlib.import_module(name.partition(":")[0])
-try:
-    app = find_app(name)
-except (AttributeError, ImportError):
-    app = None
-    # find_app looks there too, and keeps to itself what it meets.
-    submodule = module.__name__ + ".celery"
-    if hasattr(module, "__path__") and importlib.util.find_spec(submodule):
-        importlib.import_module(submodule)
-if not isinstance(app, Celery):
-    sys.exit(f"{module.__name__} imports, but holds no Celery application where celery_app_module says: {name}. "
-             "Give module:variable, such as shop.celery:app")
-app.loader.import_default_modules()
-app.finalize()
-import celery_fleet_settings as fleet
-from celery_fleet_loader import differences, exchanges, priorities, queue_of, time_limits, undeclared
-def parameters(task):
-    try:
-        found = inspect.signature(task.run).parameters.values()
-    except (TypeError, ValueError):
-        return [["args", "VAR_POSITIONAL", False], ["kwargs", "VAR_KEYWORD", False]]
-    return [[each.name, each.kind.name, each.default is each.empty and "VAR_" not in each.kind.name] for each in found]
-print("\\n" + json.dumps({
-    "tasks": sorted(name for name in app.tasks if not name.startswith("celery.")),
-    "signatures": {name: parameters(task) for name, task in app.tasks.items() if not name.startswith("celery.")},
-    "queues": {name: queue_of(app, task) for name, task in app.tasks.items() if not name.startswith("celery.")},
-    "periodic": sorted(app.conf.beat_schedule or ()),
-    "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
-    "differences": differences(app),
-    "undeclared": undeclared(app),
-    "exchanges": exchanges(app),
-    "time_limits": time_limits(app),
-    "priorities": priorities(app),
-    "celery": celery.__version__,
-    "timezone": os.environ.get("TZ", ""),
-    "quorum_queues": [queue.name for queue in fleet.FIRM["task_queues"]
-                      if queue.queue_arguments.get("x-queue-type") == "quorum"],
-    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    "unknown": sorted(set(fleet.DECLARED) - set(DEFAULTS)),
-    "left_out": sorted({*fleet.FIRM, *fleet.DEFAULTS} - {*fleet.DECLARED, *DEFAULTS}),
-    "known": sorted(DEFAULTS),
-}))
-"""
-
 
 _PYTHON = re.compile(r"python3\.\d+")
 # A name of a directory, so nothing that leads out of it: versions of distributions (PEP 440) and the like.
@@ -226,116 +167,6 @@ def _environment(process: Path) -> bytes:
     except OSError:
         return b""
     return environment
-
-
-def settings_report(differences: Iterable[Mapping[str, str]], left_out: Iterable[str]) -> list[str]:
-    """Return a sentence for each setting that application and fleet set differently.
-
-    Args:
-        differences: of each, its name, both values as text, and whose value applies.
-        left_out: settings of the fleet that the release's Celery does not know.
-    """
-    told = []
-    for found in differences:
-        name, own, fleets = found["name"], found["application"], found["fleet"]
-        if found["applies"] == "application":
-            told.append(f"{name}: the application's {own} applies, not the fleet's {fleets}")
-        elif found["applies"] == "fleet":
-            told.append(f"{name}: the fleet's {fleets} applies, not the application's {own}")
-        else:
-            told.append(f"{name}: the fleet's apply first, then the application's {own}")
-    told += [f"{name}: left out, because the release's Celery does not know it" for name in left_out]
-    return told
-
-
-# Since then, a worker sets the prefetch count of each consumer in place of one for all, which quorum queues refuse:
-# https://docs.celeryq.dev/en/stable/history/whatsnew-5.5.html
-QUORUM_QUEUES_SINCE = (5, 5)
-TRIED_UNTIL = (5, 7)
-
-
-def celery_problems(version: str, quorum_queues: Iterable[str]) -> list[str]:
-    """Return why the release's Celery can't consume the fleet's queues.
-
-    Args:
-        version: of Celery, such as 5.4.0.
-        quorum_queues: names of those queues that are.
-    """
-    names = ", ".join(quorum_queues)
-    if not names or _minor(version) >= QUORUM_QUEUES_SINCE:
-        return []
-    return [
-        f"Celery {version} can't consume quorum queues ({names}). Require celery>=5.5 of the application, or set "
-        "celery_queue_defaults: {type: classic}, or celery_broker: redis"
-    ]
-
-
-def celery_report(version: str) -> list[str]:
-    """Return what to know of the release's Celery: that it is newer than what was tried, if it is."""
-    if _minor(version) <= TRIED_UNTIL:
-        return []
-    return [f"Celery {version} is newer than {'.'.join(map(str, TRIED_UNTIL))}, the latest version that was tried"]
-
-
-def _minor(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
-
-
-def priority_problems(priorities: Mapping[str, int]) -> list[str]:
-    """Return why tasks would not have the priorities that the application wants.
-
-    Args:
-        priorities: the highest ones, by where the application says so.
-    """
-    return [
-        f"The application sets {where} to a highest priority of {highest}, but queues have none on this fleet. Set "
-        f"{{type: classic, max_priority: {highest}}} of those queues in celery_queues that need it"
-        for where, highest in sorted(priorities.items())
-    ]
-
-
-def limit_problems(limits: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return why tasks' own time limits don't fit the workers of their queue.
-
-    Args:
-        limits: of each such task its name, its queue, and the seconds that task and worker grant.
-    """
-    return [
-        f"The task {found['name']} sets time_limit={found['task']}, but a stop of the workers of its queue "
-        f"{found['queue']} waits for {found['worker']} s only. Set time_limit: {found['task']} of the queue "
-        f"{found['queue']} in celery_queues, or lower that of the task"
-        for found in limits
-    ]
-
-
-def cap_problems(memory: int, caps: Mapping[str, int]) -> list[str]:
-    """Return why caps on children are too small: a child begins with all that the application takes.
-
-    Args:
-        memory: bytes that a process takes once it has imported the application.
-        caps: by the names of programs, in bytes; 0 for none.
-    """
-    return [
-        f"{name} replaces each child above {cap // MIB} MiB after its task, but the application alone takes "
-        f"{memory // MIB} MiB. Raise max_memory_per_child of the worker, or set celery_app_memory to {memory // MIB}MB"
-        for name, cap in sorted(caps.items())
-        if 0 < cap <= memory
-    ]
-
-
-def memory_report(memory: int, planned: int) -> list[str]:
-    """Return what to know of memory: that the application takes more than the plan counts, if it does.
-
-    Args:
-        memory: bytes that a process takes once it has imported the application.
-        planned: bytes that the plan counts for that; 0 if there is no plan.
-    """
-    if not planned or memory <= planned * MEMORY_TOLERANCE:
-        return []
-    return [
-        f"a process that has imported the application takes {memory // MIB} MiB; the plan counts {planned // MIB} MiB."
-        f" Set celery_app_memory to {memory // MIB}MB"
-    ]
 
 
 def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> list[str]:

@@ -9,42 +9,48 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import P
 
 PREFIX = "celery_"
 _OF_ROLES = """
-    celery_alerts celery_app_activate celery_app_app celery_app_artifact_dir celery_app_broker_url
-    celery_app_child_caps celery_app_environment celery_app_hooks celery_app_hooks_release
+    celery_alerts celery_allow_untested_platforms celery_app_activate celery_app_artifact_dir
+    celery_app_broker_url celery_app_child_caps celery_app_environment celery_app_hooks
+    celery_app_hooks_release celery_app_identity celery_app_import_on_controller
     celery_app_incompatible_tasks celery_app_index_url celery_app_keep_current celery_app_memory
-    celery_app_module celery_app_name celery_app_queues celery_app_requirements celery_app_result_backend
-    celery_app_routes celery_app_settings celery_app_settings_template celery_app_source
-    celery_app_source_sha256 celery_app_version celery_app_wheelhouse celery_app_wrapper_template
-    celery_beat_app celery_beat_enabled celery_beat_group celery_beat_log_level celery_beat_program_template
-    celery_broker celery_broker_address celery_broker_group celery_broker_listen_addresses celery_broker_memory
-    celery_broker_metrics_address celery_broker_port celery_certificates celery_default_queue
-    celery_exporter_app celery_exporter_beat celery_exporter_directory celery_exporter_interval
-    celery_exporter_programs celery_fleet_name celery_flower_group celery_hooks celery_key_prefix
-    celery_longest_countdown celery_monitor_group celery_producer_app celery_producer_broker_url
-    celery_producer_directory celery_producer_file_group celery_producer_group celery_producer_queues
+    celery_app_module celery_app_name celery_app_queues celery_app_requirements
+    celery_app_result_backend celery_app_routes celery_app_settings celery_app_settings_template
+    celery_app_source celery_app_source_sha256 celery_app_version celery_app_wheelhouse
+    celery_app_wrapper_template celery_beat_enabled celery_beat_group celery_beat_identity
+    celery_beat_log_level celery_beat_program_template celery_broker celery_broker_address
+    celery_broker_group celery_broker_listen_addresses celery_broker_memory
+    celery_broker_metrics_address celery_broker_port celery_certificate_targets celery_default_queue
+    celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs
+    celery_exporter_textfile_dir celery_fleet_name celery_flower_group celery_hooks celery_key_prefix
+    celery_longest_countdown celery_monitor_group celery_producer_broker_url celery_producer_config_dir
+    celery_producer_file_group celery_producer_group celery_producer_identity celery_producer_queues
     celery_producer_result_backend celery_producer_routes celery_producer_settings
-    celery_producer_settings_template celery_queue_defaults celery_queues celery_rollout_app
-    celery_rollout_batches celery_rollout_beat celery_rollout_dir celery_rollout_group celery_rollout_hooks
-    celery_rollout_hosts celery_rollout_judge_seconds celery_rollout_judge_tasks celery_rollout_keep_releases
-    celery_rollout_label celery_rollout_lock_host celery_rollout_margins celery_rollout_only
-    celery_rollout_page_dir celery_rollout_program_template celery_rollout_queues celery_rollout_restart_before
-    celery_rollout_start_timeout celery_rollout_stop_by celery_rollout_take_back celery_rollout_take_over
-    celery_rollout_version celery_secrets_dir celery_settings celery_task_log_agents celery_task_log_app
-    celery_task_log_cloudwatch_access_key celery_task_log_cloudwatch_credentials
-    celery_task_log_cloudwatch_endpoint celery_task_log_cloudwatch_group celery_task_log_cloudwatch_metrics
-    celery_task_log_cloudwatch_region celery_task_log_cloudwatch_secret_key celery_task_log_days
-    celery_task_log_file celery_task_log_file_size celery_task_log_files celery_task_log_metrics_directory
-    celery_task_log_sink celery_task_log_size celery_untested_platforms celery_visibility_timeout
-    celery_watchdog_app celery_watchdog_interval celery_watchdog_patience celery_watchdog_programs
-    celery_web_processes celery_worker_app celery_worker_defaults celery_worker_program_template
-    celery_worker_programs celery_worker_start_timeout celery_worker_stop_timeout celery_workers
+    celery_producer_settings_template celery_queue_defaults celery_queues celery_rollout_auto_rollback
+    celery_rollout_batches celery_rollout_beat_host celery_rollout_group celery_rollout_hooks
+    celery_rollout_hosts celery_rollout_identity celery_rollout_keep_releases celery_rollout_label
+    celery_rollout_lock_host celery_rollout_margins celery_rollout_observe_seconds
+    celery_rollout_observe_tasks celery_rollout_only_programs celery_rollout_program_template
+    celery_rollout_queues celery_rollout_report_dir celery_rollout_restart_before
+    celery_rollout_start_timeout celery_rollout_state_dir celery_rollout_stop_method
+    celery_rollout_take_over celery_rollout_version celery_secrets_dir celery_settings
+    celery_task_log_agents celery_task_log_cloudwatch_access_key celery_task_log_cloudwatch_credentials
+    celery_task_log_cloudwatch_endpoint celery_task_log_cloudwatch_group
+    celery_task_log_cloudwatch_metrics celery_task_log_cloudwatch_region
+    celery_task_log_cloudwatch_secret_key celery_task_log_file celery_task_log_file_backups
+    celery_task_log_file_size celery_task_log_identity celery_task_log_journal_size
+    celery_task_log_retention_days celery_task_log_sink celery_task_log_textfile_dir
+    celery_visibility_timeout celery_watchdog_identity celery_watchdog_interval celery_watchdog_programs
+    celery_watchdog_timeout celery_web_processes celery_worker_defaults celery_worker_identity
+    celery_worker_program_template celery_worker_programs celery_worker_start_timeout
+    celery_worker_stop_timeout celery_workers
 """
 #: Variables of the roles, as their argument specs list them.
 OF_ROLES = frozenset(_OF_ROLES.split())
 _OF_PLAYBOOKS = """
-    celery_doctor_disk celery_doctor_hours celery_doctor_json celery_doctor_skew celery_drain_deadline
-    celery_drain_force celery_host_memory celery_logs_grep celery_logs_lines celery_logs_programs celery_plan
-    celery_plan_build celery_restart_programs celery_restart_queues celery_run_command celery_status_file
+    celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
+    celery_drain_deadline celery_drain_force celery_host_memory celery_logs_grep celery_logs_lines
+    celery_logs_programs celery_plan celery_plan_build celery_restart_programs celery_restart_queues
+    celery_run_command celery_status_file
 """
 #: Variables of the playbooks.
 OF_PLAYBOOKS = frozenset(_OF_PLAYBOOKS.split())

@@ -196,6 +196,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._activation import (
     next_step,
     slice_seconds,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import replace_link, write_file
@@ -225,6 +226,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._workers import (
 )
 
 POLL_SECONDS = 0.5
+# A worker that runs longer without a file of its own is probed by remote control.
+SILENT_SECONDS = 30.0
 
 
 class State:
@@ -291,6 +294,7 @@ class Activation:
         self.state = State(
             self.root / ACTIVATION, module.params["version"], module.params["run"], keep=not module.check_mode
         )
+        self.counts = Path(module.params["state_dir"]) / "counts"
         self.current = self.root / "current"
         self.target = Path("releases") / module.params["version"]
         self.remote_control: RemoteControl | None = None
@@ -362,7 +366,10 @@ class Activation:
                 # Beat has no remote control. Supervisor reports RUNNING once it has stayed up for startsecs.
                 up = name in self.ready or process.state == "RUNNING"
                 answers[name] = (up, frozenset(item["queues"]))
-            else:
+            elif alive := read_alive(self.counts, name, process.pid):
+                answers[name] = (is_fresh(alive), frozenset(alive.queues))
+            elif time.time() - process.started > SILENT_SECONDS:
+                # It could not write its file, as on a full disk.
                 names[item["node"]] = name
         if names:
             for node, queues in self._consumed_queues(names).items():
@@ -524,7 +531,7 @@ class Activation:
         self.pruned = prunable([record for path in releases.glob("*") if (record := read_record(path))], keep, needed)
         for version in self.pruned:
             shutil.rmtree(releases / version)
-            remove_counts(Path(self.parameters["state_dir"]) / "counts", version)
+            remove_counts(self.counts, version)
 
     def _wanted(self, worker: str) -> Wanted:
         slots = tuple(self.slots[worker])
@@ -550,7 +557,7 @@ class Activation:
         process = self.server.processes().get(name)
         if not process or process.state != "STOPPING":
             return text
-        tasks = in_flight(Path(self.parameters["state_dir"]) / "counts", name, process.pid, time.time())
+        tasks = in_flight(self.counts, name, process.pid, time.time())
         return f"{text}: {tasks}" if tasks else text
 
 

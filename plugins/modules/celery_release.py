@@ -147,7 +147,6 @@ seconds: {description: How long it took., type: float, returned: success}
 """
 
 import base64
-import difflib
 import json
 import os
 import shutil
@@ -165,22 +164,19 @@ from ansible_collections.fleet.celery.plugins.module_utils._compare import lost,
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, make_directory, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
-    CHECK,
     SETTINGS,
     Record,
     ReleaseError,
-    cap_problems,
-    celery_problems,
-    celery_report,
     check_version,
     digest,
     fingerprint,
-    limit_problems,
     made_for_another_python,
-    memory_report,
-    priority_problems,
     read_record,
-    settings_report,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._release_check import (
+    CHECK,
+    release_findings,
+    release_problems,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._venv import install, lacking, unpacked
 
@@ -292,7 +288,7 @@ class Host:
                 path.touch(0o750 if name == "celery_run" else 0o640)
                 shutil.chown(path, "root", user)
                 path.write_text(text, encoding="utf-8")
-            run = ["runuser", "-u", user, "--", str(directory / "celery_run"), "python", "-c", CHECK]
+            run = ["runuser", "-u", user, "--", str(directory / "celery_run"), "python", "-m", CHECK]
             variables = {"CELERY_FLEET_RELEASE": str(self.release), "CELERY_FLEET_CONFIG_DIR": temporary}
             output = self._command(
                 [*run, self.parameters["app"]],
@@ -300,7 +296,9 @@ class Host:
                 variables,
             )
         found = json.loads(output.splitlines()[-1])
-        self._judge(found)
+        problems = release_problems(found, self.parameters["app"], self.parameters["child_caps"])
+        if problems := [*problems, *self.lost(found["signatures"])]:
+            raise ReleaseError("\n".join(problems))
         record = replace(
             record,
             checked=checked,
@@ -310,48 +308,10 @@ class Host:
             queues=found["queues"],
             periodic=tuple(found["periodic"]),
             timezone=found["timezone"],
-            findings=(
-                *celery_report(found["celery"]),
-                *settings_report(found["differences"], found["left_out"]),
-                *memory_report(found["memory"], self.parameters["app_memory"]),
-            ),
+            findings=tuple(release_findings(found, self.parameters["app_memory"])),
         )
         record.write(self.release)
         return record
-
-    def _judge(self, found: dict[str, Any]) -> None:
-        problems = []
-        if not found["applies_settings"]:
-            problems.append(
-                f"{self.parameters['app']} does not take the fleet's settings, because it has a loader of its own. "
-                "Leave out loader= where it is created, and CELERY_LOADER in its environment"
-            )
-        problems += celery_problems(found["celery"], found["quorum_queues"])
-        problems += priority_problems(found["priorities"])
-        problems += limit_problems(found["time_limits"])
-        problems += self.lost(found["signatures"])
-        problems += cap_problems(found["memory"], self.parameters["child_caps"])
-        for queue, where in sorted(found["undeclared"].items()):
-            problems.append(
-                f"{self.parameters['app']}: {where} sends tasks to the queue {queue}, which celery_queues does not "
-                "declare. Declare it there, or change it in the application"
-            )
-        for exchange, where in sorted(found["exchanges"].items()):
-            problems.append(
-                f"{self.parameters['app']}: {where} sends tasks to the exchange {exchange}, which is not the fleet's. "
-                "Leave out exchange there: a queue has one"
-            )
-        for name in found["unknown"]:
-            close = difflib.get_close_matches(name, found["known"], n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            problems.append(f"celery_settings.{name}: the release's Celery knows no such setting.{hint}")
-        if not found["tasks"]:
-            problems.append(
-                f"{self.parameters['app']} has no tasks. Name their modules in its include=, or call "
-                "app.autodiscover_tasks()"
-            )
-        if problems:
-            raise ReleaseError("\n".join(problems))
 
     def running(self) -> Record | None:
         """Return the record of the release whose place this one takes, if there is one."""

@@ -109,7 +109,9 @@ releases:
   elements: dict
   returned: success
 programs:
-  description: C(name), C(state) and C(release) of each program.
+  description:
+    - C(name), C(state) and C(release) of each program.
+    - C(silent) is the number of seconds for which the event loop of a running worker has not turned, or 0.
   type: list
   elements: dict
   returned: success
@@ -150,6 +152,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
@@ -234,6 +237,12 @@ def previous(root: Path) -> str:
     return release
 
 
+def silent(directory: Path, process: Process) -> int:
+    """Return the seconds for which a worker's event loop has not turned; 0 if it turns, or has never reported."""
+    alive = read_alive(directory, process.name, process.pid) if process.state == "RUNNING" else None
+    return 0 if alive is None or is_fresh(alive) else round(time.monotonic() - alive.at)
+
+
 def releases(root: Path) -> list[dict[str, Any]]:
     """Return the releases on the host, each with the tasks that would be lost if it replaced the current one."""
     records = [record for path in (root / "releases").glob("*") if (record := read_record(path))]
@@ -296,7 +305,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "current": current.readlink().name if current.is_symlink() else "",
         "previous": previous(root),
         "releases": releases(root),
-        "programs": [state_of(process) for process in processes.values()],
+        "programs": [{**state_of(process), "silent": silent(directory, process)} for process in processes.values()],
         "strays": strays_of(module.params["app_name"]),
         "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},

@@ -53,4 +53,4 @@ def test_certificates_are_given_as_endpoints() -> None:
     assert read_certificates(["https://flower.example.com", "broker.example.com:5671"], problems)
     assert not problems
     read_certificates(["flower.example.com", "http://flower.example.com", 443], problems)
-    assert [problem.where for problem in problems] == ["celery_certificates"] * 3
+    assert [problem.where for problem in problems] == ["celery_certificate_targets"] * 3

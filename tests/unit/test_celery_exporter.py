@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _counts
+from ansible_collections.fleet.celery.plugins.module_utils import _alive, _counts
 from ansible_collections.fleet.celery.plugins.module_utils._counts import KINDS, RECORDS, CountsFile, read_counts
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -37,6 +39,7 @@ NOW = 1_800_000_000.0
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setitem(sys.modules, "celery_fleet_counts", _counts)
+    monkeypatch.setitem(sys.modules, "celery_fleet_alive", _alive)
     monkeypatch.syspath_prepend(FILES)
     yield importlib.import_module("celery_exporter")
     sys.modules.pop("celery_exporter")
@@ -70,6 +73,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "app": "shop",
         "current": str(tmp_path / "current"),
         "drained": str(tmp_path / "drained"),
+        "counts": str(tmp_path),
         "programs": [
             {
                 "name": "shop-email",
@@ -121,6 +125,15 @@ def test_workers_are_exported_with_their_children(
         assert told[series("celery_worker_memory_bytes", program="shop-email", process=process)] > 1_000_000
     labels = {"program": "shop-email", "slot": "shop-email-a", "release": "1.4.0"}
     assert before - 2 < told[series("celery_worker_start_time_seconds", **labels)] < time.time() + 2
+
+
+def test_a_loop_that_does_not_turn_is_seen(
+    tell: Callable[..., dict[str, float]], start: Callable[[str, str], int], tmp_path: Path
+) -> None:
+    alive = _alive.Alive(start("shop-mail", "1.4.0"), time.monotonic() - 90, ("mail",), 0, 0, 0)
+    (tmp_path / "shop-mail.alive").write_text(json.dumps(asdict(alive)))
+    age = tell()[series("celery_worker_heartbeat_age_seconds", program="shop-mail", slot="shop-mail")]
+    assert 90 <= age < 600
 
 
 def test_a_handover_exports_both_slots(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:

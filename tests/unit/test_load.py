@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _counts
+from ansible_collections.fleet.celery.plugins.module_utils import _alive, _counts
 from ansible_collections.fleet.celery.plugins.module_utils._counts import RECORDS, SIZE, Counts, read_counts
 from celery.app.task import Context
 from prometheus_client.parser import text_string_to_metric_families
@@ -112,6 +112,7 @@ class Exporter:
         (directory / "exporter.json").write_text(json.dumps(config), encoding="utf-8")
         (directory / "modules").mkdir()
         shutil.copy(str(_counts.__file__), directory / "modules" / "celery_fleet_counts.py")
+        shutil.copy(str(_alive.__file__), directory / "modules" / "celery_fleet_alive.py")
         program = ROLES / "celery_exporter" / "files" / "celery_exporter.py"
         self._process = subprocess.Popen(
             [sys.executable, "-B", str(program), str(directory / "exporter.json")],

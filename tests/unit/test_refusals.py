@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._variables import OF_PLAYBOOKS, OF_ROLES
 from fleet import FACTS, GROUPS, declaration, with_worker
@@ -95,7 +96,7 @@ def test_an_untested_system_is_refused(system: list[str]) -> None:
     (problem,) = refused(declaration(), worker1={"system": system})
     assert problem == (
         f"the host worker1: has {system[0]} {system[1]}, on which the roles are not tested. "
-        "Use Debian 12 or Debian 13, or set celery_untested_platforms: true"
+        "Use Debian 12 or Debian 13, or set celery_allow_untested_platforms: true"
     )
     assert refused(declaration(untested_platforms=True), worker1={"system": system}) == []
     assert refused(declaration(), worker1={"system": ["Debian", "12"]}) == []
@@ -172,3 +173,22 @@ def test_a_message_larger_than_the_brokers_maximum_is_refused() -> None:
     raw["queues"][0]["message_size"] = "20MB"
     assert any("is above the 16 MB that RabbitMQ 4 takes" in problem for problem in refused(raw))
     assert not any("RabbitMQ" in problem for problem in refused({**raw, "broker": "redis"}))
+
+
+def test_a_password_that_another_host_would_not_use_is_refused() -> None:
+    name = "rabbitmq_application_password"
+    (problem,) = refused(declaration(), worker1={"passwords": {name: "a"}})
+    assert problem.startswith(f"{name}: worker1 would use another value than broker1. Set it for broker1")
+    (problem,) = refused(declaration(), broker1={"passwords": {name: "b"}}, worker1={"passwords": {name: "a"}})
+    assert "worker1 would use another value" in problem
+    for hosts in ({"broker1": "a"}, {"broker1": "a", "worker1": "a", "worker2": "a"}):
+        assert not refused(declaration(), **{host: {"passwords": {name: value}} for host, value in hosts.items()})
+
+
+def test_tokens_of_passwords_compare_and_give_nothing_away() -> None:
+    one, same, other = (
+        host_facts({"redis_application_password": value, "ansible_facts": {}})["passwords"] for value in ("a", "a", "b")
+    )
+    assert one == same != other
+    assert set(one) == {"redis_application_password"}
+    assert len(one["redis_application_password"]) == len("ab" * 32)

@@ -69,5 +69,5 @@ def test_each_alert_has_a_runbook(broker: str) -> None:
     for rule in groups(broker)["celery-shop"]:
         assert rule["alert"] in chapters
         assert rule["labels"]["severity"] in ("page", "warn")
-        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{rule['alert'].lower()}"
+        assert rule["annotations"]["runbook_url"] == f"docs/alerts.md#{rule['alert'].lower()}"
         assert rule["annotations"]["summary"]

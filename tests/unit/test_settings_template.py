@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
-from ansible_collections.fleet.celery.plugins.module_utils._release import CHECK
 from fleet import FACTS, GROUPS, declaration
 from jinja2 import Environment, FileSystemLoader
 
@@ -55,6 +54,8 @@ print(json.dumps({
 }))
 """
 
+CHECK = "import celery_fleet_check; celery_fleet_check.main()"
+
 
 @pytest.fixture(scope="module")
 def planned() -> dict[str, Any]:
@@ -93,6 +94,7 @@ class Project:
         for module in MODULES.glob("*.py"):
             shutil.copy(module, self.directory)
         shutil.copy(COUNTS, self.directory / "celery_fleet_counts.py")
+        shutil.copy(COUNTS.with_name("_alive.py"), self.directory / "celery_fleet_alive.py")
         (self.directory / "shop_app.py").write_text(APP.format(reads=reads))
 
     def django(self, text: str) -> None:

@@ -39,6 +39,12 @@ def test_only_strays_are_stopped() -> None:
         assert other.poll() is None
         other.communicate(b"\n")
     environment = os.environ | {"SUPERVISOR_PROCESS_NAME": "shop-email"}
-    with subprocess.Popen(["/bin/sleep", "1000"], env=environment) as stray:
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as stray:
+        assert stray.stdin
+        assert stray.stdout
+        # A process that is being started has no environment for a moment; one that answers has.
+        stray.stdin.write(b"here\n")
+        stray.stdin.flush()
+        assert stray.stdout.readline() == b"here\n"
         stop_strays([Stray("shop-email", stray.pid)])
         assert stray.wait(timeout=60) == -signal.SIGTERM

@@ -25,7 +25,7 @@ CLOUDWATCH = {
     "celery_task_log_cloudwatch_access_key": "AKIATEST",
     "celery_task_log_cloudwatch_secret_key": "secret",
 }
-ROLE = Role("celery_task_log", inventory_hostname="worker1", celery_task_log_app=APP)
+ROLE = Role("celery_task_log", inventory_hostname="worker1", celery_task_log_identity=APP)
 FILE = "/var/log/my-shop-tasks/tasks.jsonl"
 
 
@@ -54,7 +54,7 @@ def ini(text: str) -> configparser.ConfigParser:
     ],
 )
 def test_valid_options_are_accepted(given: dict[str, Any]) -> None:
-    assert ROLE.value("__celery_task_log_mistakes", **given) == []
+    assert ROLE.value("__celery_task_log_problems", **given) == []
 
 
 @pytest.mark.parametrize(
@@ -62,35 +62,39 @@ def test_valid_options_are_accepted(given: dict[str, Any]) -> None:
     [
         (
             {**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": ""},
-            "it has no credentials. Give it celery_task_log_",
+            "there are no credentials. Set celery_task_log_",
         ),
-        ({**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"}, "it has no credentials"),
+        ({**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"}, "there are no credentials"),
         ({**CLOUDWATCH, "celery_task_log_cloudwatch_region": ""}, "celery_task_log_cloudwatch_region is empty"),
         ({**CLOUDWATCH, "celery_task_log_cloudwatch_group": "a b"}, "celery_task_log_cloudwatch_group is 'a b'"),
         ({"celery_task_log_cloudwatch_metrics": "Celery"}, "Only the sink cloudwatch has metrics"),
-        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "They read the file of the sink file"),
-        ({"celery_task_log_size": "1 GB"}, "celery_task_log_size is '1 GB'"),
-        ({"celery_task_log_days": 0}, "celery_task_log_days is 0. It is no less than 1"),
-        ({"celery_task_log_files": 0}, "celery_task_log_files is 0. It is no less than 1"),
-        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. It is no less than 65536"),
+        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "Agents read the file of the sink file"),
+        ({"celery_task_log_journal_size": "1 GB"}, "celery_task_log_journal_size is '1 GB'"),
+        ({"celery_task_log_retention_days": 0}, "celery_task_log_retention_days is 0. Set it to at least 1"),
+        ({"celery_task_log_file_backups": 0}, "celery_task_log_file_backups is 0. Set it to at least 1"),
+        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. Set it to at least 65536"),
     ],
 )
 def test_invalid_options_are_refused(given: dict[str, Any], told: str) -> None:
-    (mistake,) = ROLE.value("__celery_task_log_mistakes", **given)
+    (mistake,) = ROLE.value("__celery_task_log_problems", **given)
     assert told in mistake
     assert "secret" not in mistake.replace("secret_key", "")
 
 
 def test_all_errors_are_reported_at_once() -> None:
-    wrong = {"celery_task_log_sink": "cloudwatch", "celery_task_log_size": "much", "celery_task_log_days": -1}
-    assert len(ROLE.value("__celery_task_log_mistakes", **wrong)) == 4
+    wrong = {
+        "celery_task_log_sink": "cloudwatch",
+        "celery_task_log_journal_size": "much",
+        "celery_task_log_retention_days": -1,
+    }
+    assert len(ROLE.value("__celery_task_log_problems", **wrong)) == 4
 
 
 # -- what systemd reads --
 
 
 def test_the_journal_is_bounded_and_drops_nothing_for_its_rate() -> None:
-    journal = ini(ROLE.render("journald.conf.j2", celery_task_log_size="2G"))["Journal"]
+    journal = ini(ROLE.render("journald.conf.j2", celery_task_log_journal_size="2G"))["Journal"]
     assert (journal["SystemMaxUse"], journal["MaxRetentionSec"], journal["MaxFileSec"]) == ("2G", "30day", "1day")
     assert (journal["RateLimitIntervalSec"], journal["RateLimitBurst"], journal["SplitMode"]) == ("0", "0", "none")
 

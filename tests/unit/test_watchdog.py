@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils import _alive
+from ansible_collections.fleet.celery.plugins.module_utils._alive import Alive
 from hypothesis import given
 from hypothesis import strategies as st
 
 PATH = Path(__file__).parents[2] / "roles" / "celery_watchdog" / "files" / "celery_watchdog.py"
+sys.modules["celery_fleet_alive"] = _alive
 _spec = importlib.util.spec_from_file_location("celery_watchdog", PATH)
 assert _spec
 assert _spec.loader
@@ -21,7 +24,7 @@ sys.modules["celery_watchdog"] = watchdog
 _spec.loader.exec_module(watchdog)
 
 PATIENCE = 40.0
-CONFIG = {"patience": PATIENCE, "workers": [{"program": "shop-email", "node": "email@h", "queues": ["email", "rest"]}]}
+CONFIG = {"patience": PATIENCE, "workers": [{"program": "shop-email", "queues": ["email", "rest"]}]}
 
 
 def sights(**changes: Any) -> list[Any]:
@@ -82,27 +85,32 @@ def test_one_that_a_restart_does_not_mend_is_restarted_less_and_less() -> None:
     assert any(silent)
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], looks: int, life: float = 100.0) -> dict[str, str]:
+def report(*queues: str) -> Alive:
+    return Alive(pid=7, at=0.0, queues=queues, active=0, held=0, done=1)
+
+
+def judged(
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], looks: int, life: float = 100.0, **reports: Alive
+) -> dict[str, str]:
     memory = watchdog.Memory(PATIENCE)
     found: dict[str, str] = {}
     for look in range(looks):
         monkeypatch.setattr(watchdog.time, "monotonic", lambda look=look: look * 10.0)
-        found |= watchdog.judge(seen, CONFIG, {"shop-email": (7, life)}, memory)
+        alive = {f"shop-{name}": each for name, each in reports.items()}
+        found |= watchdog.judge(seen, CONFIG, {"shop-email": (7, life)}, alive, memory)
     return found
 
 
 def test_the_queues_of_a_worker_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {"broker": True, "workers": {"email@h": {"done": 1, "active": 0}}, "waiting": {"email": 0, "rest": 2}}
-    assert "while 2 wait" in judged(monkeypatch, seen, looks=6)["shop-email"]
-    assert judged(monkeypatch, {**seen, "waiting": {"other": 9}}, looks=6) == {}
+    seen, email = {"broker": True, "waiting": {"email": 0, "rest": 2}}, report("email", "rest")
+    assert "while 2 wait" in judged(monkeypatch, seen, looks=6, email=email)["shop-email"]
+    assert judged(monkeypatch, {**seen, "waiting": {"other": 9}}, looks=6, email=email) == {}
 
 
 def test_a_queue_that_it_was_told_to_leave_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = {"done": 1, "active": 0, "queues": ["email"]}
-    seen = {"broker": True, "workers": {"email@h": answer}, "waiting": {"email": 0, "rest": 2}}
-    assert judged(monkeypatch, seen, looks=20) == {}
-    answer["queues"] = ["email", "rest"]
-    assert "while 2 wait" in judged(monkeypatch, seen, looks=6)["shop-email"]
+    seen = {"broker": True, "waiting": {"email": 0, "rest": 2}}
+    assert judged(monkeypatch, seen, looks=20, email=report("email")) == {}
+    assert "while 2 wait" in judged(monkeypatch, seen, looks=6, email=report("email", "rest"))["shop-email"]
 
 
 def test_what_the_application_prints_is_passed_over() -> None:
@@ -117,7 +125,7 @@ def test_nothing_is_restarted_while_the_broker_is_away(monkeypatch: pytest.Monke
 
 
 def test_a_worker_that_has_just_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    silent = {"broker": True, "workers": {}, "waiting": {}}
+    silent = {"broker": True, "waiting": {}}
     assert judged(monkeypatch, silent, looks=20, life=30.0) == {}
     # A large application is not there after half a minute.
     assert judged(monkeypatch, silent, looks=20, life=170.0) == {}
@@ -126,8 +134,8 @@ def test_a_worker_that_has_just_started_is_left_alone(monkeypatch: pytest.Monkey
     memory = watchdog.Memory(PATIENCE)
     for look in range(20):
         monkeypatch.setattr(watchdog.time, "monotonic", lambda look=look: look * 10.0)
-        seen = silent | {"workers": {} if look else {"email@h": {"done": 0, "active": 0}}}
-        if reasons := watchdog.judge(seen, CONFIG, {"shop-email": (7, 60.0 + 10 * look)}, memory):
+        alive = {} if look else {"shop-email": report("email")}
+        if reasons := watchdog.judge(silent, CONFIG, {"shop-email": (7, 60.0 + 10 * look)}, alive, memory):
             break
     assert reasons == {"shop-email": "it has not answered for 40 s"}
     assert look < 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,8 +15,9 @@ def wheel(
     *,
     needs: str | None = None,
     python: str | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write the smallest wheel that pip takes, with what its metadata say of dependencies and Python."""
+    """Write the smallest wheel that pip takes, with more files and what its metadata say of dependencies and Python."""
     directory.mkdir(parents=True, exist_ok=True)
     project, version = name.split("-")
     path = directory / f"{name}-{tag}.whl"
@@ -25,7 +27,8 @@ def wheel(
     if python:
         metadata += f"Requires-Python: {python}\n"
     with zipfile.ZipFile(path, "w") as file:
-        file.writestr(f"{project}.py", text)
+        for member, content in {f"{project}.py": text, **(more or {})}.items():
+            file.writestr(member, content)
         file.writestr(f"{name}.dist-info/METADATA", metadata)
         file.writestr(f"{name}.dist-info/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n")
         file.writestr(f"{name}.dist-info/RECORD", "")

@@ -406,7 +406,7 @@ def test_a_module_without_the_application_is_refused(one: Any) -> None:
     before = state(one)
     names = ("root", "config_dir", "state_dir", "log_dir")
     directories = dict(zip(names, ("/srv/shop", "/etc/shop", "/var/lib/shop", "/var/log/shop"), strict=True))
-    output = refuse(celery_app_app={"name": "shop", "user": "shop", "module": "shop.settings:app", **directories})
+    output = refuse(celery_app_identity={"name": "shop", "user": "shop", "module": "shop.settings:app", **directories})
     assert "Release 1.0.0 does not import, so nothing was changed or restarted" in output
     assert "shop.settings imports, but holds no Celery application where celery_app_module says" in output
     assert state(one) == before
@@ -414,8 +414,8 @@ def test_a_module_without_the_application_is_refused(one: Any) -> None:
 
 def test_a_user_of_the_hosts_is_not_taken(one: Any) -> None:
     directories = {name: f"/srv/games/{name}" for name in ("root", "config_dir", "state_dir", "log_dir")}
-    output = refuse(celery_app_app={"name": "games", "user": "games", "module": "shop.celery:app", **directories})
-    assert "games is a user of debian12 already, whose home is /usr/games. Choose another celery_app_name" in output
+    output = refuse(celery_app_identity={"name": "games", "user": "games", "module": "shop.celery:app", **directories})
+    assert "games exists on debian12 already, with the home directory /usr/games. Set celery_app_name" in output
     assert not one.file("/srv/games").exists
 
 

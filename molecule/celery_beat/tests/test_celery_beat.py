@@ -81,7 +81,7 @@ def test_what_moves_to_another_host_is_gone_from_the_old_one(shop: Shop) -> None
     assert not shop.pids("debian12")
     assert set(shop.pids("debian13")) == {"shop-ticks", "shop-beat"}
     assert beats(shop) == {"debian12": 0, "debian13": 1}
-    stop = output.index("Take beat off every host but its own")
+    stop = output.index("Remove beat from all other hosts")
     assert stop < output.index("PLAY [Run beat]"), "for a moment there were two"
     before = ticks(shop)
     wait_until(lambda: ticks(shop) > before, "no tick is done from the new host")

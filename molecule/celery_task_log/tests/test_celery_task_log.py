@@ -91,7 +91,7 @@ def test_a_dead_sink_fills_no_disk_and_what_it_missed_is_counted(host: Any) -> N
     before = known(host)
     rebuild(
         host,
-        celery_task_log_size="16M",
+        celery_task_log_journal_size="16M",
         celery_task_log_sink="cloudwatch",
         celery_task_log_agents={},
         celery_task_log_cloudwatch_region="eu-central-1",

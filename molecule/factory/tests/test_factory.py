@@ -64,8 +64,8 @@ def test_hooks_run_at_their_moments_and_one_that_fails_takes_the_release_back(
     begun = ["before_stage 2.0.0", "before_activate 2.4.0", "after_activate 2.4.0"]
     assert moments() == [*begun, "after_rollback 2.0.0"]
 
-    play("deploy", test_source=source, celery_hooks=hooks, celery_rollout_judge_seconds=1)
-    play("rollback", celery_hooks=hooks, celery_rollout_judge_seconds=1)
+    play("deploy", test_source=source, celery_hooks=hooks, celery_rollout_observe_seconds=1)
+    play("rollback", celery_hooks=hooks, celery_rollout_observe_seconds=1)
     assert moments()[4:] == [*begun, "after_release 2.4.0", "after_rollback 2.0.0"]
 
 

@@ -52,7 +52,7 @@ class Doctor:
 
     def __call__(self, *options: str, **variables: Any) -> dict[str, list[str]]:
         """Return what each check found, of those that found anything, as texts."""
-        run = run_playbook(PLAYBOOKS / "doctor.yml", *options, celery_doctor_json=str(self._json), **variables)
+        run = run_playbook(PLAYBOOKS / "doctor.yml", *options, celery_doctor_file=str(self._json), **variables)
         told = run.stdout + run.stderr
         assert set(re.findall(r"\bchanged=(\d+)", run.stdout)) == {"0"}, told[-3000:]
         values = json.loads(self._json.read_text(encoding="utf-8"))
@@ -98,7 +98,7 @@ def answers(shop: Shop) -> bool:
 def test_a_fleet_that_is_well_has_no_findings(shop: Shop, doctor: Doctor) -> None:
     wait_until(lambda: answers(shop), "not all workers answer")
     # What was killed by the tests of an earlier run, and how full the machine's own disk is, are not the fleet's.
-    assert doctor(celery_doctor_hours=0, celery_doctor_disk=1) == {}
+    assert doctor(celery_doctor_window_hours=0, celery_doctor_min_disk_free=1) == {}
 
 
 def running_for(shop: Shop, task: str, seconds: float) -> Callable[[], bool]:
@@ -178,7 +178,7 @@ def test_each_thing_that_is_wrong_is_found_with_what_to_do(shop: Shop, doctor: D
             stack.enter_context(shop.altered(host, do, undo))
         wait_until(overdue, "time stands still")
         # A check finds the same.
-        found = doctor("--check", celery_queues=queues(), celery_doctor_disk=99.99)
+        found = doctor("--check", celery_queues=queues(), celery_doctor_min_disk_free=99.99)
 
     killed = "processes that were killed"
     assert told(found, killed, f"shop-reports-{slot} on worker2", "a child process", "SIGKILL", "celerytaskskilled")
@@ -207,7 +207,7 @@ def test_a_broker_and_a_host_that_are_away_are_found_and_the_rest_is_examined(sh
     try:
         with shop.altered("broker1", f"systemctl stop {UNIT}", f"systemctl start {UNIT}"):
             cut_off("control1")
-            found = doctor(celery_doctor_hours=0, celery_doctor_disk=99.99)
+            found = doctor(celery_doctor_window_hours=0, celery_doctor_min_disk_free=99.99)
     finally:
         start(shop.host("control1"), "control1")
     assert told(found, "hosts", "control1", "could not be examined")
@@ -229,7 +229,7 @@ def memory(shop: Shop) -> str:
 
 def test_a_broker_that_complains_is_found(shop: Shop, doctor: Doctor) -> None:
     with shop.altered("broker1", ALARM, memory(shop)):
-        found = doctor(celery_doctor_hours=0, celery_doctor_disk=1)
+        found = doctor(celery_doctor_window_hours=0, celery_doctor_min_disk_free=1)
     words = {"rabbitmq": "Memory alarm", "redis": "memory is full"}[BROKER]
     assert told(found, "the broker", f"{BROKER} on broker1", words, "docs/alerts.md")
     assert set(found) == {"the broker"}

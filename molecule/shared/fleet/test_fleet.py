@@ -192,7 +192,7 @@ def test_a_sweep_gives_the_tasks_of_a_killed_worker_to_others(shop: Shop) -> Non
     wait_until(lambda: shop.pid("worker2", "shop-reports-a") not in (0, killed), "Supervisor does not start it again")
     wait_until(lambda: shop.host("control1").run(f"{PING} -d reports-a@worker2").rc == 0, "it does not answer")
     # Beside others, whose acknowledgements got lost when the broker was away.
-    for options, word in ((["--check"], "would go back"), ([], "went back")):
+    for options, word in ((["--check"], "would be requeued"), ([], "were requeued")):
         assert len(shop.events(lost, "started")) == 2
         told = playbook("sweep", *options)
         assert word in told
@@ -200,7 +200,7 @@ def test_a_sweep_gives_the_tasks_of_a_killed_worker_to_others(shop: Shop) -> Non
         assert busy not in told
     assert len(shop.wait_for([busy, *lost])) == 3
     told = playbook("sweep")
-    assert "0 tasks went back" in told, [line for line in shop.ledger() if line["id"] in told] or told
+    assert "0 tasks were requeued" in told, [line for line in shop.ledger() if line["id"] in told] or told
     assert len(shop.events([busy], "started")) == 1, "a task that ran was given to another worker"
 
 

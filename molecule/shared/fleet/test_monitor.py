@@ -440,4 +440,4 @@ def test_all_that_is_over_is_forgotten(monitor: Monitor, pager: Callable[[], lis
     cleared(monitor, FIRED)
     if BROKER == "rabbitmq":
         wait_until(lambda: "CeleryWorkerGone" in told(pager(), "resolved"), "nobody is told that it is over")
-        assert all(alert["annotations"]["runbook"].startswith("docs/alerts.md#") for alert in pager())
+        assert all(alert["annotations"]["runbook_url"].startswith("docs/alerts.md#") for alert in pager())

@@ -32,7 +32,7 @@ LOAD = [
     call("reports.build", "2026-05", 0.2),
 ]
 # Load is steady, so there is enough to judge by soon.
-QUICK = {"celery_rollout_judge_seconds": 10}
+QUICK = {"celery_rollout_observe_seconds": 10}
 WORKERS = ("worker1", "worker2")
 # Of what a playbook said, where it is not what it should have.
 SHOWN = 4000
@@ -86,6 +86,14 @@ supervisorctl status | while read -r name state _ pid _; do
   echo $name $state $release
   release=
 done
+"""
+
+
+# How many of the workers' programs are from the inventory's own template, and how many there are.
+OWN_TEMPLATE = """
+cd /etc/supervisor/conf.d
+grep -l "^; From the user's own template" shop-*.conf | wc -l
+ls shop-*.conf | grep -cv beat
 """
 
 
@@ -175,7 +183,7 @@ def test_a_release_loses_and_repeats_nothing(shop: Shop, status: Any) -> None:
 
 
 def test_back_and_forth_while_an_old_worker_still_ends_its_tasks(shop: Shop) -> None:
-    at_once = {"celery_rollout_batches": ["100%"], "celery_rollout_judge_seconds": 0}
+    at_once = {"celery_rollout_batches": ["100%"], "celery_rollout_observe_seconds": 0}
     with load(shop):
         report = shop.report("2026-06")
         play("rollback", **at_once)
@@ -297,13 +305,13 @@ def kept(shop: Shop, host: str) -> list[str]:
 def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop, status: Any) -> None:
     before = releases_of(shop)
     with load(shop):
-        assert "Nobody would consume reports, video any more" in refused("drain", "--limit", "worker2")
+        assert "No worker would consume reports, video." in refused("drain", "--limit", "worker2")
         report = shop.report("2026-07")
         # It is asked about each 15 s: often enough that the loop is one.
         deadline = 35 + ample(shop)
         output = play("drain", "--limit", "worker2", celery_drain_deadline=deadline, celery_drain_force=True)
-        assert output.count("TASK [Have the workers end]") > 3
-        assert re.search(r"msg: shop-reports-\w had to be broken off", output)
+        assert output.count("TASK [Drain the workers for one time slice]") > 3
+        assert re.search(r"msg: shop-reports-\w did not finish before the deadline", output)
         # It handed its task back, so that nothing of it waits for others to find it.
         assert "Cold shutdown" in shop.output("cat /var/log/shop/shop-reports-*.log", "worker2")
         assert shop.pids("worker2") == {}
@@ -328,7 +336,7 @@ def test_a_restart_takes_what_it_was_told_and_nothing_else(shop: Shop, by: str) 
             "restart",
             celery_restart_queues=["video"],
             celery_restart_programs=["shop-email"],
-            celery_rollout_stop_by=by,
+            celery_rollout_stop_method=by,
         )
     for host, pids in before.items():
         after = shop.pids(host)
@@ -375,15 +383,15 @@ def test_old_releases_go_but_none_that_runs(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("name", "variables", "reason"),
     [
-        ("rollback", {"celery_app_version": "9.9.9"}, "Release 9.9.9 is not on worker1, which has .*1.6.0"),
-        ("restart", {"celery_restart_queues": ["vidoe"]}, "vidoe: no worker is or consumes that"),
+        ("rollback", {"celery_app_version": "9.9.9"}, "Release 9.9.9 is not installed on worker1, which has .*1.6.0"),
+        ("restart", {"celery_restart_queues": ["vidoe"]}, "vidoe: not a program or queue of a worker"),
         ("deploy", {"celery_app_version": "../1"}, "celery_app_version '../1' can't name a release"),
         (
             "deploy",
             {"celery_app_version": "1.7.0", "celery_rollout_batches": ["1", "200%", "few"]},
             "'200%' is neither a number of hosts nor a percentage .*'few' is neither",
         ),
-        ("drain", {}, "Nobody would consume customers, email, reports, ticks, video any more"),
+        ("drain", {}, "No worker would consume customers, email, reports, ticks, video."),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_touched(
@@ -405,6 +413,12 @@ def test_remote_control_reaches_each_worker_after_all_that(shop: Shop, status: A
 
     # A worker that handed over to another, and ends, answers until it has ended.
     wait_until(reached, "others answer than there are")
+
+
+def test_a_template_of_the_users_own_holds_after_all_that(shop: Shop) -> None:
+    for host in ("worker1", "worker2"):
+        own, programs = shop.output(OWN_TEMPLATE, host).splitlines()
+        assert own == programs != "0", host
 
 
 def test_beat_was_never_doubled_by_all_that(shop: Shop) -> None:

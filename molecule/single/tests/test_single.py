@@ -75,7 +75,7 @@ def test_dashboards_come_to_grafana(shop: Shop) -> None:
     assert pid() == restarted
     # One that is stopped reads it when it is started.
     shop.output("systemctl stop grafana-server")
-    assert changed(run_playbook(GRAFANA, grafana_dashboards_interval="20s")) == 1
+    assert changed(run_playbook(GRAFANA, grafana_dashboards_scrape_interval="20s")) == 1
     assert pid() == "0"
 
 

@@ -8,19 +8,19 @@ sets nothing. What the release's Celery does not know is left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
 from celery.app import base
 from celery.app.defaults import DEFAULTS
+from celery.bootsteps import StartStopStep
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish
-from kombu import Queue  # type: ignore[attr-defined]
-from kombu.utils.url import maybe_sanitize_url
-
-_UNSET = object()
+from celery_fleet_alive import INTERVAL_SECONDS, AliveFile  # type: ignore[import-not-found]  # module_utils/_alive.py
 
 
 class Loader(AppLoader):  # type: ignore[misc]
@@ -46,6 +46,8 @@ class Loader(AppLoader):  # type: ignore[misc]
         take_fractions_of_a_second()
         if fleet.PRODUCER:
             _declare_nothing()
+        if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
+            self.app.steps["consumer"].add(SignOfLife)
         # The last are Celery's defaults. The first takes what code sets from now on.
         *own, defaults = conf.maps
         self.own = tuple(own)
@@ -57,6 +59,31 @@ class Loader(AppLoader):  # type: ignore[misc]
         conf.__dict__["maps"] = [firm, *own, weak, defaults]
         # What copies of these settings are made from.
         conf.__dict__["defaults"] = [firm, *own[1:], weak, defaults]
+
+
+class SignOfLife(StartStopStep):  # type: ignore[misc]
+    """Has a worker report each second that it is alive, from its own event loop."""
+
+    # It starts anew when the worker is connected anew, which clears the timers.
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **options: object) -> None:  # noqa: ANN401
+        super().__init__(parent, **options)
+        self._file = AliveFile(Path(os.environ["CELERY_FLEET_COUNTS"]), os.environ["SUPERVISOR_PROCESS_NAME"])
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401
+        parent.timer.call_repeatedly(INTERVAL_SECONDS, self.report, (parent,))
+
+    def report(self, consumer: Any) -> None:  # noqa: ANN401
+        from celery.worker import state  # noqa: PLC0415 - there in a worker; a sender need not load it
+
+        active = len(state.active_requests)
+        self._file.write(
+            [queue.name for queue in consumer.task_consumer.queues],
+            active=active,
+            held=max(0, len(state.reserved_requests) - active),
+            done=sum(state.total_count.values()),
+        )
 
 
 def leave_expiry_to_workers(properties: dict[str, Any], **_: object) -> None:
@@ -95,140 +122,3 @@ def _listed(routes: object) -> list[Any]:
     if not routes:
         return []
     return [*routes] if isinstance(routes, (list, tuple)) else [routes]
-
-
-def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
-    """Return the settings for which application and fleet say different things.
-
-    Args:
-        app: a Celery application that has this loader.
-
-    Returns:
-        Of each, its name, both values as text without passwords, and whose value applies: "application" or "fleet".
-    """
-    conf, view = app.conf, _own(app)
-    found = []
-    for name, fleets in sorted((fleet.DEFAULTS | fleet.FIRM).items()):
-        own = view.get(name, _UNSET)
-        if own is _UNSET or own == fleets or (name == "task_routes" and not own):
-            continue
-        applies = "application" if conf.get(name) == own else "fleet"
-        if name == "task_routes":
-            applies = "fleet, then application"
-        found.append({"name": name, "application": _text(own), "fleet": _text(fleets), "applies": applies})
-    return found
-
-
-def _text(value: object) -> str:
-    if isinstance(value, (list, tuple)) and value and all(isinstance(each, Queue) for each in value):
-        return ", ".join(f"{queue.name} of the exchange {queue.exchange.name!r}" for queue in value)
-    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else repr(value)
-
-
-def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the queues that the application sends tasks to and the fleet does not declare, with where it says so.
-
-    Args:
-        app: a Celery application that has this loader.
-    """
-    declared = {queue.name for queue in fleet.FIRM["task_queues"]}
-    found: dict[str, str] = {}
-    for queue in _own(app).get("task_queues") or ():
-        found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
-    for where, route in _destinations(app):
-        queue = route.get("queue")
-        name = getattr(queue, "name", queue)
-        if isinstance(name, str) and name:
-            found.setdefault(name, where)
-    return {name: where for name, where in found.items() if name not in declared}
-
-
-def _destinations(app: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ANN401
-    """Yield where tasks go, as far as that does not depend on their arguments, each after where it is said."""
-    for name, entry in (app.conf.beat_schedule or {}).items():
-        yield f"beat_schedule[{name!r}]", entry.get("options") or {}
-    for name, task in app.tasks.items():
-        if own := getattr(task, "queue", None):
-            yield f"the task {name}", {"queue": own}
-            continue
-        try:
-            route = app.amqp.router.lookup_route(name)
-        except Exception:  # noqa: S112 - a router of the application's that wants arguments
-            continue
-        yield f"the route of the task {name}", {"queue": route} if isinstance(route, str) else route or {}
-
-
-def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
-    """Return the highest priorities that the application wants and no queue of the fleet has, by where it says so.
-
-    Args:
-        app: a Celery application that has this loader.
-    """
-    if "task_queue_max_priority" not in fleet.FIRM:  # queues of Redis have priorities without it
-        return {}
-    view = _own(app)
-    declared = {queue.name: _highest(queue) for queue in fleet.FIRM["task_queues"]}
-    found = {
-        f"task_queues[{queue.name!r}]": _highest(queue)
-        for queue in view.get("task_queues") or ()
-        if not isinstance(queue, str) and _highest(queue) > declared.get(queue.name, 0)
-    }
-    wanted = view.get("task_queue_max_priority") or 0
-    if wanted and not any(declared.values()):
-        found["task_queue_max_priority"] = wanted
-    return found
-
-
-def _highest(queue: Any) -> int:  # noqa: ANN401
-    return queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority") or 0
-
-
-def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Return the tasks whose own time limit is above that of the workers of their queue.
-
-    Args:
-        app: a Celery application that has this loader.
-
-    Returns:
-        Of each, its name, its queue, and both limits in seconds.
-    """
-    found = []
-    for name, task in sorted(app.tasks.items()):
-        if task.time_limit:
-            queue = queue_of(app, task)
-            longest = fleet.LONGEST_TASK.get(queue)
-            if longest and task.time_limit > longest:
-                found.append({"name": name, "queue": queue, "task": task.time_limit, "worker": longest})
-    return found
-
-
-def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
-    """Return the queue that a task goes to; nothing where that depends on more than its name."""
-    own = getattr(task, "queue", None)
-    try:
-        return str(app.amqp.router.route({"queue": own} if own else {}, task.name)["queue"].name)
-    except Exception:
-        return ""
-
-
-def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the exchanges that tasks go to and the fleet does not declare, with where it is said.
-
-    Args:
-        app: a Celery application that has this loader.
-    """
-    declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
-    found: dict[str, str] = {}
-    for where, route in _destinations(app):
-        exchange = route.get("exchange")
-        name = getattr(exchange, "name", exchange)
-        if name and name not in declared:
-            found.setdefault(str(name), where)
-    return found
-
-
-def _own(app: Any) -> Any:  # noqa: ANN401
-    """Return what the application sets itself, as settings without any default."""
-    conf = app.conf
-    conf.finalize()
-    return type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)

@@ -19,7 +19,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-# It is in the application's configuration directory, which is on PYTHONPATH.
+# They are in the application's configuration directory, which is on PYTHONPATH.
+from celery_fleet_alive import read_alive  # type: ignore[import-not-found]
 from celery_fleet_counts import BOUNDS, Counts, Tasks, read_counts  # type: ignore[import-not-found]
 from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -52,6 +53,7 @@ HELP = {
     "celery_worker_tasks_retried": "Tasks of the worker that were retried.",
     "celery_worker_memory_bytes": "Resident memory of the worker in bytes.",
     "celery_worker_start_time_seconds": "When the worker's process was started. During a handover there are two.",
+    "celery_worker_heartbeat_age_seconds": "Seconds since the event loop of the worker's process last turned.",
     "celery_worker_broken_off": "Tasks that were in flight when their process was killed.",
     "celery_worker_untold": "Task results that the journal did not accept.",
     "celery_host_drained": "Whether the host is drained.",
@@ -272,6 +274,11 @@ def metrics(
     for sender, sent in latest_sent(counts).items():
         families.gauge("celery_program_sent_timestamp_seconds", sent, program=sender)
     add_tasks(families, summed, now)
+    for program in programs:
+        for process in program.parents:
+            if alive := read_alive(Path(config["counts"]), process.program, process.pid):
+                age = max(0.0, time.monotonic() - alive.at)
+                families.gauge("celery_worker_heartbeat_age_seconds", age, program=program.name, slot=process.program)
     families.gauge("celery_host_drained", Path(config["drained"]).exists())
     current = Path(config["current"])
     if current.is_symlink():

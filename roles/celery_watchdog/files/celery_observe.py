@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tell at intervals how the workers and queues of an application are, a line of JSON each time.
+"""Report the depths of an application's queues at intervals, a line of JSON each time.
 
 Runs in the application's environment, as its user: celery_run celery_observe.py APP CONFIG. Ends when the application's
 release or environment is another one than at its start, so that it is started anew on that.
@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,51 +27,35 @@ def ground(config: dict[str, Any]) -> list[object]:
     return [os.readlink(config["current"]), *(path.stat().st_mtime_ns for path in files if path.exists())]  # noqa: PTH115
 
 
-def observe(app: Any, workers: list[dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - Celery has no types
-    """Return what the broker and the workers say, and what could not be asked."""
-    nodes = [worker["node"] for worker in workers]
+def observe(app: Any, queues: set[str]) -> dict[str, Any]:  # noqa: ANN401 - Celery has no types
+    """Return the depth of each queue, or why the broker can't be asked."""
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=REPLY_SECONDS)
             # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
             passive = connection.transport.driver_type != "redis"
             waiting = {}
-            for queue in {name for worker in workers for name in worker["queues"]}:
+            for queue in queues:
                 # Each in a channel of its own, since a queue that is not there yet closes it.
                 with connection.channel() as channel:
                     try:
                         waiting[queue] = channel.queue_declare(queue, passive=passive).message_count
                     except connection.channel_errors:
                         waiting[queue] = 0
-            ask = partial(app.control.inspect, timeout=REPLY_SECONDS, connection=connection)
-            stats = ask(destination=nodes).stats() or {}
-            # Each question waits for those that do not answer: only the first is put to all.
-            inspect = ask(destination=list(stats))
-            active = (stats and inspect.active()) or {}
-            reserved = (stats and inspect.reserved()) or {}
-            consumed = (stats and inspect.active_queues()) or {}
-    except Exception as error:  # whatever it is, nothing is known of the workers then
+    except Exception as error:  # whatever it is, nothing is known of the queues then
         return {"broker": False, "error": f"{type(error).__name__}: {error}"}
-    answers = {
-        node: {
-            "done": sum(answer.get("total", {}).values()),
-            "active": len(active.get(node) or ()),
-            "held": len(reserved.get(node) or ()),
-            **({"queues": [queue["name"] for queue in consumed[node]]} if node in consumed else {}),
-        }
-        for node, answer in stats.items()
-    }
-    return {"broker": True, "workers": answers, "waiting": waiting}
+    return {"broker": True, "waiting": waiting}
 
 
 def main() -> None:
     name, path = sys.argv[1:]
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     started_from = ground(config)
+    queues = {queue for worker in config["workers"] for queue in worker["queues"]}
     app = find_app(name)
     while ground(config) == started_from:
         began = time.monotonic()
-        print(MARK + json.dumps(observe(app, config["workers"])), flush=True)
+        print(MARK + json.dumps(observe(app, queues)), flush=True)
         time.sleep(max(0.0, config["interval"] - (time.monotonic() - began)))
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Restart a worker of this host that runs, but takes no tasks: warm, through Supervisor, and with its reason said.
 
-A worker may go on without its queue after its broker was away (celery/celery#8030, #8091, #8990, #10205). A process
-of its own, as the application's user, asks the workers and the broker; this one judges, and talks to Supervisor alone.
+A worker may go on without its queue after its broker was away (celery/celery#8030, #8091, #8990, #10205). The workers
+report in files of their own; a process of the application's user asks the broker for the depths of its queues. This one
+evaluates both, and talks to Supervisor alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+# The application's configuration directory, which is root's, is on the path.
+from celery_fleet_alive import Alive, is_fresh, read_alive  # type: ignore[import-not-found]  # module_utils/_alive.py
 
 # As long as a release waits for a worker to be at work.
 START_SECONDS = 180.0
@@ -149,7 +153,11 @@ def restart(supervisor: Supervisor, name: str) -> None:
 
 
 def judge(
-    seen: dict[str, Any], config: dict[str, Any], running: dict[str, tuple[int, float]], memory: Memory
+    seen: dict[str, Any],
+    config: dict[str, Any],
+    running: dict[str, tuple[int, float]],
+    reports: dict[str, Alive],
+    memory: Memory,
 ) -> dict[str, str]:
     """Return the programs to restart, each with its reason.
 
@@ -157,6 +165,7 @@ def judge(
         seen: what celery_observe.py told.
         config: the workers of this host.
         running: as Supervisor.running gives it.
+        reports: those of workers whose event loop turns, by program.
     """
     if not seen["broker"]:
         memory.forget()
@@ -164,15 +173,16 @@ def judge(
     reasons = {}
     for worker in config["workers"]:
         pid, life = running.get(worker["program"], (0, 0.0))
-        answer = dict(seen["workers"].get(worker["node"]) or {})
+        report = reports.get(worker["program"])
         # A large application takes its time to start.
-        started = memory.has_answered(worker["program"], pid, now=bool(answer))
+        started = memory.has_answered(worker["program"], pid, now=bool(report))
         if not pid or life < (config["patience"] if started else max(config["patience"], START_SECONDS)):
             continue
         # Of a queue that it was told to consume no more, it takes nothing.
-        consumed = answer.pop("queues", worker["queues"])
+        consumed = report.queues if report else worker["queues"]
         waiting = sum(seen["waiting"].get(name, 0) for name in worker["queues"] if name in consumed)
-        sight = Sight(time.monotonic(), pid, bool(answer), waiting=waiting, **answer)
+        done, active, held = (report.done, report.active, report.held) if report else (0, 0, 0)
+        sight = Sight(time.monotonic(), pid, bool(report), done, active, held, waiting)
         if reason := memory.add(worker["program"], sight):
             reasons[worker["program"]] = reason
     return reasons
@@ -210,6 +220,7 @@ def main() -> None:
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     supervisor = Supervisor(config["socket"])
     memory = Memory(config["patience"])
+    counts = Path(config["counts"])
     user = config["user"]
     # Not runuser, which would stay between the two, where a signal to end does not reach the other.
     command = [
@@ -236,7 +247,10 @@ def main() -> None:
         if bool(error) != bool(away):
             say(f"The broker can't be asked: {error}" if error else "The broker can be asked again")
         away = error
-        for name, reason in judge(seen, config, supervisor.running(), memory).items():
+        running = supervisor.running()
+        reports = {name: read_alive(counts, name, pid) for name, (pid, _) in running.items()}
+        fresh = {name: report for name, report in reports.items() if report and is_fresh(report)}
+        for name, reason in judge(seen, config, running, fresh, memory).items():
             if name in busy and busy[name].is_alive():
                 continue
             say(f"Restarting {name}, warm: {reason}")

@@ -1,0 +1,146 @@
+"""Imports an artifact's application on the controller, so that its mistakes are found before a host is touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import minor_version
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, unpack
+from ansible_collections.fleet.celery.plugins.module_utils._release_check import CHECK
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import uv_program
+
+#: Exit code of celery_fleet_check for an error that may come from the machine.
+NOT_HERE = 3
+#: Longer than any application takes to import on a busy machine.
+LIMIT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Import:
+    """What came of an import.
+
+    Attributes:
+        report: of celery_fleet_check; empty if the application could not be imported here.
+        reason: why not.
+    """
+
+    report: Mapping[str, Any]
+    reason: str = ""
+
+
+def import_application(
+    artifact: Path, *, app: str, python: str, environment: str, modules: Mapping[str, str], kept: Path
+) -> Import:
+    """Import an application from its artifact, unless that was done before with the same files.
+
+    Args:
+        app: what ``celery -A`` takes.
+        python: of the hosts, such as 3.11.2. The controller needs one of the same minor version.
+        environment: text of the environment file. Secret.
+        modules: texts of the settings module and of what it imports, by the names of their files.
+        kept: directory of the reports of imports that succeeded.
+
+    Raises:
+        ReleaseError: if the application can't be imported on any machine, with the end of what it printed.
+    """
+    total = hashlib.sha256(artifact.read_bytes())
+    for part in (
+        app,
+        minor_version(python),
+        environment,
+        *(f"{name}\0{text}" for name, text in sorted(modules.items())),
+    ):
+        total.update(f"{part}\0".encode())
+    known = kept / f"{total.hexdigest()[:32]}.json"
+    if known.is_file():
+        return Import(json.loads(known.read_text(encoding="utf-8")))
+    uv = uv_program()
+    found = _run([uv, "python", "find", "--no-project", "--no-python-downloads", "--system", minor_version(python)])
+    if found.returncode:
+        return Import({}, f"this machine has no Python {minor_version(python)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = Path(temporary)
+        venv = directory / "venv"
+        if problem := _install(uv, found.stdout.strip(), artifact, directory, venv):
+            return Import({}, problem)
+        run = _check(directory, venv, app, environment, modules)
+    if run is None:
+        return Import({}, f"it had not been imported after {LIMIT_SECONDS} s")
+    output = (run.stdout + run.stderr).strip()[-3000:]
+    if run.returncode == NOT_HERE:
+        return Import({}, f"it needs something that this machine does not have:\n{output}")
+    if run.returncode:
+        raise ReleaseError(
+            f"{app} (celery_app_module) can't be imported, so no host was touched. Fix it and rerun:\n{output}"
+        )
+    report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    kept.mkdir(parents=True, exist_ok=True)
+    partial = known.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(report), encoding="utf-8")
+    partial.replace(known)
+    return Import(report)
+
+
+def _install(uv: str, python: str, artifact: Path, directory: Path, venv: Path) -> str:
+    """Make a virtual environment of an artifact's wheels; return why that is not possible here, or nothing."""
+    wheels = directory / "wheels"
+    wheels.mkdir()
+    files = [str(wheels / name) for name in unpack(artifact, wheels)]
+    made = _run([uv, "venv", "--quiet", "--offline", "--no-project", f"--python={python}", str(venv)])
+    if not made.returncode:
+        options = ["--quiet", "--offline", "--no-index", "--no-deps", "--no-cache", f"--python={venv}"]
+        made = _run([uv, "pip", "install", *options, *files])
+    return f"its wheels can't be installed on this machine:\n{made.stderr.strip()[-1000:]}" if made.returncode else ""
+
+
+def _check(
+    directory: Path, venv: Path, app: str, environment: str, modules: Mapping[str, str]
+) -> subprocess.CompletedProcess[str] | None:
+    """Run the check as the wrapper does on hosts (templates/celery_supervisor.sh.j2); None if it takes too long."""
+    config, state = directory / "config", directory / "state"
+    for path in (config, state):
+        path.mkdir(mode=0o700)
+    for name, text in {"environment": environment, **modules}.items():
+        (config / name).write_text(text, encoding="utf-8")
+    fixed = {
+        "HOME": str(state),
+        "LANG": "C.UTF-8",
+        "PATH": f"{venv / 'bin'}:{os.defpath}",
+        "VIRTUAL_ENV": str(venv),
+        "PYTHONPATH": f"{config}:{venv / 'src'}",
+        "CELERY_LOADER": "celery_fleet_loader:Loader",
+        "CELERY_APP_STATE_DIR": str(state),
+        "CELERY_FLEET_COUNTS": str(state / "counts"),
+    }
+    again = " ".join(f"{name}={shlex.quote(value)}" for name, value in fixed.items() if name != "HOME")
+    script = (
+        f"set -a; . {shlex.quote(str(config / 'environment'))}; {again}; exec python -B -m {CHECK} {shlex.quote(app)}"
+    )
+    try:
+        return _run(["/bin/sh", "-c", script], fixed, state)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _run(
+    argv: list[str], environment: Mapping[str, str] | None = None, directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd=directory,
+        timeout=LIMIT_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )

@@ -1,0 +1,132 @@
+#!/usr/bin/python
+# Copyright (c) 2026 Celery Fleet
+# MIT License (see LICENSE)
+"""Import an application from its artifact on the controller."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: celery_import_check
+short_description: Import an application from its artifact on the controller
+description:
+  - Imports the application with the fleet's settings in a temporary virtual environment, and evaluates the report as
+    M(fleet.celery.celery_release) does on each host. It runs on the controller, before any host is touched.
+  - Fails if the application does not import on any machine, or does not fit the fleet's declaration.
+  - An error that may come from the controller, such as a missing file, does not fail. RV(reason) reports it.
+  - An import that succeeded is kept, and is not repeated with the same artifact, settings and environment.
+author: Celery Fleet (@celery-fleet)
+attributes:
+  check_mode: {support: full, description: It changes nothing but its own cache.}
+  diff_mode: {support: none, description: It changes nothing but its own cache.}
+options:
+  artifact:
+    description: The artifact's file.
+    type: path
+    required: true
+  app:
+    description: The application, as C(celery -A) takes it.
+    type: str
+    required: true
+  python:
+    description:
+      - The hosts' Python, such as C(3.11.2). The controller needs a Python of the same minor version, or nothing is
+        imported.
+    type: str
+    required: true
+  environment:
+    description: Text of the environment file; secret.
+    type: str
+    required: true
+  settings:
+    description: Text of the settings module.
+    type: str
+    required: true
+  modules:
+    description: Texts of modules that the settings import, by the names of their files.
+    type: dict
+    required: true
+  app_memory:
+    description: Bytes that the plan counts for a process that has imported the application. 0 counts none.
+    type: int
+    default: 0
+  child_caps:
+    description: Bytes above which a program's children are replaced, by the program's name. 0 for none.
+    type: dict
+    default: {}
+  directory:
+    description: Directory of the reports of earlier imports.
+    type: path
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Import the shop on the controller
+  fleet.celery.celery_import_check:
+    artifact: "{{ artifact.path }}"
+    app: shop.celery:app
+    python: 3.11.2
+    environment: "{{ environment_text }}"
+    settings: "{{ settings_text }}"
+    modules: {celery_fleet_check.py: "{{ check_text }}"}
+    directory: ~/.cache/celery-fleet/artifacts/imports
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+imported: {description: Whether the application was imported here., type: bool, returned: success}
+reason: {description: "Why the application was not imported here; empty if it was.", type: str, returned: success}
+findings:
+  description: Settings that application and fleet set differently, and the like, a sentence each.
+  type: list
+  elements: str
+  returned: success
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
+from ansible_collections.fleet.celery.plugins.module_utils._import_check import import_application
+from ansible_collections.fleet.celery.plugins.module_utils._release import SETTINGS, ReleaseError
+from ansible_collections.fleet.celery.plugins.module_utils._release_check import release_findings, release_problems
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "artifact": {"type": "path", "required": True},
+            "app": {"type": "str", "required": True},
+            "python": {"type": "str", "required": True},
+            "environment": {"type": "str", "required": True, "no_log": True},
+            "settings": {"type": "str", "required": True},
+            "modules": {"type": "dict", "required": True},
+            "app_memory": {"type": "int", "default": 0},
+            "child_caps": {"type": "dict", "default": {}},
+            "directory": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    # A traceback of the application may show what is in its environment.
+    module.no_log_values |= secrets_in(module.params["environment"])
+    app = module.params["app"]
+    try:
+        result = import_application(
+            Path(module.params["artifact"]),
+            app=app,
+            python=module.params["python"],
+            environment=module.params["environment"],
+            modules={SETTINGS: module.params["settings"], **module.params["modules"]},
+            kept=Path(module.params["directory"]),
+        )
+    except ReleaseError as error:
+        module.fail_json(msg=str(error))
+    findings: list[str] = []
+    if result.report:
+        if problems := release_problems(result.report, app, module.params["child_caps"]):
+            module.fail_json(msg="\n".join(problems))
+        findings = release_findings(result.report, module.params["app_memory"])
+    module.exit_json(changed=False, imported=bool(result.report), reason=result.reason, findings=findings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""Import the application as its processes do, and report what the release check needs to know of it.
+
+Run as ``python -m celery_fleet_check MODULE:APPLICATION`` on a release before it is activated, and on the controller
+before any host has it. The last line of the output is the report, as JSON.
+
+Exit code 1 says that the application is at fault; NOT_HERE that it may import where its files and services are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import celery
+import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
+from celery.app.defaults import DEFAULTS
+from celery.app.utils import find_app
+from kombu import Queue  # type: ignore[attr-defined]
+from kombu.utils.url import maybe_sanitize_url
+
+#: Exit code for an error that may come from the machine: a file, a variable or a service that it does not have.
+NOT_HERE = 3
+_OLDEST = (5, 3)
+# Mistakes of the code itself, on any machine.
+_MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError)
+_UNSET = object()
+
+
+def main() -> None:
+    """Print the report on the application that the command line names."""
+    if celery.VERSION < _OLDEST:
+        sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 of the application")
+    try:
+        app = load(sys.argv[1])
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(1 if isinstance(error, _MISTAKES) else NOT_HERE)
+    print("\n" + json.dumps(report(app)))
+
+
+def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
+    """Return the application that ``celery -A`` would take, with its tasks.
+
+    Raises:
+        SystemExit: if the module holds none.
+    """
+    module = importlib.import_module(name.partition(":")[0])
+    try:
+        app = find_app(name)
+    except (AttributeError, ImportError):
+        app = None
+        # find_app imports this too, and hides its errors.
+        submodule = module.__name__ + ".celery"
+        if hasattr(module, "__path__") and importlib.util.find_spec(submodule):
+            importlib.import_module(submodule)
+    if not isinstance(app, celery.Celery):
+        sys.exit(
+            f"{module.__name__} imports, but holds no Celery application where celery_app_module says: {name}. "
+            "Give module:variable, such as shop.celery:app"
+        )
+    app.loader.import_default_modules()
+    app.finalize()
+    return app
+
+
+def report(app: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return what _release_check.py evaluates, as plain data."""
+    tasks = {name: task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")}
+    return {
+        "tasks": list(tasks),
+        "signatures": {name: parameters(task) for name, task in tasks.items()},
+        "queues": {name: queue_of(app, task) for name, task in tasks.items()},
+        "periodic": sorted(app.conf.beat_schedule or ()),
+        "applies_settings": app.conf.task_queues is fleet.FIRM["task_queues"],
+        "differences": differences(app),
+        "undeclared": undeclared(app),
+        "exchanges": exchanges(app),
+        "time_limits": time_limits(app),
+        "priorities": priorities(app),
+        "celery": celery.__version__,
+        "timezone": os.environ.get("TZ", ""),
+        "quorum_queues": [
+            queue.name for queue in fleet.FIRM["task_queues"] if queue.queue_arguments.get("x-queue-type") == "quorum"
+        ],
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "unknown": sorted(set(fleet.DECLARED) - set(DEFAULTS)),
+        "left_out": sorted({*fleet.FIRM, *fleet.DEFAULTS} - {*fleet.DECLARED, *DEFAULTS}),
+        "known": sorted(DEFAULTS),
+    }
+
+
+def parameters(task: Any) -> list[list[Any]]:  # noqa: ANN401
+    """Return name, kind and whether it is required of each parameter of a task; any where they can't be read."""
+    try:
+        found = inspect.signature(task.run).parameters.values()
+    except (TypeError, ValueError):
+        return [["args", "VAR_POSITIONAL", False], ["kwargs", "VAR_KEYWORD", False]]
+    return [[each.name, each.kind.name, each.default is each.empty and "VAR_" not in each.kind.name] for each in found]
+
+
+def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
+    """Return the settings for which application and fleet say different things.
+
+    Args:
+        app: a Celery application that has this loader.
+
+    Returns:
+        Of each, its name, both values as text without passwords, and whose value applies: "application" or "fleet".
+    """
+    conf, view = app.conf, _own(app)
+    found = []
+    for name, fleets in sorted((fleet.DEFAULTS | fleet.FIRM).items()):
+        own = view.get(name, _UNSET)
+        if own is _UNSET or own == fleets or (name == "task_routes" and not own):
+            continue
+        applies = "application" if conf.get(name) == own else "fleet"
+        if name == "task_routes":
+            applies = "fleet, then application"
+        found.append({"name": name, "application": _text(own), "fleet": _text(fleets), "applies": applies})
+    return found
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)) and value and all(isinstance(each, Queue) for each in value):
+        return ", ".join(f"{queue.name} of the exchange {queue.exchange.name!r}" for queue in value)
+    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else repr(value)
+
+
+def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the queues that the application sends tasks to and the fleet does not declare, with where it says so.
+
+    Args:
+        app: a Celery application that has this loader.
+    """
+    declared = {queue.name for queue in fleet.FIRM["task_queues"]}
+    found: dict[str, str] = {}
+    for queue in _own(app).get("task_queues") or ():
+        found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
+    for where, route in _destinations(app):
+        queue = route.get("queue")
+        name = getattr(queue, "name", queue)
+        if isinstance(name, str) and name:
+            found.setdefault(name, where)
+    return {name: where for name, where in found.items() if name not in declared}
+
+
+def _destinations(app: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ANN401
+    """Yield where tasks go, as far as that does not depend on their arguments, each after where it is said."""
+    for name, entry in (app.conf.beat_schedule or {}).items():
+        yield f"beat_schedule[{name!r}]", entry.get("options") or {}
+    for name, task in app.tasks.items():
+        if own := getattr(task, "queue", None):
+            yield f"the task {name}", {"queue": own}
+            continue
+        try:
+            route = app.amqp.router.lookup_route(name)
+        except Exception:  # noqa: S112 - a router of the application's that wants arguments
+            continue
+        yield f"the route of the task {name}", {"queue": route} if isinstance(route, str) else route or {}
+
+
+def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
+    """Return the highest priorities that the application wants and no queue of the fleet has, by where it says so.
+
+    Args:
+        app: a Celery application that has this loader.
+    """
+    if "task_queue_max_priority" not in fleet.FIRM:  # queues of Redis have priorities without it
+        return {}
+    view = _own(app)
+    declared = {queue.name: _highest(queue) for queue in fleet.FIRM["task_queues"]}
+    found = {
+        f"task_queues[{queue.name!r}]": _highest(queue)
+        for queue in view.get("task_queues") or ()
+        if not isinstance(queue, str) and _highest(queue) > declared.get(queue.name, 0)
+    }
+    wanted = view.get("task_queue_max_priority") or 0
+    if wanted and not any(declared.values()):
+        found["task_queue_max_priority"] = wanted
+    return found
+
+
+def _highest(queue: Any) -> int:  # noqa: ANN401
+    return queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority") or 0
+
+
+def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Return the tasks whose own time limit is above that of the workers of their queue.
+
+    Args:
+        app: a Celery application that has this loader.
+
+    Returns:
+        Of each, its name, its queue, and both limits in seconds.
+    """
+    found = []
+    for name, task in sorted(app.tasks.items()):
+        if task.time_limit:
+            queue = queue_of(app, task)
+            longest = fleet.LONGEST_TASK.get(queue)
+            if longest and task.time_limit > longest:
+                found.append({"name": name, "queue": queue, "task": task.time_limit, "worker": longest})
+    return found
+
+
+def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
+    """Return the queue that a task goes to; nothing where that depends on more than its name."""
+    own = getattr(task, "queue", None)
+    try:
+        return str(app.amqp.router.route({"queue": own} if own else {}, task.name)["queue"].name)
+    except Exception:
+        return ""
+
+
+def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the exchanges that tasks go to and the fleet does not declare, with where it is said.
+
+    Args:
+        app: a Celery application that has this loader.
+    """
+    declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
+    found: dict[str, str] = {}
+    for where, route in _destinations(app):
+        exchange = route.get("exchange")
+        name = getattr(exchange, "name", exchange)
+        if name and name not in declared:
+            found.setdefault(str(name), where)
+    return found
+
+
+def _own(app: Any) -> Any:  # noqa: ANN401
+    """Return what the application sets itself, as settings without any default."""
+    conf = app.conf
+    conf.finalize()
+    return type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A worker's sign of life, written and read."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils import _alive
+from ansible_collections.fleet.celery.plugins.module_utils._alive import AliveFile, is_fresh, read_alive
+
+ME = os.getpid()
+
+
+def test_the_last_report_is_read(tmp_path: Path) -> None:
+    file = AliveFile(tmp_path, "shop-email")
+    file.write([f"queue-{number}" for number in range(70)], active=3, held=2, done=100)
+    file.write(["email"], active=0, held=0, done=101)
+    found = read_alive(tmp_path, "shop-email", ME)
+    assert found
+    assert (found.queues, found.active, found.held, found.done) == (("email",), 0, 0, 101)
+    assert is_fresh(found)
+    assert not is_fresh(replace(found, at=found.at - _alive.FRESH_SECONDS - 1))
+    assert not is_fresh(replace(found, at=time.monotonic() + 60))
+
+
+def test_another_process_or_program_has_not_reported(tmp_path: Path) -> None:
+    AliveFile(tmp_path, "shop-email").write(["email"], active=0, held=0, done=0)
+    assert read_alive(tmp_path, "shop-email", ME + 1) is read_alive(tmp_path, "shop-video", ME) is None
+    assert read_alive(tmp_path / "missing", "shop-email", ME) is None
+    assert not is_fresh(None)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "at": 1, "queues": 3}'])
+def test_what_is_no_report_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "shop-email.alive").write_text(content)
+    assert read_alive(tmp_path, "shop-email", 1) is None
+
+
+def test_no_link_is_followed_and_no_pipe_waited_for(tmp_path: Path) -> None:
+    AliveFile(tmp_path, "secret").write(["email"], active=0, held=0, done=0)
+    (tmp_path / "link.alive").symlink_to("secret.alive")
+    os.mkfifo(tmp_path / "pipe.alive")
+    assert read_alive(tmp_path, "link", ME) is read_alive(tmp_path, "pipe", ME) is None
+    (tmp_path / "elsewhere").symlink_to(tmp_path)
+    assert read_alive(tmp_path / "elsewhere", "secret", ME) is None
+
+
+def test_a_disk_that_is_full_does_not_stop_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = AliveFile(tmp_path, "shop-email")
+    file.write(["email"], active=0, held=0, done=1)
+    size = (tmp_path / "shop-email.alive").stat()
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    file.write(["email"], active=0, held=0, done=2)
+    monkeypatch.undo()
+    found = read_alive(tmp_path, "shop-email", ME)
+    assert found
+    assert found.done == 2
+    assert (tmp_path / "shop-email.alive").stat().st_blocks == size.st_blocks

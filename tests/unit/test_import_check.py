@@ -1,0 +1,108 @@
+"""An artifact's application, imported on this machine by its own Python."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._artifact import pack
+from ansible_collections.fleet.celery.plugins.module_utils._import_check import Import, import_application
+from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
+from wheels import wheel
+
+ROOT = Path(__file__).parents[2]
+MODULES = ROOT / "roles" / "celery_app" / "files"
+ALIVE = ROOT / "plugins" / "module_utils" / "_alive.py"
+PYTHON = platform.python_version()
+SETTINGS = """
+from kombu import Queue
+PRODUCER = False
+FIRM = {"broker_url": "memory://", "task_queues": [Queue("email", queue_arguments={})], "task_routes": {}}
+DEFAULTS = {"timezone": "UTC"}
+DECLARED = []
+LONGEST_TASK = {}
+"""
+APP = """
+import os
+from celery import Celery
+app = Celery("mail")
+app.conf.timezone = "Europe/Berlin"
+{more}
+@app.task(name="email.send")
+def send(): pass
+"""
+
+
+def imported(
+    tmp_path: Path, more: str = "", *, python: str = PYTHON, tag: str = "py3-none-any", **changes: str
+) -> Import:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir(exist_ok=True)
+    # In place of Celery's wheel and those of its dependencies.
+    here = {"here.pth": sysconfig.get_path("purelib")}
+    artifact = tmp_path / f"mail-{tag}.tar"
+    if not artifact.exists():
+        wheel(wheels, "mail-1.0", APP.format(more=more), tag, more=here)
+        pack(wheels, artifact, {"name": "mail", "version": "1.0", "python": "3"})
+    modules = {path.name: path.read_text() for path in MODULES.glob("*.py")}
+    modules["celery_fleet_alive.py"] = ALIVE.read_text()
+    return import_application(
+        artifact,
+        python=python,
+        modules={"celery_fleet_settings.py": SETTINGS, **modules},
+        kept=tmp_path / "kept",
+        **{"app": "mail:app", "environment": "PLACE=harbour\n", **changes},
+    )
+
+
+def test_an_application_is_imported_with_its_environment(tmp_path: Path) -> None:
+    report = imported(tmp_path, 'assert os.environ["PLACE"] == "harbour"').report
+    assert report["tasks"] == ["email.send"]
+    (difference,) = report["differences"]
+    assert (difference["name"], difference["application"]) == ("timezone", "'Europe/Berlin'")
+
+
+def test_an_import_is_not_repeated_until_something_changes(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    more = f"open({str(once)!r}, 'a').write('x')"
+    for _ in range(2):
+        imported(tmp_path, more)
+    assert once.read_text() == "x"
+    imported(tmp_path, more, environment="PLACE=hill\n")
+    assert once.read_text() == "xx"
+
+
+@pytest.mark.parametrize(
+    ("more", "app", "error"),
+    [
+        ("import no_such_package", "mail:app", "No module named 'no_such_package'"),
+        ("", "mails:app", "No module named 'mails'"),
+        ("", "mail:nothing", "holds no Celery application where celery_app_module says: mail:nothing"),
+        ("def broken(:", "mail:app", "SyntaxError"),
+        ("undefined_name", "mail:app", "NameError"),
+    ],
+)
+def test_a_mistake_of_the_code_is_refused(tmp_path: Path, more: str, app: str, error: str) -> None:
+    with pytest.raises(ReleaseError) as refused:
+        imported(tmp_path, more, app=app)
+    assert str(refused.value).startswith(f"{app} (celery_app_module) can't be imported, so no host was touched")
+    assert error in str(refused.value)
+
+
+@pytest.mark.parametrize("more", ["open('/etc/mail/key')", "os.environ['DATABASE']", "raise OSError('no database')"])
+def test_what_only_a_host_has_is_no_reason_to_refuse(tmp_path: Path, more: str) -> None:
+    found = imported(tmp_path, more)
+    assert not found.report
+    assert found.reason.startswith("it needs something that this machine does not have")
+    assert more.split("'")[1] in found.reason
+
+
+def test_another_python_or_machine_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    assert imported(tmp_path, python="3.99.1") == Import({}, "this machine has no Python 3.99")
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}-none-manylinux_2_17_s390x"
+    (tmp_path / "wheels" / "mail-1.0-py3-none-any.whl").unlink()
+    found = imported(tmp_path, tag=tag)
+    assert found.reason.startswith("its wheels can't be installed on this machine")
