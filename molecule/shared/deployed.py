@@ -232,7 +232,7 @@ class Shop:
 
     def inspect(self, what: str, node: str) -> dict[str, Any]:
         """Return a worker's reply to an inspect command: stats, active, conf, ..."""
-        text = self.output(f"{RUN} celery -A shop.celery:app inspect {what} --json --timeout 10 -d {node}")
+        text = self.output(f"{RUN} celery -A shop.celery:app inspect {what} --json --timeout 60 -d {node}")
         answer: dict[str, Any] = json.loads(text)[node]
         return answer
 
