@@ -59,6 +59,7 @@ class AliveFile:
         text = json.dumps(asdict(alive)).encode()
         with contextlib.suppress(OSError):
             if self._file < 0:
+                self._path.parent.mkdir(exist_ok=True)
                 self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
             os.pwrite(self._file, text.ljust(_SIZE), 0)
 
