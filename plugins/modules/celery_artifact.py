@@ -1,84 +1,84 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Build an application's artifact on the controller."""
+"""Build the artifact of an application on the controller."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_artifact
-short_description: Build an application and its dependencies into one file, once, on the controller
+short_description: Build an artifact of an application and its dependencies, on the controller
 description:
-  - Builds the wheel of a source, resolves its dependencies for the Python and machine of the hosts by uv, fetches
-    their wheels, and packs all of them into one file. Hosts that install it need no index and no compiler.
-  - A directory without a build (neither C(setup.py) nor a C(pyproject.toml) of a package) is packed as it is, without
-    what git ignores. Its C(requirements.txt) says what it needs.
-  - A dependency that has no wheel is built if what comes of it runs on any machine. Otherwise it is refused; a
-    directory of wheels that were built on such a host is the way out.
-  - pip's own configuration says where packages come from, unless O(index_url) does.
-  - An artifact whose source, requirements and Python are the same is not built again. Files that a requirements file
-    includes count too, and so does what links in the source lead to.
-  - An artifact that was built before, here or elsewhere, is checked and returned as it is. It is for one Python and, if
-    it holds compiled code, for one machine.
+  - Builds the application's wheel, resolves its dependencies for the hosts' Python and machine with uv, downloads their
+    wheels, and packs all wheels into one file. Hosts need neither an index nor a compiler.
+  - A directory without a build, which has neither a C(setup.py) nor a package's C(pyproject.toml), is packed unchanged,
+    without files that git ignores. Its dependencies are those of its C(requirements.txt).
+  - A dependency without a wheel is built, if the built wheel runs on any machine. Otherwise it is refused. Build its
+    wheel on a host of the same system then, and pass it in O(wheelhouse).
+  - The package index is that of pip's configuration, or O(index_url).
+  - An artifact of the same source, requirements and Python is built once. Included requirements files and the targets
+    of links in the source belong to it.
+  - An artifact that was built elsewhere is verified and returned unchanged. It is for one version of Python and, with
+    compiled code, for one machine.
 author: Celery Fleet (@celery-fleet)
 attributes:
   check_mode:
     support: full
-    description: Artifacts are a cache. A check run builds them too, so that the hosts' part can be checked.
-  diff_mode: {support: none, description: An artifact is not a text.}
+    description: Artifacts are a cache, so check mode builds them too. Otherwise the hosts' tasks could not be checked.
+  diff_mode: {support: none, description: An artifact is a binary file.}
 options:
   source:
     description:
-      - A directory with a C(pyproject.toml), a C(setup.py) or only a C(requirements.txt); an sdist, a wheel, or an
+      - A directory with a C(pyproject.toml), a C(setup.py) or only a C(requirements.txt), an sdist, a wheel, or an
         artifact (C(.tar)).
-      - Or the name and version of a distribution of the index, such as C(pretix==2026.7.2).
+      - Or the name and the version of a distribution in the index, e.g. C(pretix==2026.7.2).
     type: path
   url:
     description:
-      - An http, https or file URL of an sdist, a wheel or an artifact, in place of O(source). Its path has to end in
-        the file's name.
-      - Or a git URL as pip takes it, such as C(git+https://git.example.com/shop.git@v1.4#subdirectory=web).
-      - It is fetched with the environment's proxies and certificates, and with user and password from the URL or from
-        C(~/.netrc). It is kept in O(directory).
-      - It may hold a password, so it is never shown.
+      - URL (http, https or file) of an sdist, a wheel or an artifact, in place of O(source). Its path must end with the
+        file's name.
+      - Or a git URL as pip takes it, e.g. C(git+https://git.example.com/shop.git@v1.4#subdirectory=web).
+      - It is downloaded with the environment's proxies and certificates, and with the user and password of the URL or
+        of C(~/.netrc). The file is stored in O(directory).
+      - It may contain a password, so it is never logged.
     type: str
   sha256:
     description:
-      - What the file of O(source) or O(url) must have. If it has another, it is refused and not kept.
-      - A URL whose sum is given is fetched once. Without it, it is fetched each time.
+      - SHA-256 checksum of the file of O(source) or O(url). A file with another checksum is refused and removed.
+      - With it, a URL is downloaded once. Without it, it is downloaded each time.
     type: str
     default: ""
   wheelhouse:
     description:
-      - A directory of wheels that is used in place of an index. Without O(requirements), all that is in it is taken, of
-        each distribution the newest version.
+      - A directory of wheels, in place of an index. Without O(requirements), the newest version of each distribution
+        in it is used.
     type: path
   requirements:
     description:
-      - A requirements file. If it has hashes, it must be complete, and only files with these hashes are taken.
-      - C(requirements.lock) or C(requirements.txt) in a source directory if not given.
+      - A requirements file. If it has hashes, it must be complete, and only files with these hashes are used.
+      - The default is C(requirements.lock) or C(requirements.txt) of a source directory.
     type: path
   index_url:
     description:
-      - Of a package index in place of pip's own. It may hold user and password, so it is never shown.
+      - URL of the package index, in place of pip's own. It may contain a password, so it is never logged.
     type: str
     default: ""
   directory:
-    description: Where artifacts are kept on the controller.
+    description: The artifact cache, a directory on the controller.
     type: path
     required: true
   python:
-    description: The hosts' Python, such as C(3.11.2).
+    description: Version of the hosts' Python, e.g. C(3.11.2).
     type: str
     required: true
   machine:
-    description: The hosts' machine.
+    description: Machine type of the hosts, as C(uname -m) prints it.
     type: str
     default: x86_64
 """
 
 EXAMPLES = r"""
-- name: Build the shop
+- name: Build the artifact of the shop
   fleet.celery.celery_artifact:
     source: example
     directory: ~/.cache/celery-fleet/artifacts
@@ -86,7 +86,7 @@ EXAMPLES = r"""
   delegate_to: localhost
   register: artifact
 
-- name: Take what was built elsewhere
+- name: Download an artifact that CI has built
   fleet.celery.celery_artifact:
     url: https://ci.example.com/shop/shop-1.4.0-py311.tar
     sha256: 6a3c1e0b4d0f6c6f8c1a6ad8f5ab3d4f0b9a7b9bb1a86fbbd5a8b9c4f8e2d713
@@ -97,10 +97,22 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-path: {description: The artifact's file., type: str, returned: success}
-sha256: {description: Its checksum., type: str, returned: success}
-name: {description: The distribution's name., type: str, returned: success}
-version: {description: The distribution's version., type: str, returned: success}
+path:
+  description: Path of the artifact.
+  type: str
+  returned: success
+sha256:
+  description: SHA-256 checksum of the artifact.
+  type: str
+  returned: success
+name:
+  description: Name of the distribution.
+  type: str
+  returned: success
+version:
+  description: Version of the distribution.
+  type: str
+  returned: success
 """
 
 from pathlib import Path

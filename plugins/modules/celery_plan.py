@@ -7,27 +7,26 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_plan
-short_description: Derive programs, settings and budgets of a Celery fleet from its declaration
+short_description: Derive the programs, settings and memory budgets of a Celery fleet from its declaration
 description:
-  - Checks a declaration of queues and workers against the inventory and the hosts' facts, and derives everything else
-    from it.
+  - Validates the declaration of queues and workers against the inventory and the hosts' facts, and derives the plan.
   - Changes nothing. Run it once, on the controller.
-  - A declaration that can't work is refused with all of its problems at once.
+  - An invalid declaration fails with all of its errors at once.
 author: Celery Fleet (@celery-fleet)
 attributes:
-  check_mode: {support: full, description: It changes nothing.}
-  diff_mode: {support: none, description: There is nothing to differ.}
+  check_mode: {support: full, description: Changes nothing.}
+  diff_mode: {support: none, description: Changes nothing.}
 options:
   declaration:
-    description: The user's variables, named without their prefix C(celery_).
+    description: The user's variables. Their names lack the prefix C(celery_).
     type: dict
     required: true
   groups:
-    description: The inventory's groups, a list of hosts each.
+    description: The inventory's groups, each with the list of its hosts.
     type: dict
     required: true
   facts:
-    description: For each host C(memory_mb), C(processors), C(address) and C(declared_memory).
+    description: For each host, the result of P(fleet.celery.host_facts#filter).
     type: dict
     required: true
 """
@@ -44,20 +43,67 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-app: {description: Names and directories of the application., type: dict, returned: success}
-broker: {description: Where the broker is and what it must allow., type: dict, returned: success}
-settings: {description: Celery's settings with their reasons., type: dict, returned: success}
-queues: {description: Queues as Celery declares them., type: list, returned: success}
-thresholds: {description: From when on somebody is told of each queue., type: dict, returned: success}
-alerts: {description: What people are told of, and from when on., type: dict, returned: success}
-certificates: {description: Endpoints whose certificates are watched., type: list, returned: success}
-routes: {description: Which tasks go to which queue., type: list, returned: success}
-hosts: {description: Programs and budgets of each host., type: dict, returned: success}
-beat_host: {description: The one host that runs beat., type: str, returned: success}
-flower_host: {description: The one host that runs Flower., type: str, returned: success}
-monitor_host: {description: The one host that runs Prometheus and Alertmanager., type: str, returned: success}
-table: {description: The plan as lines of text., type: list, returned: success}
-advice: {description: What works, but not as one might think., type: list, returned: success}
+app:
+  description: Names and directories of the application.
+  type: dict
+  returned: success
+broker:
+  description: Address, limits and needs of the broker.
+  type: dict
+  returned: success
+settings:
+  description: Celery's settings, each with its reason.
+  type: dict
+  returned: success
+queues:
+  description: The queues, as the broker declares them.
+  type: list
+  elements: dict
+  returned: success
+thresholds:
+  description: For each queue, the thresholds of its alerts.
+  type: dict
+  returned: success
+alerts:
+  description: Settings of all alerts, by name.
+  type: dict
+  returned: success
+certificates:
+  description: Endpoints whose certificates are monitored.
+  type: list
+  elements: str
+  returned: success
+routes:
+  description: Patterns of task names, each with its queue.
+  type: list
+  elements: dict
+  returned: success
+hosts:
+  description: For each host, its programs, duties and memory budget.
+  type: dict
+  returned: success
+beat_host:
+  description: The host that runs beat. Empty if there is none.
+  type: str
+  returned: success
+flower_host:
+  description: The host that runs Flower. Empty if there is none.
+  type: str
+  returned: success
+monitor_host:
+  description: The host that runs Prometheus and Alertmanager. Empty if there is none.
+  type: str
+  returned: success
+table:
+  description: The plan as lines of text.
+  type: list
+  elements: str
+  returned: success
+advice:
+  description: Warnings about declarations that are valid, but may surprise.
+  type: list
+  elements: str
+  returned: success
 """
 
 from ansible.module_utils.basic import AnsibleModule

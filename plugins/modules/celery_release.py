@@ -1,29 +1,30 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Bring a release of an application onto a host."""
+"""Stage a release of an application on a host."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: celery_release
-short_description: Bring a release with its environment and settings onto a host, checked before it takes effect
+short_description: Stage a release with its environment and settings on a host, and check it
 description:
-  - Makes C(releases/<version>) with a virtual environment of its own from an artifact, without an index.
-  - Imports the application with the new environment and settings, as the application's user, and lists its tasks.
-  - Only then do environment, settings and wrapper replace the old ones, and C(current) points to the release.
+  - Installs an artifact to C(releases/<version>), in a virtual environment of its own and without an index.
+  - Checks the release. The application is imported as its user, with the new environment and settings, and its tasks,
+    queues and limits are compared with the plan and with the running release.
+  - With O(activate), then replaces the environment, the settings and the wrapper, and points C(current) to the release.
   - Restarts nothing.
 author: Celery Fleet (@celery-fleet)
 attributes:
-  check_mode: {support: full, description: It says what it would make and change.}
-  diff_mode: {support: full, description: Of the environment it shows only that it changes.}
+  check_mode: {support: full, description: Reports what would be created and changed. The release is not checked.}
+  diff_mode: {support: full, description: "Shows that the environment changes, but not its content."}
 options:
   user:
     description: The application's user, and its group.
     type: str
     required: true
   app:
-    description: What C(celery -A) takes.
+    description: The application as C(celery -A) takes it.
     type: str
     required: true
   version:
@@ -32,84 +33,84 @@ options:
     required: true
   artifact:
     description:
-      - The artifact's file on the controller. Of its wheels a host is sent those that none of its releases has.
+      - Path of the artifact on the controller. Only wheels that no release of the host has are sent.
     type: path
     required: true
   sha256:
-    description: The artifact's checksum.
+    description: SHA-256 checksum of the artifact.
     type: str
     required: true
   wheels:
-    description: The artifact's wheels, by their names, with their checksums. It is filled in from the artifact.
+    description: Checksums of the artifact's wheels, by file name. The action plugin sets it.
     type: dict
     required: false
   contents:
-    description: What the host lacks of them, in base64. It is filled in from the artifact.
+    description: The missing wheels, in base64. The action plugin sets it.
     type: dict
     default: {}
   root:
-    description: The application's directory.
+    description: The application's directory, which holds C(current) and C(releases).
     type: path
     required: true
   config_dir:
-    description: Directory of its environment and settings.
+    description: Directory of the application's environment and settings.
     type: path
     required: true
   state_dir:
-    description: Directory that its user may write to; the user's home.
+    description: The home of the application's user, which it may write to.
     type: path
     required: true
   log_dir:
-    description: Directory of its logs.
+    description: Directory of the application's logs.
     type: path
     required: true
   environment:
-    description: Text of the environment file; secret.
+    description: Content of the environment file. Never logged.
     type: str
     required: true
   settings:
-    description: Text of the settings module.
+    description: Content of the settings module.
     type: str
     required: true
   modules:
-    description: Texts of modules that the settings import, by the names of their files.
+    description: Contents of the modules that the settings import, by file name.
     type: dict
     required: true
   wrapper:
-    description: Text of the wrapper.
+    description: Content of the wrapper.
     type: str
     required: true
   activate:
     description:
-      - Whether the release takes effect. If not, it is made and checked, and C(current), environment, settings and
-        wrapper stay as they are.
+      - Whether to replace C(current), the environment, the settings and the wrapper.
+      - V(false) only stages and checks the release.
     type: bool
     default: true
   app_memory:
-    description: Bytes that the plan counts for a process that has imported the application. 0 counts none.
+    description: Bytes of a process that has imported the application, as planned. V(0) does not compare them.
     type: int
     default: 0
   child_caps:
-    description: By the names of programs, bytes above which their children are replaced. 0 for a program without.
+    description: For each program, bytes above which its children are replaced. V(0) for a program without a cap.
     type: dict
     default: {}
   incompatible_tasks:
-    description: Tasks whose messages of the release that runs the new one need not be able to run.
+    description: Tasks that may be incompatible with queued messages of the running release.
     type: list
     elements: str
     default: []
   keep_current:
-    description: Where a release runs already, and can, it stays, and O(version) and O(artifact) are left aside.
+    description: Keep the running release, if there is one that runs with the host's Python, and ignore O(version).
     type: bool
     default: false
   python:
-    description: The Python that the virtual environment is made of.
+    description: Python interpreter of the virtual environment.
     type: path
     default: /usr/bin/python3
 """
 
 EXAMPLES = r"""
-- name: Bring the release
+- name: Stage the release
   fleet.celery.celery_release:
     user: shop
     app: shop.celery:app
@@ -124,26 +125,50 @@ EXAMPLES = r"""
     settings: "{{ settings_text }}"
     modules: {celery_fleet_report.py: "{{ report_text }}"}
     wrapper: "{{ wrapper_text }}"
+    activate: false
 """
 
 RETURN = r"""
-missing: {description: Wheels that must be sent first., type: list, elements: str, returned: never}
-release: {description: The release's directory., type: str, returned: success}
-version: {description: The release., type: str, returned: success}
-previous: {description: Where C(current) pointed before., type: str, returned: success}
-tasks: {description: Names of the application's tasks., type: list, elements: str, returned: success}
+missing:
+  description: Wheels that must be sent. Only the action plugin gets it.
+  type: list
+  elements: str
+  returned: never
+release:
+  description: Path of the release.
+  type: str
+  returned: success
+version:
+  description: The release.
+  type: str
+  returned: success
+previous:
+  description: The target of C(current) before this task.
+  type: str
+  returned: success
+tasks:
+  description: Names of the application's tasks.
+  type: list
+  elements: str
+  returned: success
 findings:
-  description: What the check found that is no reason to refuse the release, such as settings that differ.
+  description: Remarks of the release check that are no errors, such as settings that differ.
   type: list
   elements: str
   returned: success
 pending:
-  description: Without O(activate), files that hold something else than it would write, such as settings.
+  description: Without O(activate), files that an activation would change.
   type: list
   elements: str
   returned: success
-began: {description: When that was, in seconds since the epoch., type: float, returned: success}
-seconds: {description: How long it took., type: float, returned: success}
+began:
+  description: When the module began, in seconds since the epoch.
+  type: float
+  returned: success
+seconds:
+  description: Duration of the module in seconds.
+  type: float
+  returned: success
 """
 
 import base64
@@ -162,7 +187,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, moves, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._environment import secrets_in
-from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, make_directory, write_file
+from ansible_collections.fleet.celery.plugins.module_utils._files import (
+    belongs,
+    make_directory,
+    replace_link,
+    write_file,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     SETTINGS,
     Record,
@@ -182,7 +212,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._venv import install,
 
 
 class Host:
-    """The application's directories and files on this host."""
+    """The directories, files and releases of an application on this host."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
@@ -204,12 +234,12 @@ class Host:
             (self.config_dir, 0o755, "root", "root"),
             (self.config_dir / "programs", 0o750, "root", user),
             (Path(self.parameters["state_dir"]), 0o750, user, user),
-            # Supervisor's, which root is: the application could have it write elsewhere by a link.
+            # Supervisor writes logs as root, so the application must not be able to place a link here.
             (Path(self.parameters["log_dir"]), 0o750, "root", user),
         ]
 
     def files(self) -> list[tuple[Path, str, int, str, bool]]:
-        """Return path, text, mode, group and whether it is secret of each file."""
+        """Return the path, the content, the mode and the group of each file, and whether it is secret."""
         bin_dir, user = self.root / "bin", self.parameters["user"]
         return [
             (self.config_dir / "environment", self.parameters["environment"], 0o640, user, True),
@@ -226,12 +256,12 @@ class Host:
                 make_directory(path, mode, owner, group)
 
     def contents(self) -> list[bytes]:
-        """Return what a program of this release starts from, in the wrapper's order."""
+        """Return the contents that a program of this release depends on, in the wrapper's order."""
         texts = [self.parameters["wrapper"], self.parameters["environment"]]
         return [text.encode() for text in (*texts, *(text for _, text in sorted(self.modules.items())))]
 
     def make_release(self, others: dict[Path, Record]) -> Record:
-        """Install the wheels into a virtual environment; what others have is linked."""
+        """Install the wheels into a virtual environment. Wheels of other releases are linked."""
         run, python = partial(self.module.run_command, cwd="/"), self.parameters["python"]
         record = Record(self.parameters["version"], self.parameters["sha256"], wheels=self.parameters["wheels"])
         with self._wheels() as source:
@@ -250,13 +280,13 @@ class Host:
             yield Path(temporary)
 
     def missing(self, others: dict[Path, Record]) -> list[str]:
-        """Return the wheels that must be sent before the release can be made: those that no other has either."""
+        """Return the wheels that must be sent: those that no other release has."""
         if self.parameters["artifact"]:
             return []
         return sorted(set(lacking(self.parameters["wheels"], others)) - self.parameters["contents"].keys())
 
     def unchanged(self) -> dict[Path, Record]:
-        """Return the releases that are whole, and as they were made, with the Python that is wanted."""
+        """Return the complete and unchanged releases with the same Python."""
         releases = self.release.parent
         found = {path: read_record(path) for path in (releases.iterdir() if releases.is_dir() else ())}
         return {
@@ -269,14 +299,14 @@ class Host:
         }
 
     def check(self, record: Record, checked: str, files: str) -> Record:
-        """Import the application on the release with the new files, as its user, and return the release's record.
+        """Check the release with the new files, as the application's user, and return its record.
 
         Raises:
-            ReleaseError: if that fails, with the end of what it said.
+            ReleaseError: the application can't be imported, or does not fit the plan or the running release.
         """
-        advice = "Mend it and run this again"
+        advice = "Fix it and rerun"
         if record.files not in ("", files):
-            advice = f"Its virtual environment is not as it was made: remove {self.release} and run this again"
+            advice = f"Its virtual environment was changed after its installation. Remove {self.release} and rerun"
         user = self.parameters["user"]
         with tempfile.TemporaryDirectory(dir=self.root, prefix=".check-") as temporary:
             directory = Path(temporary)
@@ -314,12 +344,12 @@ class Host:
         return record
 
     def running(self) -> Record | None:
-        """Return the record of the release whose place this one takes, if there is one."""
+        """Return the record of the running release, if it is another one."""
         record = read_record(self.current.resolve()) if self.current.is_symlink() else None
         return record if record and record.version != self.release.name else None
 
     def lost(self, signatures: Mapping[str, Any]) -> list[str]:
-        """Return why messages of the release that runs would be lost on this one."""
+        """Return why messages of the running release could be lost on this one."""
         running = self.running()
         if not running:
             return []
@@ -333,13 +363,13 @@ class Host:
         return str(output)
 
     def pending(self) -> list[str]:
-        """Return the files that hold something else than they would if the release was activated here.
+        """Return the files that an activation would change.
 
         Raises:
-            ReleaseError: if none was ever.
+            ReleaseError: no release is active on this host.
         """
         if not self.current.is_symlink() and not self.module.check_mode:
-            raise ReleaseError("No release runs on this host yet, so there is nothing to roll over. Run site.yml first")
+            raise ReleaseError("No release is active on this host yet. Run site.yml first")
         return [str(path) for path, text, *_ in self.files() if not path.exists() or path.read_bytes() != text.encode()]
 
     def write_files(self) -> None:
@@ -370,17 +400,14 @@ class Host:
             }
         )
         if not self.module.check_mode:
-            temporary = link.with_name(f".{link.name}")
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(target)
-            temporary.replace(link)
+            replace_link(link, target)
 
     def activate(self) -> None:
         self._link(self.current, Path("releases") / self.parameters["version"])
 
 
 def keep_current(parameters: dict[str, Any]) -> None:
-    """Let the release that runs be the one that is wanted, if there is one."""
+    """Replace the version in the parameters by the running release, if there is one."""
     release = Path(parameters["root"], "current").resolve()
     record = read_record(release)
     if record and not made_for_another_python(release / "venv", Path(parameters["python"])):
@@ -389,7 +416,7 @@ def keep_current(parameters: dict[str, Any]) -> None:
 
 def run(module: AnsibleModule) -> dict[str, Any]:
     check_version(module.params["version"])
-    # The application's user must read the release, whatever mask root has.
+    # The application's user must be able to read the release, whatever root's umask.
     os.umask(0o022)
     began = time.time()
     if module.params["keep_current"]:
@@ -399,13 +426,13 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     previous = str(host.current.readlink()) if host.current.is_symlink() else ""
     record = read_record(host.release)
     if record and made_for_another_python(host.release / "venv", Path(module.params["python"])):
-        record = None  # nothing can run on it since the host was upgraded
+        record = None  # unusable since the host was upgraded
     if record and record.sha256 != module.params["sha256"] and not record.checked:
-        record = None  # it never passed its check, so nothing runs on it: what mends it may have the same version
+        record = None  # it never passed its check, so nothing runs on it, and its fix may have the same version
     if record and record.sha256 != module.params["sha256"]:
         raise ReleaseError(
-            f"Release {record.version} is on this host already, made from something else. A version names one content: "
-            "raise celery_app_version (or the version of the project), or remove the release"
+            f"Release {record.version} exists on this host with another content, and releases are immutable. "
+            "Raise celery_app_version (or the version of the project), or remove the release"
         )
     others: dict[Path, Record] = {}
     if not record and not module.check_mode:
@@ -461,7 +488,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # A traceback of the application may show what is in its environment.
+    # A traceback of the application may contain values of its environment.
     module.no_log_values |= secrets_in(module.params["environment"])
     try:
         result = run(module)

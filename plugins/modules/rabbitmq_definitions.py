@@ -1,108 +1,163 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Make a vhost of RabbitMQ and its users be as declared."""
+"""Configure a vhost of RabbitMQ and its users."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: rabbitmq_definitions
-short_description: Make a vhost of RabbitMQ and its users be as declared
+short_description: Configure a vhost of RabbitMQ and its users
 description:
-  - Compares what the broker on this host holds with what is declared, and imports the difference only.
+  - Compares the broker's definitions with the declared ones, and imports only the differences.
   - Waits until the broker has started.
-  - Passwords reach the broker as salted hashes only. They are in no process list, log or difference.
-  - Users, permissions, policies, queues and exchanges that are not named stay as they are. One exception are
-    permissions of a declared user other than those declared, which go, unless the user is an administrator.
+  - Passwords are passed to the broker as salted hashes. They appear in no process list, log or diff.
+  - Users, permissions, policies, queues and exchanges that are not declared are left alone. The exception are other
+    permissions of a declared user, which are removed unless the user is an administrator.
 author: Celery Fleet (@celery-fleet)
 requirements:
   - C(rabbitmqctl) of RabbitMQ 3.10 or later, run as root on the broker's host
 attributes:
   check_mode:
     support: full
-    description: It says what it would do. Where no broker runs yet, that is all that is declared.
-  diff_mode: {support: full, description: It shows what changes. Of a password it shows only that it changes.}
+    description: Reports the changes. If the broker is not running yet, these are all declared definitions.
+  diff_mode: {support: full, description: "Shows the changes, but no passwords."}
 options:
   vhost:
-    description: The vhost. All but the users is inside of it.
+    description: The vhost. Everything but users belongs to it.
     type: str
     required: true
   users:
-    description: Users that should exist.
+    description: Users that must exist.
     type: list
     elements: dict
     default: []
     suboptions:
-      name: {description: The user's name., type: str, required: true}
+      name:
+        description: The user's name.
+        type: str
+        required: true
       tags:
-        description: Roles in the management API; a user without any can't log in there.
+        description: The user's tags. A user without tags can't log in to the management API.
         type: list
         elements: str
         default: []
   passwords:
-    description: The users' passwords by their names. Any characters may be in them.
+    description: The users' passwords, by user name.
     type: dict
     default: {}
   absent_users:
-    description: Users that should not exist.
+    description: Users that must not exist.
     type: list
     elements: str
     default: []
   permissions:
-    description: What users may do in the vhost, as regular expressions of names.
+    description: The users' permissions in the vhost, as regular expressions of names.
     type: list
     elements: dict
     default: []
     suboptions:
-      user: {description: The user's name., type: str, required: true}
-      configure: {description: What it may declare and delete., type: str, required: true}
-      write: {description: What it may publish to and bind., type: str, required: true}
-      read: {description: What it may consume from., type: str, required: true}
+      user:
+        description: The user's name.
+        type: str
+        required: true
+      configure:
+        description: Names that the user may declare and delete.
+        type: str
+        required: true
+      write:
+        description: Names that the user may publish to and bind.
+        type: str
+        required: true
+      read:
+        description: Names that the user may consume from.
+        type: str
+        required: true
   exchanges:
-    description: Durable exchanges that should exist.
+    description: Durable exchanges that must exist.
     type: list
     elements: dict
     default: []
     suboptions:
-      name: {description: The exchange's name., type: str, required: true}
-      type: {description: The exchange's type., type: str, default: direct}
+      name:
+        description: The exchange's name.
+        type: str
+        required: true
+      type:
+        description: The exchange's type.
+        type: str
+        default: direct
   queues:
-    description: Queues that should exist.
+    description: Queues that must exist.
     type: list
     elements: dict
     default: []
     suboptions:
-      name: {description: The queue's name., type: str, required: true}
-      durable: {description: Whether it outlives a restart of the broker., type: bool, default: true}
-      arguments: {description: Such as C(x-queue-type)., type: dict, default: {}}
+      name:
+        description: The queue's name.
+        type: str
+        required: true
+      durable:
+        description: Whether the queue survives a restart of the broker.
+        type: bool
+        default: true
+      arguments:
+        description: The queue's arguments, e.g. C(x-queue-type).
+        type: dict
+        default: {}
   bindings:
-    description: Bindings of queues to exchanges that should exist.
+    description: Bindings of queues to exchanges that must exist.
     type: list
     elements: dict
     default: []
     suboptions:
-      exchange: {description: The exchange's name., type: str, required: true}
-      queue: {description: The queue's name., type: str, required: true}
-      routing_key: {description: The routing key., type: str, default: ""}
+      exchange:
+        description: The exchange's name.
+        type: str
+        required: true
+      queue:
+        description: The queue's name.
+        type: str
+        required: true
+      routing_key:
+        description: The routing key.
+        type: str
+        default: ""
   policies:
-    description: Policies that should exist.
+    description: Policies that must exist.
     type: list
     elements: dict
     default: []
     suboptions:
-      name: {description: The policy's name., type: str, required: true}
-      pattern: {description: Regular expression of the names that it is for., type: str, required: true}
-      apply_to: {description: What it is for., type: str, choices: [all, queues, exchanges], default: queues}
-      definition: {description: What it sets., type: dict, required: true}
-      priority: {description: The highest policy of those that match is the one in force., type: int, default: 0}
+      name:
+        description: The policy's name.
+        type: str
+        required: true
+      pattern:
+        description: Regular expression of the names that the policy applies to.
+        type: str
+        required: true
+      apply_to:
+        description: Kind of objects that the policy applies to.
+        type: str
+        choices: [all, queues, exchanges]
+        default: queues
+      definition:
+        description: The policy's definition.
+        type: dict
+        required: true
+      priority:
+        description: Priority of the policy. Of several that match, the highest applies.
+        type: int
+        default: 0
   timeout:
-    description: Seconds that the broker may take to start.
+    description: Seconds within which the broker must have started.
     type: int
     default: 120
 """
 
 EXAMPLES = r"""
-- name: Make the application's vhost
+- name: Configure the application's vhost
   fleet.celery.rabbitmq_definitions:
     vhost: shop
     users:
@@ -119,12 +174,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 made:
-  description: What was made or altered, names by their kind.
+  description: Names of the objects that were created or changed, by kind.
   type: dict
   returned: always
   sample: {users: [shop], vhosts: [shop]}
 removed:
-  description: What was removed, names by their kind.
+  description: Names of the objects that were removed, by kind.
   type: dict
   returned: always
   sample: {users: [guest]}

@@ -272,7 +272,7 @@ def test_a_version_names_one_content(one: Any, given: dict[str, str], tmp_path: 
     before = state(one)
     source = project(tmp_path / "shop", "1.0.0", "app = Celery", "# other\napp = Celery")
     output = refuse(test_source=str(source), **given)
-    assert "Release 1.0.0 is on this host already, made from something else" in output
+    assert "Release 1.0.0 exists on this host with another content" in output
     assert "raise celery_app_version" in output
     assert state(one) == before
 
