@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -137,9 +138,17 @@ def settle(hosts: Hosts, flow: Load, notes: list[str]) -> tuple[Outcome, float]:
 
 def bring_about(hosts: Hosts, fault: Fault) -> Result:
     """Bring a fault about under load, and return what it did."""
+    fault.prepare(hosts)
+    try:
+        return under_load(hosts, fault)
+    finally:
+        fault.restore(hosts)
+
+
+def under_load(hosts: Hosts, fault: Fault) -> Result:
+    """As above, on hosts that are ready for it."""
     seen, doctor = Seen(), list[str]()
     watch = Watch(hosts)
-    fault.prepare(hosts)
     wait_until(lambda: not watch.firing(), QUIET_SECONDS, 3)
     forget(hosts.fleet)
     with watch.on(), load(hosts.fleet) as flow:
@@ -148,13 +157,15 @@ def bring_about(hosts: Hosts, fault: Fault) -> Result:
         time.sleep(BEFORE_SECONDS)
         watch.found.clear()
         began = watch.began = time.time()
-        fault.inject(hosts, seen)
-        if fault.hold:
-            doctor = findings_since(hosts.doctor(), began)
-            seen.status += status_says(hosts.status(), hosts.fleet.app_hosts)
-            time.sleep(max(0.0, began + fault.hold - time.time()))
-        over = time.time()
-        fault.undo(hosts)
+        try:
+            fault.inject(hosts, seen)
+            if fault.hold:
+                doctor = findings_since(hosts.doctor(), began)
+                seen.status += status_says(hosts.status(), hosts.fleet.app_hosts)
+                time.sleep(max(0.0, began + fault.hold - time.time()))
+            over = time.time()
+        finally:
+            fault.undo(hosts)
         came_back = bool(wait_until(lambda: whole(hosts, flow), WHOLE_SECONDS))
         consumed = time.time()
         begun = wait_until(lambda: begun_everywhere(hosts, consumed), WHOLE_SECONDS) if came_back else None
@@ -164,7 +175,6 @@ def bring_about(hosts: Hosts, fault: Fault) -> Result:
     since = over if fault.hold else began
     if not fault.hold:
         doctor = findings_since(hosts.doctor(), began)
-    fault.restore(hosts)
     ends = max(consumed, done_by(entries, consumed))
     return Result(
         fault=fault.name,
@@ -231,7 +241,7 @@ def measure(kind: str, given: argparse.Namespace) -> list[str]:
             print(f"{kind}: {fault.what}", flush=True)
             try:
                 result = bring_about(hosts, fault)
-            except DemoError as error:
+            except (DemoError, subprocess.CalledProcessError) as error:
                 failed.append(f"{kind}, {fault.name}: {error}")
                 print(f"    FAILED: {error}", flush=True)
                 continue

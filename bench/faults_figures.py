@@ -202,6 +202,7 @@ def status_says(statuses: Mapping[str, Mapping[str, Any]], hosts: Collection[str
             for program in status["programs"]
             if program["state"] not in {"RUNNING", "STOPPING"}
         ]
+        found += [f"{stray['program']} on {host} is no Supervisor's" for stray in status.get("strays", ())]
     if len(releases) > 1:
         found.append("releases: " + "; ".join(f"{name}: {', '.join(on)}" for name, on in sorted(releases.items())))
     return found

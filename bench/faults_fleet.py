@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -283,25 +283,26 @@ class Hosts:
         wait = [str(ROOT / "lab" / "wait_for_boot.sh"), container(host)]
         subprocess.run(wait if os.geteuid() == 0 else ["sudo", *wait], check=True, capture_output=True)
 
-    def _enter(self, host: str, namespace: str, script: str) -> None:
+    def _enter(self, host: str, namespaces: Sequence[str], script: str) -> None:
         found = subprocess.run(
             [*PODMAN, "inspect", "--format", "{{.State.Pid}}", container(host)],
             check=True,
             capture_output=True,
             text=True,
         )
-        command = [*NSENTER, "-t", found.stdout.strip(), namespace, "sh", "-ec", script]
+        command = [*NSENTER, "-t", found.stdout.strip(), *namespaces, "sh", "-ec", script]
         result = subprocess.run(command, check=False, capture_output=True, text=True)
         if result.returncode != 0:
             raise DemoError(f"on {host}, {script} ended with {result.returncode}: {result.stderr}{result.stdout}")
 
     def network(self, host: str, script: str) -> None:
         """Run a script of this machine in a host's network: what a firewall there would do."""
-        self._enter(host, "--net", script)
+        self._enter(host, ["--net"], script)
 
     def mounts(self, host: str, script: str) -> None:
         """Run a script of a host with the right to mount, which its own root does not have."""
-        self._enter(host, "--mount", script)
+        # umount(8) reads what is mounted in /proc of its own process.
+        self._enter(host, ["--mount", "--pid"], script)
 
 
 def container(host: str) -> str:

@@ -151,14 +151,16 @@ def test_processes_that_were_killed_before_do_not_count() -> None:
 
 def test_status_tells_of_what_is_away_stands_still_or_is_on_another_release() -> None:
     runs = {"name": "shop-email-a", "state": "RUNNING"}
-    statuses = {
+    statuses: dict[str, dict[str, Any]] = {
         "worker1": {"current": "1.0.0", "programs": [runs, {"name": "shop-reports-a", "state": "BACKOFF"}]},
         "worker2": {"current": "1.1.0", "programs": [runs, {"name": "shop-email-b", "state": "STOPPING"}]},
         "worker3": {},
     }
+    statuses["worker2"]["strays"] = [{"program": "shop-reports-a", "pid": 7}]
     assert status_says(statuses, ["worker1", "worker2", "worker3", "worker4"]) == [
         "worker4 is not there",
         "shop-reports-a on worker1 is BACKOFF",
+        "shop-reports-a on worker2 is no Supervisor's",
         "worker3 can't be examined",
         "releases: 1.0.0: worker1; 1.1.0: worker2",
     ]
