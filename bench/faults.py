@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -117,18 +118,17 @@ def begun_everywhere(hosts: Hosts, since: float) -> float | None:
     return max(found[taker] for taker in TAKERS) if set(found) >= TAKERS else None
 
 
-def settle(hosts: Hosts, flow: Load, notes: list[str]) -> tuple[Outcome, float]:
-    """Wait until each task has ended, or none does any more; return what became of them, and when the last was done."""
+def settle(hosts: Hosts, flow: Load, notes: list[str]) -> Outcome:
+    """Wait until each task has ended, or none does any more, and return what became of them."""
     swept = False
     most, since = -1, time.monotonic()
     while True:
-        entries = events_of(ledger(hosts.fleet))
-        found = outcome(entries, flow.sent, set(flow.refused))
+        found = outcome(events_of(ledger(hosts.fleet)), flow.sent, set(flow.refused))
         if found.done > most:
             most, since = found.done, time.monotonic()
         still = time.monotonic() - since
         if not found.lost or still > PATIENCE_SECONDS:
-            return found, done_by(entries, time.time())
+            return found
         if hosts.fleet.kind == "redis" and not swept and still > SWEEP_SECONDS:
             swept, since = True, time.monotonic()
             run = hosts.playbook("sweep")
@@ -170,7 +170,8 @@ def under_load(hosts: Hosts, fault: Fault) -> Result:
         consumed = time.time()
         begun = wait_until(lambda: begun_everywhere(hosts, consumed), WHOLE_SECONDS) if came_back else None
         time.sleep(AFTER_SECONDS)
-    tasks, _ = settle(hosts, flow, seen.notes)
+    seen.notes += [f"{count} senders were told: {why}" for why, count in Counter(flow.refused.values()).items()]
+    tasks = settle(hosts, flow, seen.notes)
     entries = events_of(ledger(hosts.fleet))
     since = over if fault.hold else began
     if not fault.hold:

@@ -165,6 +165,7 @@ def test_status_tells_of_what_is_away_stands_still_or_is_on_another_release() ->
         "releases: 1.0.0: worker1; 1.1.0: worker2",
     ]
     assert status_says({"worker1": {"current": "1.0.0", "programs": [runs]}}, ["worker1"]) == []
+    assert status_says({}, ["worker1"]) == ["it does not come to its end"]
 
 
 def test_the_table_tells_who_reported_a_fault_the_first_first() -> None:
