@@ -186,6 +186,7 @@ def under_load(hosts: Hosts, fault: Fault) -> Result:
         alerts=watch.found,
         doctor=doctor,
         status=seen.status,
+        watchdog=hosts.watchdog(began),
         notes=[*seen.notes, *(f"TROUBLE: {trouble}" for trouble in seen.trouble)],
     )
 
@@ -193,7 +194,7 @@ def under_load(hosts: Hosts, fault: Fault) -> Result:
 def tell(result: Result) -> None:
     """Print what was found of a fault."""
     print(*table([result])[2:], sep="\n")
-    for name in ("doctor", "status", "notes"):
+    for name in ("doctor", "status", "watchdog", "notes"):
         for text in getattr(result, name):
             print(f"    {name}: {text}")
     if result.outcome.lost:

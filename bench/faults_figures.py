@@ -190,6 +190,8 @@ def status_says(statuses: Mapping[str, Mapping[str, Any]], hosts: Collection[str
         statuses: its JSON, by host.
         hosts: those that should be there.
     """
+    if not statuses:
+        return ["it does not come to its end"]
     found = [f"{host} is not there" for host in sorted(set(hosts) - set(statuses))]
     releases: dict[str, list[str]] = {}
     for host, status in sorted(statuses.items()):
@@ -222,6 +224,7 @@ class Result:
         alerts: the seconds after which each alert fired.
         doctor: what the doctor found.
         status: what playbooks/status.yml showed.
+        watchdog: what the watchdog's journals say.
         notes: what else is to be told.
     """
 
@@ -233,13 +236,14 @@ class Result:
     alerts: dict[str, float]
     doctor: list[str]
     status: list[str]
+    watchdog: list[str]
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-HEADINGS = ("fault", "sent", "done", "lost", "repeated", "refused", "whole after", "alerts", "doctor")
+HEADINGS = ("fault", "sent", "done", "lost", "repeated", "refused", "whole after", "alerts", "doctor", "watchdog")
 
 
 def table(results: Iterable[Result]) -> list[str]:
@@ -256,6 +260,7 @@ def table(results: Iterable[Result]) -> list[str]:
                 "never" if result.seconds is None else f"{result.seconds:.0f} s",
                 ", ".join(f"{name} ({seconds:.0f} s)" for name, seconds in alerts) or "none",
                 ", ".join(checks) or "nothing",
+                "; ".join(sorted({line.partition(": ")[2] for line in result.watchdog})) or "nothing",
             )
         )
     return ["| " + " | ".join(row) + " |" for row in rows]

@@ -271,6 +271,12 @@ class Hosts:
         checks: dict[str, list[dict[str, str]]] = found["checks"]
         return checks
 
+    def watchdog(self, since: float) -> list[str]:
+        """Return what the watchdogs' journals say that they did, each with its host."""
+        journal = f"journalctl --unit {APP}-watchdog --since=@{since:.0f} --output=cat --no-pager"
+        command = f"{journal} | grep ^Restarting || true"
+        return [f"{host}: {line}" for host in WORKERS for line in self.root(host, command).splitlines()]
+
     # ---- From outside ----
 
     def cut_off(self, host: str) -> None:

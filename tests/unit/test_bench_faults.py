@@ -44,6 +44,7 @@ def result(fault: str = "main", broker: str = "rabbitmq", **more: Any) -> Result
         "alerts": {"CeleryWorkerGone": 11.0, "CeleryTasksKilled": 6.2},
         "doctor": ["processes that were killed: shop-reports-a on worker1: …", "consumers: shop-email on worker1: …"],
         "status": [],
+        "watchdog": ["worker1: Restarting shop-email-a, warm: it has not answered for 30 s"],
     }
     return Result(fault=fault, broker=broker, **values | more)
 
@@ -172,10 +173,10 @@ def test_the_table_tells_who_reported_a_fault_the_first_first() -> None:
     *_, row = table([result()])
     assert row == (
         "| main | 100 | 98 | 2 | 4 | 3 | 20 s | CeleryTasksKilled (6 s), CeleryWorkerGone (11 s) "
-        "| consumers, processes that were killed |"
+        "| consumers, processes that were killed | Restarting shop-email-a, warm: it has not answered for 30 s |"
     )
-    *_, row = table([result(seconds=None, alerts={}, doctor=[])])
-    assert row.endswith("| never | none | nothing |")
+    *_, row = table([result(seconds=None, alerts={}, doctor=[], watchdog=[])])
+    assert row.endswith("| never | none | nothing | nothing |")
 
 
 def test_what_another_run_found_of_other_faults_stays(tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ PORTS = {
     "redis": {"{ip}:6379", "{ip}:8081", "{ip}:9121"} | MEASURED,
 }
 GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
+CONSUMERS = {(queue, host) for queue, group in WORKERS.items() if queue != "ticks" for host in GROUPS[group]}
+# One of each queue, so that each worker has something to take.
+SHORT = [
+    call("customers.sync", 1),
+    call("email.send_order_confirmation", 1, "a@shop.example"),
+    call("video.transcode", 1, 0.1),
+    call("reports.build", "2026-03", 0.1),
+]
 
 # Listens on an address, has the exporter of Redis look there, and prints what it was sent.
 LURE = """
@@ -127,28 +135,28 @@ def test_a_restart_of_the_host_waits_for_its_tasks(shop: Shop) -> None:
     assert len(shop.events(ids, "started")) == 4, "a task was broken off and begun again"
 
 
-@pytest.mark.parametrize("restart", ["systemctl restart {}", "systemctl kill --signal KILL {}"])
-def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restart: str) -> None:
-    consumers = {(queue, host) for queue, group in WORKERS.items() if queue != "ticks" for host in GROUPS[group]}
-    calls = [call("customers.sync", 1), call("email.send_order_confirmation", 1, "a@shop.example")]
-    calls += [call("video.transcode", 1, 0.1), call("reports.build", "2026-03", 0.1)]
+def takers(shop: Shop, since: str) -> set[tuple[str, str]]:
+    """Return the queues of which a task was begun since then, each with the host."""
+    return {(line["queue"], line["host"]) for line in shop.ledger(since=since) if line["event"] == "started"}
 
-    def takers(since: str) -> set[tuple[str, str]]:
-        started = [line for line in shop.ledger(since=since) if line["event"] == "started"]
-        return {(line["queue"], line["host"]) for line in started}
 
-    since = now()
-    with shop.flow(*calls) as ids:
-        begun = now()
-        wait_until(lambda: takers(begun) >= consumers, "not all workers took tasks before")
-        before = broker_process(shop)
-        shop.output(restart.format(UNITS[BROKER]), "broker1")
-        wait_until(lambda: broker_process(shop) not in ("", before), "the broker does not come back")
-        again = now()
-        wait_until(lambda: takers(again) >= consumers, "not all workers take tasks")
-    assert len(ids) > len(calls)
+def restart_broker(shop: Shop, command: str) -> str:
+    """Restart the broker by a command of systemd, and return the time at which it serves again."""
+    before = broker_process(shop)
+    shop.output(command.format(UNITS[BROKER]), "broker1")
+    wait_until(lambda: broker_process(shop) not in ("", before), "the broker does not come back")
+    return now()
+
+
+def none_is_lost(shop: Shop, ids: list[str], since: str, again: str) -> None:
+    """Wait until all tasks are done.
+
+    Args:
+        since: when the first was sent, or before.
+        again: when the broker was back.
+    """
     # What was on its way to a worker when Redis ended is in no queue any more (docs/brokers.md), one each; all else is.
-    on_their_way = len(consumers) if BROKER == "redis" else 0
+    on_their_way = len(CONSUMERS) if BROKER == "redis" else 0
 
     def the_rest_is_done() -> bool:
         sent = {line["id"]: line["time"] for line in shop.events(ids, "sent", since)}
@@ -157,6 +165,48 @@ def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restar
         return len(lost) <= on_their_way and all(sent[task] < again for task in lost) and not begun
 
     wait_until(the_rest_is_done, "tasks are lost")
+
+
+@pytest.mark.parametrize("restart", ["systemctl restart {}", "systemctl kill --signal KILL {}"])
+def test_each_worker_consumes_again_after_the_broker_was_away(shop: Shop, restart: str) -> None:
+    since = now()
+    with shop.flow(*SHORT) as ids:
+        begun = now()
+        wait_until(lambda: takers(shop, begun) >= CONSUMERS, "not all workers took tasks before")
+        again = restart_broker(shop, restart)
+        wait_until(lambda: takers(shop, again) >= CONSUMERS, "not all workers take tasks")
+    assert len(ids) > len(SHORT)
+    none_is_lost(shop, ids, since, again)
+
+
+def test_a_fleet_in_which_several_things_break_at_once_is_whole_again_and_loses_nothing(shop: Shop) -> None:
+    before = {name: set(shop.pids(name)) for name in ("worker1", "worker2")}
+    since = now()
+    with shop.flow(*SHORT) as ids:
+        begun = now()
+        wait_until(lambda: takers(shop, begun) >= CONSUMERS, "not all workers took tasks before")
+        report = shop.report("2026-08")
+        killed = shop.pid("worker1", "shop-customers")
+        supervisord = shop.output("cat /run/supervisord.pid", "worker2").strip()
+        shop.output(f"kill -KILL {supervisord}", "worker2")
+        shop.output(f"kill -KILL {killed}", "worker1")
+        again = restart_broker(shop, "systemctl restart {}")
+        wait_until(lambda: {name: set(shop.pids(name)) for name in before} == before, "not all programs run again")
+        wait_until(lambda: takers(shop, again) >= CONSUMERS, "not all workers take tasks")
+    assert shop.pid("worker1", "shop-customers") != killed
+    assert shop.output("cat /run/supervisord.pid", "worker2").strip() != supervisord
+    if BROKER == "redis":
+        # The worker that supervisord left behind is at the report still, and does not tell.
+        run = run_playbook(PLAYBOOKS / "sweep.yml")
+        assert run.returncode != 0, run.stdout
+        ends = r"shop-reports-a on worker2 \(process \d+, of no Supervisor\) ends its tasks"
+        assert re.search(ends, " ".join(run.stdout.split())), run.stdout
+        assert len(shop.events([report.id], "started")) == 1, "a task that ran was given to another worker"
+    report.finish()
+    if BROKER == "redis":
+        # What the killed worker had taken is nobody's until then.
+        wait_until(lambda: run_playbook(PLAYBOOKS / "sweep.yml").returncode == 0, "a sweep is refused still")
+    none_is_lost(shop, [report.id, *ids], since, again)
 
 
 def test_a_worker_that_hangs_is_restarted_and_one_that_was_told_to_leave_its_queue_is_not(shop: Shop) -> None:
