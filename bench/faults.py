@@ -30,6 +30,7 @@ from bench.faults_figures import (
     events_of,
     findings_since,
     outcome,
+    result_of,
     status_says,
     table,
     takers,
@@ -215,6 +216,14 @@ def keep(path: Path, results: list[Result]) -> None:
     path.write_text(json.dumps({"results": found}, indent=2) + "\n", encoding="utf-8")
 
 
+def show(path: Path) -> None:
+    """Print the tables of what was found, as docs/reliability.md has them."""
+    found = [result_of(values) for values in json.loads(path.read_text(encoding="utf-8"))["results"]]
+    names = {fault.name: fault.what for fault in FAULTS}
+    for kind in BROKERS:
+        print("", kind, "", *table([result for result in found if result.broker == kind], names), sep="\n")
+
+
 def options() -> argparse.Namespace:
     names = [fault.name for fault in FAULTS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -225,6 +234,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--image", default="debian12", help="the hosts' Debian: debian12 (default) or debian13")
     parser.add_argument("--keep-hosts", action="store_true", help="leave the hosts as they are; one broker alone")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: bench/results/faults.json")
+    parser.add_argument("--show", action="store_true", help="print the tables of what was found, and run nothing")
     given = parser.parse_args()
     given.broker = given.broker or list(BROKERS)
     if given.keep_hosts and len(given.broker) > 1:
@@ -254,6 +264,9 @@ def measure(kind: str, given: argparse.Namespace) -> list[str]:
 
 def main() -> int:
     given = options()
+    if given.show:
+        show(given.results)
+        return 0
     failed = [each for kind in given.broker for each in measure(kind, given)]
     print(*failed, sep="\n")
     return 1 if failed else 0

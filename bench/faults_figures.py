@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -243,11 +243,21 @@ class Result:
         return asdict(self)
 
 
+def result_of(values: Mapping[str, Any]) -> Result:
+    """Return a result from its JSON, which may say more."""
+    known = {each.name: values[each.name] for each in fields(Result)}
+    return Result(**known | {"outcome": Outcome(**values["outcome"])})
+
+
 HEADINGS = ("fault", "sent", "done", "lost", "repeated", "refused", "whole after", "alerts", "doctor", "watchdog")
 
 
-def table(results: Iterable[Result]) -> list[str]:
-    """Return the lines of a table, as Markdown has it."""
+def table(results: Iterable[Result], names: Mapping[str, str] | None = None) -> list[str]:
+    """Return the lines of a table, as Markdown has it.
+
+    Args:
+        names: what each fault is called there; by default by its own name.
+    """
     rows = [HEADINGS, tuple("---" for _ in HEADINGS)]
     for result in results:
         what = result.outcome
@@ -255,7 +265,7 @@ def table(results: Iterable[Result]) -> list[str]:
         checks = sorted({finding.partition(":")[0] for finding in result.doctor})
         rows.append(
             (
-                result.fault,
+                (names or {}).get(result.fault, result.fault),
                 *(str(number) for number in (what.sent, what.done, what.lost, what.repeated, what.refused)),
                 "never" if result.seconds is None else f"{result.seconds:.0f} s",
                 ", ".join(f"{name} ({seconds:.0f} s)" for name, seconds in alerts) or "none",

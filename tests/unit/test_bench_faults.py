@@ -19,6 +19,7 @@ from bench.faults_figures import (
     events_of,
     findings_since,
     outcome,
+    result_of,
     running,
     status_says,
     table,
@@ -175,7 +176,8 @@ def test_the_table_tells_who_reported_a_fault_the_first_first() -> None:
         "| main | 100 | 98 | 2 | 4 | 3 | 20 s | CeleryTasksKilled (6 s), CeleryWorkerGone (11 s) "
         "| consumers, processes that were killed | Restarting shop-email-a, warm: it has not answered for 30 s |"
     )
-    *_, row = table([result(seconds=None, alerts={}, doctor=[], watchdog=[])])
+    *_, row = table([result(seconds=None, alerts={}, doctor=[], watchdog=[])], {"main": "a worker is killed"})
+    assert row.startswith("| a worker is killed | 100 |")
     assert row.endswith("| never | none | nothing | nothing |")
 
 
@@ -189,6 +191,7 @@ def test_what_another_run_found_of_other_faults_stays(tmp_path: Path) -> None:
         ("rabbitmq", "stopped", 20.4),
         ("redis", "main", 99.0),
     ]
+    assert result_of(found[1]) == result("stopped")
 
 
 def test_what_the_program_on_the_host_prints() -> None:
