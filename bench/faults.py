@@ -58,7 +58,7 @@ TAKERS = {(queue, host) for queue in QUEUES for host in WORKERS}
 #: Seconds that tasks flow before a fault and after it.
 BEFORE_SECONDS, AFTER_SECONDS = 10, 10
 #: Until the fleet is whole, and until alerts of the fault before are over.
-WHOLE_SECONDS, QUIET_SECONDS = 420, 150
+WHOLE_SECONDS, QUIET_SECONDS = 420, 60
 #: Seconds without the end of a task after which those that are open are given up.
 PATIENCE_SECONDS = 60
 #: Seconds after which what a worker of Redis had taken is swept, as an operator would.

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,6 +149,22 @@ def fleet_of(kind: str) -> Fleet:
 # ---- Playbooks ----
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the processes that a process of this machine has started, and that these have."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name before it may hold anything, also brackets.
+            parent = int(path.read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found: list[int] = []
+    left = children.get(pid, [])
+    while left:
+        found += left
+        left = [child for each in left for child in children.get(each, [])]
+    return found
+
+
 @dataclass
 class Started:
     """A run of a playbook that may be under way still.
@@ -162,7 +178,11 @@ class Started:
 
     def kill(self) -> None:
         """Kill it and all that it started, as a controller that loses its power."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        # Ansible's own processes are in sessions of their own. None starts another one once it stands still.
+        os.kill(self.process.pid, signal.SIGSTOP)
+        for pid in [*descendants(self.process.pid), self.process.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def end(self) -> int:

@@ -271,8 +271,8 @@ def kill_deploy(reached: Callable[[Hosts, str], bool]) -> Callable[[Hosts, Seen]
         seen.notes.append(f"killed with hosts on {found}")
         seen.status += status_says(hosts.status(), hosts.fleet.app_hosts)
         again = hosts.playbook("deploy", **variables)
-        if told := re.search(r"A rollout that is dead[^\"]*", " ".join(again.output.split())):
-            seen.notes.append(f"the second run said: {told[0][:160]}")
+        if told := re.search(r"A rollout that is dead.*? It is taken over", " ".join(again.output.split())):
+            seen.notes.append(f"the second run said: {told[0]}")
         deployed(hosts, seen, again, version)
 
     return inject
@@ -285,7 +285,7 @@ def deploy_twice(hosts: Hosts, seen: Seen) -> None:
         other = hosts.playbook("deploy", celery_app_version=second)
         at_work = run.process.poll() is None
         run.end()
-    said = re.search(r"msg: (.*?) (?:PLAY RECAP|NO MORE HOSTS)", " ".join(other.output.split()))
+    said = re.search(r"fatal: .* msg: '?(.*?)'? PLAY RECAP", " ".join(other.output.split()))
     seen.notes.append(f"the other one was told: {said[1] if said else other.output[-500:]}")
     if other.process.returncode == 0 or not at_work:
         seen.trouble.append(f"the other one was not refused while the first was at work: see {other.log}")

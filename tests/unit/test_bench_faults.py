@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from bench.faults_figures import (
     table,
     takers,
 )
-from bench.faults_fleet import Load, inventory
+from bench.faults_fleet import Load, Started, descendants, inventory, wait_until
 from bench.faults_injected import FAULTS
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC).timestamp()
@@ -200,6 +201,22 @@ def test_what_the_program_on_the_host_prints() -> None:
     load.read('{"sent": ["a", "b"], "refused": {"c": "OperationalError: OOM"}}')
     assert load.seen == (5.0, {"email@w1": ["email"]})
     assert (load.sent, load.refused) == ({"a", "b"}, {"c": "OperationalError: OOM"})
+
+
+def test_the_processes_that_a_playbook_has_started_are_known_also_in_sessions_of_their_own() -> None:
+    nested = "setsid sh -c 'sleep 60; true' & echo started; wait"
+    with subprocess.Popen(["sh", "-c", nested], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout
+            process.stdout.readline()
+
+            def both() -> bool:
+                return len(descendants(process.pid)) == 2
+
+            assert wait_until(both, 20, 0.1)
+        finally:
+            Started(process, Path()).kill()
+    assert descendants(process.pid) == []
 
 
 def test_each_fault_has_a_name_and_each_that_is_held_is_taken_back() -> None:
