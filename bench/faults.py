@@ -48,7 +48,7 @@ from bench.faults_fleet import (
     write_inventory,
 )
 from bench.faults_injected import FAULTS, Fault, Seen
-from scripts.demo import BROKERS, ROOT, DemoError, ask, become_options
+from scripts.demo import BROKERS, ROOT, DemoError, become_options, get
 
 RESULTS = ROOT / "bench" / "results" / "faults.json"
 QUEUES = {"customers": ["customers", "ticks"], "email": ["email"], "reports": ["reports", "video"]}
@@ -82,7 +82,7 @@ class Watch:
         return {alert["labels"]["alertname"] for alert in self._alerts()}
 
     def _alerts(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ask(self._hosts.fleet, "alertmanager", "/api/v2/alerts")
+        found: list[dict[str, Any]] = get(self._hosts.fleet, "alertmanager", "/api/v2/alerts")
         return found
 
     def _go_on(self) -> None:

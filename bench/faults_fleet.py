@@ -227,7 +227,7 @@ class Hosts:
                 found = processes(self.fleet, host)
             except DemoError:
                 return False
-            return bool(found) and all(process.well for process in found)
+            return bool(found) and all(process.healthy for process in found)
 
         with ThreadPoolExecutor(len(ADDRESSES)) as pool:
             return all(pool.map(of, ADDRESSES))
