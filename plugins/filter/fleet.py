@@ -17,6 +17,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._environment import e
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, batch_failures, depth_limits
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._report import Results, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     activation_progress,
@@ -48,6 +49,7 @@ class FilterModule:
             "hook_failures": hook_failures,
             "log_names": _log_names,
             "management_url": management_url,
+            "platform": _platform,
             "python_literal": _python_literal,
             "result_url": result_url,
             "rollback_release": rollback_release,
@@ -281,6 +283,15 @@ def _config_file_entries(contents: Mapping[str, str], path: str, **options: obje
         options: options of all entries.
     """
     return [{"path": path.replace("{}", name), "content": content, **options} for name, content in contents.items()]
+
+
+def _platform(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a host's system has.
+
+    Args:
+        facts: of the host, with its distribution.
+    """
+    return asdict(platform_of(facts["distribution"], int(facts["distribution_major_version"])))
 
 
 def _python_literal(value: object) -> str:

@@ -25,9 +25,9 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from ansible_collections.fleet.celery.plugins.module_utils._locked import locked
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import OLDEST_GLIBC
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
 from ansible_collections.fleet.celery.plugins.module_utils._resolve import (
-    GLIBC,
     Package,
     locked_hashes,
     normalized,
@@ -475,7 +475,7 @@ def _pinned(requirement: str, sha256: str) -> str:
 
 def _platforms(machine: str) -> list[str]:
     """Return the platforms of wheels that run on the oldest hosts and so on all, the best first."""
-    newest = int(GLIBC.rpartition("_")[2])
+    newest = int(OLDEST_GLIBC.rpartition("_")[2])
     old = [f"manylinux{policy}_{machine}" for policy in ("2014", "2010", "1")]
     return [*(f"manylinux_2_{glibc}_{machine}" for glibc in range(newest, 4, -1)), *old, f"linux_{machine}"]
 

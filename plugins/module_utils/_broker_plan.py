@@ -12,6 +12,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKE
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._facts import DERIVED_ROLE_VARIABLES
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     MEASURED_COMPRESSIONS,
     SHARE,
@@ -23,8 +24,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 
 # Smallest limit of connections.
 MAXCLIENTS_LEAST = 1000
-# The first release of Debian with Valkey.
-VALKEY_SINCE = 13
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 
@@ -89,12 +88,12 @@ def broker_host(
                 "Set it to a name or an IP address, e.g. 10.0.0.10",
             )
         )
-    if flavor == "valkey" and host.system and host.system[0] == "Debian" and host.system[1] < VALKEY_SINCE:
+    if flavor == "valkey" and host.system and not platform_of(*host.system).valkey:
         problems.append(
             Problem(
                 "celery_broker",
-                f"{host.name} has Debian {host.system[1]}, which has no Valkey",
-                f"Set it to redis, or use a host with Debian {VALKEY_SINCE}",
+                f"{host.name} has {' '.join(map(str, host.system))}, which has no Valkey",
+                "Set it to redis, or use a host whose system has a package of Valkey",
             )
         )
     for name in host.role_variables:

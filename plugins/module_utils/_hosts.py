@@ -8,10 +8,8 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._facts import SHARED_PASSWORDS
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import is_tested, titles
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
-
-#: Systems on which the roles are tested.
-PLATFORMS = (("Debian", 12), ("Debian", 13))
 
 
 @dataclass(frozen=True)
@@ -86,14 +84,13 @@ def _system(found: Sequence[Any] | None) -> tuple[str, int] | None:
 def check_platforms(hosts: Iterable[Host], problems: list[Problem], *, untested: bool) -> None:
     """Refuse hosts with a system on which the roles are not tested, unless untested is set."""
     for host in hosts:
-        if host.system and host.system not in PLATFORMS and not untested:
+        if host.system and not is_tested(*host.system) and not untested:
             name, release = host.system
             problems.append(
                 Problem(
                     f"the host {host.name}",
                     f"has {name} {release}, on which the roles are not tested",
-                    f"Use {' or '.join(f'{name} {release}' for name, release in PLATFORMS)}, or set "
-                    "celery_allow_untested_platforms: true",
+                    f"Use {' or '.join(titles())}, or set celery_allow_untested_platforms: true",
                 )
             )
 

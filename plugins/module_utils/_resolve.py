@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import OLDEST_GLIBC
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
 
-#: The glibc of Debian 12, the oldest release that hosts may have: a wheel for it or an older one runs on all of them.
-GLIBC = "2_36"
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 # One requirement of a lock: the lines of its hashes are joined to it.
 _LOCKED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)[^#]*?\s--hash[=\s]")
@@ -136,7 +135,7 @@ def resolve(
         options = ["--no-index", f"--find-links={wheelhouse.absolute()}"]
     argv = [uv_program(), "pip", "compile", "--quiet", "--format=pylock.toml", "--no-header", "--no-python-downloads"]
     argv += [f"--python={sys.executable}", f"--python-version={python}"]
-    argv += [f"--python-platform={machine}-manylinux_{GLIBC}", "--index-strategy=unsafe-best-match", *options]
+    argv += [f"--python-platform={machine}-manylinux_{OLDEST_GLIBC}", "--index-strategy=unsafe-best-match", *options]
     run = subprocess.run(
         [*argv, "-", *(str(path.absolute()) for path in files)],
         input="".join(f"{line}\n" for line in requirements),

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.modules.redis_users import state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from role import Role
 
-FACTS = {"memtotal_mb": 4096, "distribution_major_version": "13"}
+FACTS = {"memtotal_mb": 4096}
 USERS = ("application", "administrator", "monitoring", "metrics", "reader")
-ROLE = Role("redis", ansible_facts=FACTS, **{f"redis_{user}_password": user for user in USERS})
+ROLE = Role(
+    "redis",
+    ansible_facts=FACTS,
+    __redis_platform=asdict(platform_of("Debian", 13)),
+    **{f"redis_{user}_password": user for user in USERS},
+)
 BLOG = {"user": "blog", "password": "x", "key_prefix": "blog:"}
 
 
@@ -35,7 +42,7 @@ def test_the_defaults_are_valid() -> None:
     [
         ({"redis_flavor": "keydb"}, "keydb is neither redis nor valkey"),
         (
-            {"redis_flavor": "valkey", "ansible_facts": FACTS | {"distribution_major_version": "12"}},
+            {"redis_flavor": "valkey", "__redis_platform": asdict(platform_of("Debian", 12))},
             "Debian 12 has no Valkey",
         ),
         ({"redis_maxmemory_policy": "allkeys-lru"}, "with allkeys-lru a full Redis would drop queued tasks"),
