@@ -38,7 +38,7 @@ class Import:
 
 
 def import_application(
-    artifact: Path, *, app: str, python: str, environment: str, modules: Mapping[str, str], kept: Path
+    artifact: Path, *, app: str, python: str, environment: str, modules: Mapping[str, str], directory: Path
 ) -> Import:
     """Import an application from its artifact, unless that was done before with the same files.
 
@@ -47,7 +47,7 @@ def import_application(
         python: of the hosts, such as 3.11.2. The controller needs one of the same minor version.
         environment: text of the environment file. Secret.
         modules: texts of the settings module and of what it imports, by the names of their files.
-        kept: directory of the reports of imports that succeeded.
+        directory: where artifacts are kept, with fetched wheels, and the reports of imports that succeeded.
 
     Raises:
         ReleaseError: if the application can't be imported on any machine, with the end of what it printed.
@@ -60,7 +60,7 @@ def import_application(
         *(f"{name}\0{text}" for name, text in sorted(modules.items())),
     ):
         total.update(f"{part}\0".encode())
-    known = kept / f"{total.hexdigest()[:32]}.json"
+    known = directory / "imports" / f"{total.hexdigest()[:32]}.json"
     if known.is_file():
         return Import(json.loads(known.read_text(encoding="utf-8")))
     uv = uv_program()
@@ -68,11 +68,10 @@ def import_application(
     if found.returncode:
         return Import({}, f"this machine has no Python {minor_version(python)}")
     with tempfile.TemporaryDirectory() as temporary:
-        directory = Path(temporary)
-        venv = directory / "venv"
-        if problem := _install(uv, found.stdout.strip(), artifact, directory, venv):
+        place = Path(temporary)
+        if problem := _install(uv, found.stdout.strip(), artifact, place, directory / "wheels"):
             return Import({}, problem)
-        run = _check(directory, venv, app, environment, modules)
+        run = _check(place, app, environment, modules)
     if run is None:
         return Import({}, f"it had not been imported after {LIMIT_SECONDS} s")
     output = (run.stdout + run.stderr).strip()[-3000:]
@@ -83,30 +82,45 @@ def import_application(
             f"{app} (celery_app_module) can't be imported, so no host was touched. Fix it and rerun:\n{output}"
         )
     report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    kept.mkdir(parents=True, exist_ok=True)
-    partial = known.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(report), encoding="utf-8")
-    partial.replace(known)
+    known.parent.mkdir(parents=True, exist_ok=True)
+    temporary_file = known.with_suffix(f".{os.getpid()}")
+    temporary_file.write_text(json.dumps(report), encoding="utf-8")
+    temporary_file.replace(known)
     return Import(report)
 
 
-def _install(uv: str, python: str, artifact: Path, directory: Path, venv: Path) -> str:
-    """Make a virtual environment of an artifact's wheels; return why that is not possible here, or nothing."""
-    wheels = directory / "wheels"
+def _install(uv: str, python: str, artifact: Path, place: Path, kept: Path) -> str:
+    """Make a virtual environment of an artifact's wheels; return why that is not possible here, or nothing.
+
+    Args:
+        kept: directory of fetched wheels, each in one named after its SHA-256. uv unpacks these once, and links them.
+    """
+    venv, wheels = place / "venv", place / "wheels"
     wheels.mkdir()
-    files = [str(wheels / name) for name in unpack(artifact, wheels)]
-    made = _run([uv, "venv", "--quiet", "--offline", "--no-project", f"--python={python}", str(venv)])
-    if not made.returncode:
-        options = ["--quiet", "--offline", "--no-index", "--no-deps", "--no-cache", f"--python={venv}"]
-        made = _run([uv, "pip", "install", *options, *files])
-    return f"its wheels can't be installed on this machine:\n{made.stderr.strip()[-1000:]}" if made.returncode else ""
+    fetched: list[str] = []
+    own: list[str] = []
+    for name, sha256 in unpack(artifact, wheels).items():
+        known = kept / sha256 / name
+        (fetched if known.is_file() else own).append(str(known if known.is_file() else wheels / name))
+    install = [uv, "pip", "install", "--quiet", "--offline", "--no-index", "--no-deps", f"--python={venv}"]
+    steps = [
+        [uv, "venv", "--quiet", "--offline", "--no-project", f"--python={python}", str(venv)],
+        [*install, *fetched] if fetched else [],
+        # What no other release has would fill the cache.
+        [*install, "--no-cache", *own] if own else [],
+    ]
+    for step in filter(None, steps):
+        run = _run(step)
+        if run.returncode:
+            return f"its wheels can't be installed on this machine:\n{run.stderr.strip()[-1000:]}"
+    return ""
 
 
 def _check(
-    directory: Path, venv: Path, app: str, environment: str, modules: Mapping[str, str]
+    place: Path, app: str, environment: str, modules: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str] | None:
     """Run the check as the wrapper does on hosts (templates/celery_supervisor.sh.j2); None if it takes too long."""
-    config, state = directory / "config", directory / "state"
+    venv, config, state = place / "venv", place / "config", place / "state"
     for path in (config, state):
         path.mkdir(mode=0o700)
     for name, text in {"environment": environment, **modules}.items():

@@ -54,7 +54,7 @@ options:
     type: dict
     default: {}
   directory:
-    description: Directory of the reports of earlier imports.
+    description: Directory of artifacts, fetched wheels and the reports of earlier imports.
     type: path
     required: true
 """
@@ -68,7 +68,7 @@ EXAMPLES = r"""
     environment: "{{ environment_text }}"
     settings: "{{ settings_text }}"
     modules: {celery_fleet_check.py: "{{ check_text }}"}
-    directory: ~/.cache/celery-fleet/artifacts/imports
+    directory: ~/.cache/celery-fleet/artifacts
   delegate_to: localhost
 """
 
@@ -116,7 +116,7 @@ def main() -> None:
             python=module.params["python"],
             environment=module.params["environment"],
             modules={SETTINGS: module.params["settings"], **module.params["modules"]},
-            kept=Path(module.params["directory"]),
+            directory=Path(module.params["directory"]),
         )
     except ReleaseError as error:
         module.fail_json(msg=str(error))

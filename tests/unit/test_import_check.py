@@ -53,7 +53,7 @@ def imported(
         artifact,
         python=python,
         modules={"celery_fleet_settings.py": SETTINGS, **modules},
-        kept=tmp_path / "kept",
+        directory=tmp_path / "kept",
         **{"app": "mail:app", "environment": "PLACE=harbour\n", **changes},
     )
 
