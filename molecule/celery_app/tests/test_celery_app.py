@@ -273,7 +273,7 @@ def test_a_version_names_one_content(one: Any, given: dict[str, str], tmp_path: 
     source = project(tmp_path / "shop", "1.0.0", "app = Celery", "# other\napp = Celery")
     output = refuse(test_source=str(source), **given)
     assert "Release 1.0.0 exists on this host with another content" in output
-    assert "raise celery_app_version" in output
+    assert "Raise celery_app_version" in output
     assert state(one) == before
 
 
@@ -425,7 +425,7 @@ def test_a_virtual_environment_that_broke_is_found(one: Any) -> None:
     one.check_output(f"rm {release}/venv/lib/python3.*/site-packages/celery/app/base.py")
     output = refuse()
     assert "No module named 'celery.app.base'" in output
-    assert f"remove {release} and run this again" in output
+    assert f"Remove {release} and rerun" in output
     assert state(one) == before
     one.check_output(f"rm -r {release}")
     apply("--limit", "debian12")

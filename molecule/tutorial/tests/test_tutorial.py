@@ -151,7 +151,7 @@ def test_logs_of_all_hosts_are_shown() -> None:
     assert "all@worker1 ready" in play("logs", celery_logs_grep="ready|Scheduler")
     told = play("logs", celery_logs_programs=["tutorial-beat"])
     assert "Sending due task count" in told
-    assert "There are tutorial-all, tutorial-beat" in refused("logs", celery_logs_programs=["tutorial-none"])
+    assert "The programs are tutorial-all, tutorial-beat" in refused("logs", celery_logs_programs=["tutorial-none"])
 
 
 def test_a_task_that_old_messages_need_is_not_removed(tmp_path: Path) -> None:
