@@ -92,8 +92,8 @@ done
 # How many of the workers' programs are from the inventory's own template, and how many there are.
 OWN_TEMPLATE = """
 cd /etc/supervisor/conf.d
-grep -l "^; From the user's own template" shop-*.conf | wc -l
-ls shop-*.conf | grep -cv beat
+grep -l "^; From the user's own template" shop.worker.*.conf | wc -l
+ls shop.worker.*.conf | wc -l
 """
 
 
