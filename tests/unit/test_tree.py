@@ -173,7 +173,7 @@ def test_a_git_url_gives_the_commit_that_it_names(site: Path, tmp_path: Path) ->
         ("@--output=x", "has no branch, tag or commit --output=x"),
         ("#subdirectory=web", "has no directory web"),
         ("#subdirectory=../..", r"has no directory \.\./\.\."),
-        ("/nowhere", "can't be fetched by git"),
+        ("/nowhere", r"nowhere from this machine \(celery_app_source\): git fetch failed"),
     ],
 )
 def test_a_git_url_that_leads_nowhere_is_refused(site: Path, tmp_path: Path, suffix: str, message: str) -> None:
