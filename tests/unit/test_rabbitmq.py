@@ -243,7 +243,9 @@ def test_the_default_type_of_a_queue_is_as_good_as_none(converged: dict[str, Any
     ],
 )
 def test_what_rabbitmq_cannot_alter_is_refused(converged: dict[str, Any], wanted: Any, message: str) -> None:
-    with pytest.raises(DefinitionsError, match=f"{message}.*delete it, or choose another name"):
+    with pytest.raises(
+        DefinitionsError, match=f"{message}.*exists as .* but is declared as .*delete it, or choose another name"
+    ):
         difference(converged, changed(**wanted), salt)
 
 
