@@ -29,7 +29,7 @@ def tell(tasks: int) -> None:
         # Longer than what journalctl shows of a field unless it is told to.
         failed = number % 100 == 1
         run = Run("email", name, 0.0, 0.5, exception="KeyError: 'ü'" + "ü" * 900 if failed else "")
-        report._tell(str(uuid.uuid4()), run, "FAILURE" if failed else "SUCCESS", 0.25)
+        report._log(str(uuid.uuid4()), run, "FAILURE" if failed else "SUCCESS", 0.25)
 
 
 def main() -> None:

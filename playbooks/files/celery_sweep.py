@@ -1,8 +1,7 @@
-"""Give back to their queues the messages in Redis that no worker holds any more.
+"""Requeue unacknowledged messages in Redis that no worker holds.
 
-Runs in the application's environment: celery_run python -c THIS APP. On standard input, as JSON: nodes (the workers
-that must answer) and dry_run. On standard output, as JSON: the ids of the tasks that were given back, and how many are
-held by workers.
+Runs in the application's environment: celery_run python -c THIS APP. Input, as JSON: nodes (the workers that must
+answer) and dry_run. Output, as JSON: the IDs of the requeued tasks, and the number of tasks that workers hold.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from typing import Any
 from celery.app.utils import find_app
 
 REPLY_SECONDS = 10
-# A message is a moment in the hash before its worker knows of it.
+# A message is in Redis' hash of unacknowledged messages for a moment before its worker reports it.
 SETTLE_SECONDS = 5
 
 
 def held(answers: Iterable[Mapping[str, list[Mapping[str, Any]]]]) -> set[str]:
-    """Return the ids of the tasks that workers have, from what they answer to active, reserved and scheduled."""
+    """Return the IDs of the tasks that workers hold, from their replies to active, reserved and scheduled."""
     entries = [entry for answer in answers for tasks in answer.values() for entry in tasks]
-    # A task for later is in an entry of its own.
+    # In the reply to scheduled, the task is the entry's request.
     return {str(entry.get("request", entry)["id"]) for entry in entries}
 
 
 def unheld(app: Any, nodes: list[str]) -> tuple[dict[str, str], int]:  # noqa: ANN401 - Celery has no types
-    """Return the delivery tags, with the tasks' ids, of what no worker has, and how many tasks workers have.
+    """Return the task IDs of messages that no worker holds, by delivery tag, and the number of tasks that workers hold.
 
     Raises:
         SystemExit: a worker does not answer.
     """
     with app.connection_for_read() as connection:
         channel = connection.default_channel
-        # First what is there: a task that is taken in between is none of it.
+        # Read the messages before the workers' replies, so that a task that is received in between is not requeued.
         found = {}
         for tag in channel.client.zrange(channel.unacked_index_key, 0, -1):
             if message := channel.client.hget(channel.unacked_key, tag):
@@ -44,7 +43,10 @@ def unheld(app: Any, nodes: list[str]) -> tuple[dict[str, str], int]:  # noqa: A
         answers = [ask() or {} for ask in (inspect.active, inspect.reserved, inspect.scheduled)]
     silent = sorted(node for node in nodes if not all(node in answer for answer in answers))
     if silent:
-        sys.exit(f"These workers do not answer, and may hold tasks: {', '.join(silent)}. Nothing was given back.")
+        sys.exit(
+            f"No message was requeued, because these workers do not answer and may hold tasks: {', '.join(silent)}. "
+            "Check them (celery inspect ping) and rerun"
+        )
     ids = held(answers)
     return {tag: task for tag, task in found.items() if task not in ids}, len(ids)
 

@@ -1,9 +1,9 @@
-"""A worker's sign of life: a file that the worker rewrites each second, and how the file is read.
+"""A worker's heartbeat: a file that the worker rewrites each second, and how to read it.
 
-The file says that the worker's event loop turns, on every broker and also while the broker is away. It is rewritten in
-place, so that a full disk does not make a healthy worker look dead.
+The heartbeat proves that the worker's event loop runs, with any broker and also while the broker is down. The file is
+rewritten in place, so a full disk does not stop the heartbeat of a healthy worker.
 
-Python's own library alone: workers have this as celery_fleet_alive, whatever else is in their environment.
+Standard library only: workers import this module as celery_fleet_alive, whatever their environment contains.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 INTERVAL_SECONDS = 1.0
-#: A worker whose file is older does not answer. A busy machine delays a loop by seconds.
+#: A worker with an older heartbeat does not respond. A busy machine delays an event loop by seconds.
 FRESH_SECONDS = 10.0
 _SUFFIX = ".alive"
-# The queues of the largest worker fit in. What is shorter is filled up with spaces.
+# Bytes of the file, enough for the queues of the largest worker. The rest is filled with spaces.
 _SIZE = 16384
 
 
 @dataclass(frozen=True)
 class Alive:
-    """What a worker reports of itself.
+    """A worker's heartbeat.
 
     Attributes:
-        pid: its process.
-        at: seconds of the host's monotonic clock, which does not jump.
-        queues: that it consumes now.
-        active: number of tasks that it runs.
-        held: number of tasks that it has received and not started, as under a rate limit.
-        done: number of tasks that it has received since its process started.
+        pid: process ID.
+        at: time in seconds of the host's monotonic clock.
+        queues: queues that the worker consumes.
+        active: number of running tasks.
+        held: number of tasks that were received and not started, such as under a rate limit.
+        done: number of tasks that were received since the process started.
     """
 
     pid: int
@@ -47,14 +47,14 @@ class Alive:
 
 
 class AliveFile:
-    """The file of one program, which its worker writes."""
+    """The heartbeat file of a program, for its worker to write."""
 
     def __init__(self, directory: Path, program: str) -> None:
         self._path = directory / f"{program}{_SUFFIX}"
         self._file = -1
 
     def write(self, queues: Iterable[str], *, active: int, held: int, done: int) -> None:
-        """Report; an error of the disk is left to the next time."""
+        """Write a heartbeat. Ignore disk errors: the next heartbeat follows within a second."""
         alive = Alive(os.getpid(), time.monotonic(), tuple(queues), active, held, done)
         text = json.dumps(asdict(alive)).encode()
         with contextlib.suppress(OSError):
@@ -65,13 +65,13 @@ class AliveFile:
 
 
 def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
-    """Return the last report of a program's process; None if it has never written one.
+    """Return the last heartbeat of a program's process; None if it has not written one.
 
-    The directory belongs to the application's user, and root reads it: no link is followed, and nothing is waited for.
+    Root reads a directory of the application's user, so no link is followed, and no pipe blocks the reader.
 
     Args:
-        directory: of the counts.
-        pid: its process, as Supervisor knows it.
+        directory: directory of the counts.
+        pid: process ID that Supervisor reports.
     """
     try:
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -98,5 +98,5 @@ def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
 
 
 def is_fresh(alive: Alive | None) -> bool:
-    """Return whether a worker's last report is so recent that its event loop turns."""
+    """Return whether a worker's last heartbeat is at most FRESH_SECONDS old."""
     return alive is not None and 0 <= time.monotonic() - alive.at <= FRESH_SECONDS

@@ -1,7 +1,7 @@
-"""Artifacts: an application's release as one file, with everything that it is installed from.
+"""Artifacts: a release of an application and its dependencies as one file.
 
-An artifact is a tar of wheels and a manifest with the SHA-256 of each. It is built once on the controller, for the
-Python of the hosts, which then need no index and no compiler.
+An artifact is a tar archive of wheels and a manifest with the SHA-256 of each. The controller builds it once for the
+Python of the hosts, so hosts need neither an index nor a compiler.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._tree import (
 if TYPE_CHECKING:
     from packaging.tags import Tag
 
-# So that one source gives one and the same wheel: the earliest time that a zip can hold.
+# The earliest time in a zip archive. A fixed time makes builds reproducible.
 _EPOCH = "315532800"
-# What a wheel's platform says before the machine.
+# The part of a wheel's platform tag before the machine.
 _LINUX = re.compile(r"(?:many|musl)?linux(?:\d+|_\d+_\d+)?_")
-# Lines of a requirements file that name another file, and those that name a directory or a file to install.
+# Lines of a requirements file that include another file, and lines that install a directory or a file.
 _REFERENCE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:\s*=\s*|\s+|(?<=-[rc]))(\S+)(?:\s+#.*)?\s*")
 _INSTALLED = re.compile(
     r"\s*(?:(?:-e|--editable)(?:\s*=\s*|\s+))?(?:[\w.-]+(?:\[[^]]*\])?\s*@\s*)?(?:file:(?://)?)?([^-\s\[;#:][^\s\[;#:]*)(?!\S*:)"
@@ -58,7 +58,7 @@ _INSTALLED = re.compile(
 
 
 def find_requirements(source: Path | None) -> Path | None:
-    """Return the file of pinned dependencies that lies beside a source, if there is one."""
+    """Return the requirements file in a source directory, if there is one."""
     if source is None or not source.is_dir():
         return None
     return next(
@@ -67,20 +67,20 @@ def find_requirements(source: Path | None) -> Path | None:
 
 
 def minor_version(python: str) -> str:
-    """Return 3.11 for 3.11.2."""
+    """Return the minor version of a Python, such as 3.11 for 3.11.2."""
     return ".".join(python.split(".")[:2])
 
 
 def python_tag(python: str) -> str:
-    """Return py311 for 3.11.2."""
+    """Return the tag of a Python in file names of artifacts, such as py311 for 3.11.2."""
     return f"py{minor_version(python).replace('.', '')}"
 
 
 def _text(path: Path) -> str:
-    """Return the text of a requirements file, which may be in UTF-8 or, as Windows writes it, in UTF-16.
+    """Return the text of a requirements file in UTF-8, or in UTF-16 with a byte order mark (Windows).
 
     Raises:
-        ReleaseError: if it is in another encoding.
+        ReleaseError: the file has another encoding.
     """
     content = path.read_bytes()
     try:
@@ -90,15 +90,15 @@ def _text(path: Path) -> str:
 
 
 def requirement_texts(path: Path, known: dict[Path, str] | None = None) -> dict[Path, str]:
-    """Return the texts of a requirements file and of all those that it includes.
+    """Return the texts of a requirements file and of all files that it includes.
 
     Raises:
-        ReleaseError: if one is not there.
+        ReleaseError: a file does not exist.
     """
     known = {} if known is None else known
     if path.resolve() not in known:
         if not path.is_file():
-            raise ReleaseError(f"{path} is not there")
+            raise ReleaseError(f"{path} does not exist")
         known[path.resolve()] = _text(path)
         for line in known[path.resolve()].splitlines():
             if (included := _REFERENCE.fullmatch(line)) and "://" not in included[1]:
@@ -107,10 +107,10 @@ def requirement_texts(path: Path, known: dict[Path, str] | None = None) -> dict[
 
 
 def local_requirements(texts: Iterable[str], directory: Path) -> set[Path]:
-    """Return the directories and files on the controller that requirements are installed from.
+    """Return the directories and files of the controller that requirements install.
 
     Args:
-        directory: that relative paths start from.
+        directory: base directory of relative paths.
     """
     found = (_INSTALLED.match(line) for text in texts for line in text.splitlines())
     paths = {path[1] for path in found if path and ("/" in path[1] or path[1].startswith("."))}
@@ -118,10 +118,10 @@ def local_requirements(texts: Iterable[str], directory: Path) -> set[Path]:
 
 
 def pip(arguments: Iterable[str], **environment: str) -> str:
-    """Run the controller's pip, with the index and certificates of its own configuration.
+    """Run the controller's pip with its own configuration, and return its output.
 
     Raises:
-        ReleaseError: with the end of what it said.
+        ReleaseError: pip failed. The message has the end of its output.
     """
     run = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
@@ -136,10 +136,10 @@ def pip(arguments: Iterable[str], **environment: str) -> str:
 
 
 def build_wheel(source: Path, directory: Path, environment: Mapping[str, str] | None = None) -> Path:
-    """Build the wheel of a source directory or an sdist, or take a wheel as it is.
+    """Build the wheel of a source directory or an sdist, or copy a wheel. Return its path.
 
     Raises:
-        ReleaseError: if it can't be built.
+        ReleaseError: the build failed.
     """
     if source.suffix == ".whl":
         return Path(shutil.copy(source, directory))
@@ -159,16 +159,16 @@ def wheel_version(wheel: str) -> tuple[str, str]:
 
 
 def any_glibc(machine: str) -> list[str]:
-    """Return the platforms of wheels that some Linux on a machine can install: the host's pip knows its own glibc."""
+    """Return the platform tags of wheels that a Linux with any glibc can install on a machine."""
     old = [f"manylinux{policy}_{machine}" for policy in ("1", "2010", "2014")]
     return [f"linux_{machine}", *old, *(f"manylinux_2_{glibc}_{machine}" for glibc in range(5, 100))]
 
 
 def usable(wheelhouse: Path, python: str, platforms: list[str]) -> list[Path]:
-    """Return the wheels of a directory that a Python on these platforms can install; it may hold those of several.
+    """Return the wheels of a directory that a Python on these platforms can install.
 
     Raises:
-        ReleaseError: if a wheel's name is none.
+        ReleaseError: a file name is not a valid wheel filename.
     """
     tags = set(host_tags(python, "", platforms))
     wheels = sorted(wheelhouse.glob("*.whl"))
@@ -178,7 +178,7 @@ def usable(wheelhouse: Path, python: str, platforms: list[str]) -> list[Path]:
 
 
 def pack(wheels: Path, artifact: Path, manifest: Mapping[str, object]) -> None:
-    """Write an artifact whose bytes depend on nothing but the wheels and the manifest."""
+    """Write an artifact. Its bytes depend only on the wheels and the manifest."""
     files = {path.name: path.read_bytes() for path in sorted(wheels.glob("*.whl"))}
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     files[MANIFEST] = json.dumps({**manifest, "wheels": sums}, indent=1, sort_keys=True).encode()
@@ -194,14 +194,14 @@ def pack(wheels: Path, artifact: Path, manifest: Mapping[str, object]) -> None:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an artifact is made from.
+    """The inputs of an artifact.
 
     Attributes:
-        source: a directory, an sdist or a wheel; None where all comes from an index or a wheelhouse.
-        package: of an index, in place of a source, such as ``pretix==2026.7.2``.
-        wheelhouse: a directory of wheels that is used in place of an index.
+        source: a directory, an sdist or a wheel; None if everything comes from an index or a wheelhouse.
+        package: a distribution of an index instead of a source, such as ``pretix==2026.7.2``.
+        wheelhouse: a directory of wheels that replaces the index.
         requirements: a requirements file. If it has hashes, it must be complete.
-        environment: variables for pip and uv, such as those that name a private index. Secret.
+        environment: variables for pip and uv, such as the URL of a private index. Secret.
     """
 
     source: Path | None = None
@@ -211,46 +211,46 @@ class Inputs:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def check(self) -> None:
-        """Raise ReleaseError for what is not there, and for a directory that can be neither built nor copied."""
+        """Raise ReleaseError for a missing path, and for a directory without a build and without requirements."""
         for path in (self.source, self.wheelhouse, self.requirements):
             if path is not None and not path.exists():
-                raise ReleaseError(f"{path} is not there")
+                raise ReleaseError(f"{path} does not exist")
         if self.is_tree and not self.requirements:
             raise ReleaseError(
-                f"{self.source} has neither a pyproject.toml of a package nor a setup.py to be built from, and no "
-                "requirements.txt that says what it needs to be deployed as it is. Add one of these"
+                f"{self.source} can't be built, because it has neither a pyproject.toml of a package nor a setup.py. "
+                "It can't be deployed without a build, because it has no requirements.txt. Add one of these files"
             )
 
     @property
     def is_tree(self) -> bool:
-        """Whether the source is a directory without a build, which is deployed as it is."""
+        """Return whether the source is a directory that is deployed without a build."""
         return self.source is not None and self.source.is_dir() and not is_buildable(self.source)
 
     @cached_property
     def texts(self) -> dict[Path, str]:
-        """The texts of the requirements file and of all those that it includes.
+        """Return the texts of the requirements file and of all files that it includes.
 
         Raises:
-            ReleaseError: if one can't be read.
+            ReleaseError: a file can't be read.
         """
         return requirement_texts(self.requirements) if self.requirements else {}
 
     @property
     def directory(self) -> Path:
-        """The directory that relative paths in requirements start from."""
+        """Return the base directory of relative paths in requirements."""
         if self.source and self.source.is_dir():
             return self.source
         return self.requirements.parent if self.requirements else Path("/")
 
     def key(self, python: str, machine: str) -> str:
-        """Return a digest of all that the artifact depends on, in 16 hexadecimal digits.
+        """Return a digest of everything that the artifact depends on, in 16 hexadecimal digits.
 
         Raises:
-            ReleaseError: if a requirements file can't be read.
+            ReleaseError: a requirements file can't be read.
         """
         texts = self.texts
-        # The last digit of a Python's version counts only if a condition names it, so that an update of a host's
-        # Python makes no other content of the same release.
+        # The patch version of Python counts only if a marker uses it. Otherwise, a security update of the hosts' Python
+        # would change the content of an existing release.
         exact = any("python_full_version" in text for text in texts.values())
         parts = [python if exact else minor_version(python), machine, self.package, *texts.values()]
         roots = [root for root in (self.source, self.wheelhouse) if root is not None]
@@ -261,15 +261,15 @@ class Inputs:
 
 
 def build(inputs: Inputs, *, directory: Path, python: str, machine: str) -> tuple[Path, bool]:
-    """Return the artifact of these inputs, built unless it is there already, and whether it was built.
+    """Return the artifact of these inputs, and whether this call built it. An existing artifact is not built again.
 
     Args:
-        directory: where artifacts are kept.
-        python: of the hosts, such as 3.11.2.
-        machine: of the hosts, such as x86_64.
+        directory: directory of artifacts.
+        python: Python version of the hosts, such as 3.11.2.
+        machine: machine of the hosts, such as x86_64.
 
     Raises:
-        ReleaseError: if it can't be built; the text says why.
+        ReleaseError: the build failed. The message has the reason.
     """
     inputs.check()
     key = inputs.key(python, machine)
@@ -277,7 +277,7 @@ def build(inputs: Inputs, *, directory: Path, python: str, machine: str) -> tupl
     if present := sorted(directory.glob(names)):
         return present[0], False
     with locked(directory):
-        # Another run may have built it meanwhile.
+        # Another run may have built it before this one got the lock.
         if present := sorted(directory.glob(names)):
             return present[0], False
         with tempfile.TemporaryDirectory() as temporary:
@@ -289,13 +289,13 @@ def build(inputs: Inputs, *, directory: Path, python: str, machine: str) -> tupl
 
 
 def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, machine: str) -> tuple[str, str]:
-    """Fill an empty directory with the wheels of an artifact; return its name, and its version if it has one.
+    """Collect the wheels of an artifact in an empty directory. Return its name, and its version or an empty text.
 
     Args:
-        kept: where wheels are kept that were fetched for an artifact before.
+        kept: directory of wheels that were downloaded for earlier artifacts.
 
     Raises:
-        ReleaseError: if that is not possible; the text says why.
+        ReleaseError: a wheel can't be built or downloaded. The message has the reason.
     """
     main: Path | None = None
     lines = [inputs.package] if inputs.package else []
@@ -306,8 +306,8 @@ def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, mach
         main = build_wheel(inputs.source, wheels, inputs.environment)
         if not usable(wheels, python, any_glibc(machine)):
             raise ReleaseError(
-                f"{main.name} does not fit the hosts' Python {python} on {machine}. It holds compiled code: build its "
-                "wheel on such a host (pip wheel) and name that as the source"
+                f"{main.name} does not fit the hosts' Python {python} on {machine}, because it contains compiled code. "
+                "Build its wheel on such a host (pip wheel), and set celery_app_source to the wheel"
             )
         if inputs.source.resolve() not in local_requirements(texts.values(), inputs.directory):
             lines.append(f"{wheel_version(main.name)[0]} @ {main.absolute().as_uri()}")
@@ -316,7 +316,9 @@ def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, mach
         there = {wheel_version(path.name)[0] for path in usable(inputs.wheelhouse, python, any_glibc(machine))}
         lines += sorted(there - {own})
         if not lines:
-            raise ReleaseError(f"{inputs.wheelhouse} holds no wheels for Python {python} on {machine}")
+            raise ReleaseError(
+                f"{inputs.wheelhouse} (celery_app_wheelhouse) contains no wheels for Python {python} on {machine}"
+            )
     found = resolve(
         lines,
         [inputs.requirements] if inputs.requirements else [],
@@ -348,19 +350,19 @@ def fetch(
     machine: str,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Put a wheel of each package into a directory, built here if there is none.
+    """Download a wheel of each package into a directory. Build the wheels that the index does not have.
 
     Args:
-        kept: directory of the wheels that were fetched before, each in one named after its SHA-256.
-        hashes: SHA-256 sums that are allowed for each package; if empty, those that the index gives.
+        kept: directory of earlier downloads: each wheel is in a directory named after its SHA-256.
+        hashes: allowed SHA-256 checksums of each package; if empty, the index's checksums apply.
 
     Raises:
-        ReleaseError: if a package has no wheel for the hosts; the text says what to do about it.
+        ReleaseError: a package has no wheel for the hosts. The message has the fix.
     """
     if unlocked := [package.title for package in packages if hashes and normalized(package.name) not in hashes]:
         raise ReleaseError(
-            f"The requirements file has hashes, but none for {', '.join(unlocked)}. Lock all that is needed, such as "
-            "by uv pip compile --generate-hashes, or leave out all hashes"
+            f"The requirements file has hashes, but none for {', '.join(unlocked)}. Lock all packages, such as by "
+            "uv pip compile --generate-hashes, or remove all hashes"
         )
     tags = host_tags(python, machine)
     links, builds = [], []
@@ -388,18 +390,18 @@ def fetch(
         of_index = package.wheels or package.source_sha256
         if allowed is not None and of_index and package.source_sha256 not in allowed:
             raise ReleaseError(
-                f"The requirements file has a hash of none of the files of {package.title} that fit Python {python} on "
-                f"{machine}. Lock it anew, or find out who changed the files"
+                f"The requirements file has no hash of a file of {package.title} that fits Python {python} on "
+                f"{machine}. Lock it again. If it was locked for these hosts, find out who changed the files"
             )
         _build_missing(package, directory, python=python, machine=machine, environment=environment)
 
 
 def _best_wheel(package: Package, allowed: set[str] | None, tags: Sequence[Tag]) -> str | None:
-    """Return the URL of the package's wheel that fits best, if one fits.
+    """Return the URL of the package's best wheel for the hosts; None if no wheel fits.
 
     Args:
-        allowed: SHA-256 sums of its files; None allows any.
-        tags: of the hosts, the best first.
+        allowed: allowed SHA-256 checksums; None allows any.
+        tags: tags of the hosts, the best first.
     """
     wheels = [url for url, sha256 in package.wheels.items() if allowed is None or sha256 in allowed]
     ranks = {url: min((tags.index(tag) for tag in wheel_tags(url) if tag in tags), default=None) for url in wheels}
@@ -410,14 +412,14 @@ def _best_wheel(package: Package, allowed: set[str] | None, tags: Sequence[Tag])
 def _download(
     requirements: Sequence[str], directory: Path, *, python: str, machine: str, environment: Mapping[str, str]
 ) -> list[Path]:
-    """Fetch the wheels of requirements that name a URL into an empty directory, and return them.
+    """Download the wheels of requirements with a URL into an empty directory, and return their paths.
 
     Raises:
-        ReleaseError: if one can't be fetched, or has another checksum.
+        ReleaseError: a download failed, or a wheel has another checksum.
     """
     if not requirements:
         return []
-    # In a file, because a URL may hold a password, and all users can read arguments.
+    # Not as arguments, which all users can read: a URL may contain a password.
     file = directory / "requirements.txt"
     file.write_text("\n".join(requirements), encoding="utf-8")
     major, minor = python.split(".")[:2]
@@ -431,15 +433,15 @@ def _download(
 def _build_missing(
     package: Package, directory: Path, *, python: str, machine: str, environment: Mapping[str, str]
 ) -> None:
-    """Build the wheel of a package that has none, if what comes of it runs on the hosts.
+    """Build the wheel of a package from its source.
 
     Raises:
-        ReleaseError: if it can't be built, or may run on this machine only.
+        ReleaseError: the build failed, or the wheel may not run on the hosts.
     """
     failure = f"{package.title} has no wheel for Python {python} on {machine}"
     way_out = (
-        "Build its wheel on such a host (pip wheel), and name the directory of it by --find-links in the requirements "
-        "file, or a directory of all wheels as the wheelhouse"
+        "Build its wheel on such a host (pip wheel). Then add its directory to the requirements file by --find-links, "
+        "or set celery_app_wheelhouse to a directory of all wheels"
     )
     if not package.source:
         raise ReleaseError(f"{failure}, and no source to build one from. {way_out}")
@@ -454,34 +456,34 @@ def _build_missing(
         except ReleaseError as error:
             raise ReleaseError(f"{failure}, and none can be built here: {error}\n{way_out}") from error
         (built,) = wheels.glob("*.whl")
-        # What was built for this machine runs on others only by chance: its libraries may be newer than theirs.
+        # A wheel that was built here may need newer libraries than the hosts have.
         if not usable(wheels, python, [name for name in _platforms(machine) if not name.startswith("linux_")]):
             raise ReleaseError(f"{failure}, and {built.name}, built here, may not run there. {way_out}")
         shutil.copy(built, directory)
 
 
 def _path(url: str) -> Path | None:
-    """Return the path that a file URL names; None for another URL."""
+    """Return the path of a file URL; None for another URL."""
     parts = urlsplit(url)
     return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
 
 
 def _pinned(requirement: str, sha256: str) -> str:
-    """Add the sum that its file must have to a requirement with a URL."""
+    """Return a requirement with a URL and the SHA-256 checksum of its file."""
     if not sha256:
         return requirement
     return f"{requirement}{'&' if '#' in requirement else '#'}sha256={sha256}"
 
 
 def _platforms(machine: str) -> list[str]:
-    """Return the platforms of wheels that run on the oldest hosts and so on all, the best first."""
+    """Return the platform tags of wheels that run on the oldest supported system, the best first."""
     newest = int(OLDEST_GLIBC.rpartition("_")[2])
     old = [f"manylinux{policy}_{machine}" for policy in ("2014", "2010", "1")]
     return [*(f"manylinux_2_{glibc}_{machine}" for glibc in range(newest, 4, -1)), *old, f"linux_{machine}"]
 
 
 def host_tags(python: str, machine: str, platforms: Sequence[str] = ()) -> list[Tag]:
-    """Return the tags of wheels that a Python on a machine can install, the best first (PEP 425)."""
+    """Return the tags (PEP 425) of wheels that a Python on a machine can install, the best first."""
     from packaging.tags import compatible_tags, cpython_tags  # noqa: PLC0415 - on the controller only
 
     major, minor = (int(number) for number in python.split(".")[:2])
@@ -493,7 +495,7 @@ def host_tags(python: str, machine: str, platforms: Sequence[str] = ()) -> list[
 
 
 def wheel_tags(url: str) -> frozenset[Tag]:
-    """Return the tags of a wheel from its path or URL; none if its name is not that of a wheel."""
+    """Return the tags of a wheel from its path or URL; empty if the file name is not a valid wheel filename."""
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415 - on the controller only
 
     try:
@@ -513,20 +515,20 @@ def manifest_of(artifact: Path) -> dict[str, str]:
 
 
 def machines_of(wheels: Iterable[Path]) -> str:
-    """Return the machines that wheels are for, as their names say; empty for those that run on any."""
+    """Return the machines in the platform tags of wheels; empty if all wheels run on any machine."""
     platforms = {platform for path in wheels for platform in path.stem.rpartition("-")[2].split(".")}
     return ", ".join(sorted({_LINUX.sub("", platform) for platform in platforms - {"any"}}))
 
 
 def ready_artifact(inputs: Inputs, *, python: str, machine: str) -> Path | None:
-    """Return a source that is an artifact already, to be used as it is; None for one to build from.
+    """Return the source if it is an artifact; None if an artifact must be built from it.
 
     Args:
-        python: of the hosts, such as 3.11.2.
-        machine: of the hosts, such as x86_64.
+        python: Python version of the hosts, such as 3.11.2.
+        machine: machine of the hosts, such as x86_64.
 
     Raises:
-        ReleaseError: if it is damaged or not for these hosts, or if something else was to be put into it.
+        ReleaseError: the artifact is damaged or for other hosts, or a wheelhouse or requirements are set as well.
     """
     source = inputs.source
     if source is None or source.suffix != ".tar" or not source.is_file():
@@ -535,22 +537,22 @@ def ready_artifact(inputs: Inputs, *, python: str, machine: str) -> Path | None:
     for name, path in others.items():
         if path is not None:
             raise ReleaseError(
-                f"{source} (celery_app_source) is an artifact, which holds all that it needs. Leave out {name}"
+                f"{source} (celery_app_source) is an artifact, which contains all of its dependencies. Remove {name}"
             )
     with tempfile.TemporaryDirectory() as temporary:
         try:
             wheels = [Path(temporary, name) for name in unpack(source, Path(temporary))]
             manifest = manifest_of(source)
             if not wheels or not all(isinstance(manifest[key], str) for key in ("name", "version", "python")):
-                raise ReleaseError("it holds no wheels, or its manifest says not which")
+                raise ReleaseError("it contains no wheels, or its manifest is invalid")
             unfit = sorted(set(wheels) - set(usable(Path(temporary), python, any_glibc(machine))))
         except (ReleaseError, tarfile.TarError, OSError, LookupError, TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0]
             raise ReleaseError(
-                f"{source} (celery_app_source) is no artifact as fleet.celery.celery_artifact builds it: {reason}. "
-                "Build it anew, or name a directory, an sdist (.tar.gz) or a wheel"
+                f"{source} (celery_app_source) is not a valid artifact of fleet.celery.celery_artifact: {reason}. "
+                "Build it again, or set celery_app_source to a directory, an sdist (.tar.gz) or a wheel"
             ) from error
-    # Wheels that run anywhere don't make it fit: what another Python needs besides them was left out.
+    # Wheels that run on any Python are not enough: dependencies may differ between versions of Python.
     if unfit or manifest["python"] != minor_version(python):
         machines = machines_of(wheels)
         made_for = f"Python {manifest['python']}{machines and f' on {machines}'}"
@@ -558,6 +560,6 @@ def ready_artifact(inputs: Inputs, *, python: str, machine: str) -> Path | None:
         where = f", where {', '.join(path.name for path in unfit)} can't be installed" if unfit else ""
         raise ReleaseError(
             f"{source} (celery_app_source) was built for {made_for}, but hosts have {hosts}{where}. "
-            "Name one that was built for these, or what it is built from: a directory, an sdist or a wheel"
+            "Set it to an artifact for these hosts, or to a directory, an sdist or a wheel"
         )
     return source

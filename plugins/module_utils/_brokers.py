@@ -1,4 +1,4 @@
-"""What differs between the kinds of broker: how a queue is declared there, and what must outlast the longest task."""
+"""Differences between the kinds of broker: declarations of queues, and timeouts that depend on the longest task."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import Client
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 DELIVERY_LIMIT = 50
-# RabbitMQ's own default, never gone below, and what a message is granted beyond its run time.
+# Minimum (RabbitMQ's default), and margin after the longest time to an acknowledgement. Both in seconds.
 CONSUMER_TIMEOUT_LEAST = 1800
 CONSUMER_TIMEOUT_MARGIN = 600
-# Redis sees a message that was not acknowledged for so long as one whose worker died. Its sweep is up to 100 s late.
+# Seconds. After the visibility timeout, kombu redelivers an unacknowledged message, up to 100 s late.
 VISIBILITY_MARGIN = 300
 LONGEST_COUNTDOWN = 3600
 # RabbitMQ 4's max_message_size.
@@ -23,11 +23,11 @@ _LARGEST_MESSAGE = 16 * MIB
 
 @dataclass(frozen=True)
 class Demand:
-    """What a fleet asks of its broker.
+    """A fleet's requirements on its broker.
 
     Attributes:
-        held: seconds that a worker may keep a message before it acknowledges it: a full prefetch's, one after another.
-        raw: the declaration as it was given.
+        held: seconds until a worker acknowledges a message at the latest: the sum of a full prefetch.
+        raw: the declaration before its validation.
     """
 
     app_name: str
@@ -37,7 +37,7 @@ class Demand:
 
 
 class RabbitMQ:
-    """Queues on a topic exchange, with a delivery limit where they are quorum queues, and a queue for what it ends."""
+    """RabbitMQ: queues on a topic exchange, a delivery limit for quorum queues, and a dead-letter queue."""
 
     kind = flavor = "rabbitmq"
     port = 5672
@@ -61,25 +61,27 @@ class RabbitMQ:
         }
 
     def values(self, demand: Demand, problems: list[Problem], advice: list[str]) -> dict[str, Any]:
-        """Return what the broker must be, beyond its place and its user.
+        """Return the broker's part of the plan, without its address and its user.
 
-        A message that waits in a worker's prefetch is unacknowledged too, and a worker whose message exceeds
-        consumer_timeout ends (celery/celery#6760).
+        A message in a worker's prefetch is unacknowledged, too. A worker ends if a message exceeds consumer_timeout
+        (celery/celery#6760).
         """
         for queue in demand.queues:
             where = f"celery_queues[{queue.name}]"
             if queue.message_size > _LARGEST_MESSAGE:
                 largest = format_size(_LARGEST_MESSAGE)
-                what = f"{format_size(queue.message_size)} is above the {largest} that RabbitMQ 4 takes"
-                problems.append(Problem(f"{where}.message_size", what, "Send a reference to what is large instead"))
+                what = f"{format_size(queue.message_size)} is above RabbitMQ 4's maximum of {largest}"
+                problems.append(Problem(f"{where}.message_size", what, "Send a reference to large data instead"))
             if queue.max_priority and queue.type == "quorum":
                 problems.append(
-                    Problem(f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic, too")
+                    Problem(
+                        f"{where}.max_priority", "a quorum queue has no such priorities", "Set type: classic as well"
+                    )
                 )
             if queue.type == "classic" and not queue.transient:
                 advice.append(
-                    f"{where}.type: a classic queue has no delivery limit, so a task that ends its worker each time "
-                    "runs again without end"
+                    f"{where}.type: a classic queue has no delivery limit, so a task that kills its worker each time "
+                    "is redelivered without end"
                 )
         app = demand.app_name
         queues = [self.queue(app, queue) for queue in demand.queues]
@@ -95,10 +97,10 @@ class RabbitMQ:
 
 
 class Redis:
-    """Lists in one database, results in another, all keys with the application's prefix.
+    """Redis: queues in one database, results in another. All keys have the application's prefix.
 
     Attributes:
-        flavor: "redis", or "valkey", which speaks the same protocol.
+        flavor: "redis", or "valkey", which has the same protocol.
     """
 
     kind = "redis"
@@ -111,7 +113,7 @@ class Redis:
         self.flavor = flavor
 
     def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
-        """Return a queue as Celery declares it: kombu keeps who is bound to an exchange in a set."""
+        """Return a queue as Celery declares it."""
         return {
             "name": queue.name,
             "exchange": app_name,
@@ -123,10 +125,10 @@ class Redis:
         }
 
     def values(self, demand: Demand, problems: list[Problem], advice: list[str]) -> dict[str, Any]:
-        """Return what the broker must be, beyond its place and its user.
+        """Return the broker's part of the plan, without its address and its user.
 
-        What is not acknowledged within the visibility timeout goes to another worker, also where the first one is at
-        work on it still. A task for later counts from when a worker takes it, not from when it runs
+        After the visibility timeout, an unacknowledged task is redelivered, even if the first worker still runs it. The
+        timeout of a task with a countdown begins when a worker receives it, not when it runs
         (https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#visibility-timeout).
         """
         countdown = self._seconds(demand.raw, "longest_countdown", problems) or LONGEST_COUNTDOWN
@@ -146,24 +148,27 @@ class Redis:
         for queue in demand.queues:
             if queue.transient:
                 advice.append(
-                    f"celery_queues[{queue.name}].transient: Redis keeps all of its queues in the same way, so it has "
-                    "no effect"
+                    f"celery_queues[{queue.name}].transient: it has no effect, because Redis has one kind of queue. "
+                    "Remove it"
                 )
             elif queue.type == "classic":
-                advice.append(f"celery_queues[{queue.name}].type: Redis has one kind of queue, so it has no effect")
+                advice.append(
+                    f"celery_queues[{queue.name}].type: it has no effect, because Redis has one kind of queue. "
+                    "Remove it"
+                )
             if queue.max_priority:
                 problems.append(
                     Problem(
                         f"celery_queues[{queue.name}].max_priority",
-                        "queues of Redis have priorities without it, 0 the most urgent",
+                        "queues of Redis have priorities without it; 0 is the highest",
                         "Remove it",
                     )
                 )
             if queue.must_not_lose:
                 advice.append(
-                    f"celery_queues[{queue.name}].must_not_lose: Redis can lose a message: one that is on its way to "
-                    "a worker when their connection breaks, and with appendfsync everysec those of the last second "
-                    "when its host fails. RabbitMQ's quorum queues do not"
+                    f"celery_queues[{queue.name}].must_not_lose: Redis can lose messages: one that is in transit to a "
+                    "worker when the connection breaks, and, with appendfsync everysec, those of the last second when "
+                    "its host fails. Quorum queues of RabbitMQ don't lose them"
                 )
         return {
             "database": 0,
@@ -179,7 +184,9 @@ class Redis:
             return None
         seconds = as_integer(given)
         if seconds is None or seconds < 1:
-            problems.append(Problem(f"celery_{key}", f"{given!r} is no number of seconds", "Give a whole number"))
+            problems.append(
+                Problem(f"celery_{key}", f"{given!r} is not a positive number of seconds", "Set it to a whole number")
+            )
             return None
         return seconds
 

@@ -1,4 +1,4 @@
-"""Imports an artifact's application on the controller, so that its mistakes are found before a host is touched."""
+"""Import the application of an artifact on the controller, to find its errors before a host is changed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import Relea
 from ansible_collections.fleet.celery.plugins.module_utils._release_check import CHECK
 from ansible_collections.fleet.celery.plugins.module_utils._resolve import uv_program
 
-#: Exit code of celery_fleet_check for an error that may come from the machine.
+#: Exit code of celery_fleet_check for an error that the machine may cause.
 NOT_HERE = 3
-#: Longer than any application takes to import on a busy machine.
+#: Timeout of each command, longer than an import on a busy machine.
 LIMIT_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class Import:
-    """What came of an import.
+    """The result of an import.
 
     Attributes:
-        report: of celery_fleet_check; empty if the application could not be imported here.
-        reason: why not.
+        report: report of celery_fleet_check; empty if the application could not be imported here.
+        reason: why it could not be imported here; empty if it was.
     """
 
     report: Mapping[str, Any]
@@ -40,17 +40,17 @@ class Import:
 def import_application(
     artifact: Path, *, app: str, python: str, environment: str, modules: Mapping[str, str], directory: Path
 ) -> Import:
-    """Import an application from its artifact, unless that was done before with the same files.
+    """Import an application from its artifact. Return the cached report of an earlier import of the same files.
 
     Args:
-        app: what ``celery -A`` takes.
-        python: of the hosts, such as 3.11.2. The controller needs one of the same minor version.
-        environment: text of the environment file. Secret.
-        modules: texts of the settings module and of what it imports, by the names of their files.
-        directory: where artifacts are kept, with fetched wheels, and the reports of imports that succeeded.
+        app: the application as ``celery -A`` takes it.
+        python: Python version of the hosts, such as 3.11.2. The controller needs the same minor version.
+        environment: content of the environment file. Secret.
+        modules: contents of the settings module and of the modules that it imports, by file name.
+        directory: directory of artifacts, downloaded wheels and cached reports.
 
     Raises:
-        ReleaseError: if the application can't be imported on any machine, with the end of what it printed.
+        ReleaseError: the application can't be imported on any machine. The message has the end of its output.
     """
     total = hashlib.sha256(artifact.read_bytes())
     for part in (
@@ -73,13 +73,13 @@ def import_application(
             return Import({}, problem)
         run = _check(place, app, environment, modules)
     if run is None:
-        return Import({}, f"it had not been imported after {LIMIT_SECONDS} s")
+        return Import({}, f"the import did not end within {LIMIT_SECONDS} s")
     output = (run.stdout + run.stderr).strip()[-3000:]
     if run.returncode == NOT_HERE:
         return Import({}, f"it needs something that this machine does not have:\n{output}")
     if run.returncode:
         raise ReleaseError(
-            f"{app} (celery_app_module) can't be imported, so no host was touched. Fix it and rerun:\n{output}"
+            f"{app} (celery_app_module) can't be imported, so no host was changed. Fix it and rerun:\n{output}"
         )
     report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     known.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +90,10 @@ def import_application(
 
 
 def _install(uv: str, python: str, artifact: Path, place: Path, kept: Path) -> str:
-    """Make a virtual environment of an artifact's wheels; return why that is not possible here, or nothing.
+    """Create a virtual environment from an artifact's wheels. Return why it can't be created here, or an empty text.
 
     Args:
-        kept: directory of fetched wheels, each in one named after its SHA-256. uv unpacks these once, and links them.
+        kept: directory of downloaded wheels: each is in a directory named after its SHA-256. uv caches and links them.
     """
     venv, wheels = place / "venv", place / "wheels"
     wheels.mkdir()
@@ -106,7 +106,7 @@ def _install(uv: str, python: str, artifact: Path, place: Path, kept: Path) -> s
     steps = [
         [uv, "venv", "--quiet", "--offline", "--no-project", f"--python={python}", str(venv)],
         [*install, *fetched] if fetched else [],
-        # What no other release has would fill the cache.
+        # Wheels of one release only would fill the cache.
         [*install, "--no-cache", *own] if own else [],
     ]
     for step in filter(None, steps):
@@ -119,7 +119,7 @@ def _install(uv: str, python: str, artifact: Path, place: Path, kept: Path) -> s
 def _check(
     place: Path, app: str, environment: str, modules: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str] | None:
-    """Run the check as the wrapper does on hosts (templates/celery_supervisor.sh.j2); None if it takes too long."""
+    """Run the release check as the wrapper on hosts (templates/celery_supervisor.sh.j2) does; None after a timeout."""
     venv, config, state = place / "venv", place / "config", place / "state"
     for path in (config, state):
         path.mkdir(mode=0o700)

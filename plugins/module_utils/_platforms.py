@@ -1,4 +1,4 @@
-"""The systems on which the roles are tested, and all in which they differ. Another system is another row."""
+"""The tested systems and their differences. To support another system, add a row."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Platform:
     """A system.
 
     Attributes:
-        name: the distribution, as Ansible calls it.
-        release: its major version.
-        glibc: its version, as the platforms of wheels name it: a wheel for it or an older one can be installed.
-        valkey: whether there is a package of Valkey.
-        client_setinfo: whether its Redis knows CLIENT SETINFO (since 7.2). An older one rejects an ACL rule for it.
+        name: Ansible's ansible_distribution.
+        release: major version.
+        glibc: version of glibc in the format of platform tags. Wheels for it or an older one can be installed.
+        valkey: whether a Valkey package exists.
+        client_setinfo: whether its Redis has CLIENT SETINFO (since 7.2). An older Redis rejects an ACL rule for it.
     """
 
     name: str
@@ -24,12 +24,12 @@ class Platform:
     client_setinfo: bool
 
 
-#: The oldest first.
+#: Ordered from the oldest to the newest.
 PLATFORMS = (
     Platform("Debian", 12, glibc="2_36", valkey=False, client_setinfo=False),
     Platform("Debian", 13, glibc="2_41", valkey=True, client_setinfo=True),
 )
-#: A wheel for it can be installed on all of them.
+#: Wheels for this version can be installed on all tested systems.
 OLDEST_GLIBC = min((platform.glibc for platform in PLATFORMS), key=lambda glibc: int(glibc.rpartition("_")[2]))
 
 
@@ -39,7 +39,7 @@ def is_tested(name: str, release: int) -> bool:
 
 
 def platform_of(name: str, release: int) -> Platform:
-    """Return the row of a system; for one that is not tested, that of the newest one."""
+    """Return the row of a system; for an untested system, the row of the newest one."""
     return next((row for row in PLATFORMS if (row.name, row.release) == (name, release)), PLATFORMS[-1])
 
 

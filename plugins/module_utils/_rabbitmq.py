@@ -1,7 +1,7 @@
-"""What must change on a RabbitMQ broker so that it holds what is declared.
+"""Compute the changes between the definitions of a RabbitMQ broker and the declared ones.
 
-The broker's own format is used on both sides: `rabbitmqctl export_definitions` says what is there, `import_definitions`
-takes the difference (https://www.rabbitmq.com/docs/definitions).
+Both sides use RabbitMQ's format: `rabbitmqctl export_definitions` gives the current definitions, `import_definitions`
+applies the difference (https://www.rabbitmq.com/docs/definitions).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SALT_BYTES = 4
 HASHING = "rabbit_password_hashing_sha256"
 _DIGESTS = {HASHING: "sha256", "rabbit_password_hashing_sha512": "sha512"}
 
-# What identifies an object among those of its kind, and which of its properties count. The vhost is common to all.
+# The properties that identify an object in its vhost, and the properties that are compared.
 _KEYS = {
     "exchanges": ("name",),
     "queues": ("name",),
@@ -38,7 +38,7 @@ _PERMISSIONS = ("configure", "write", "read")
 
 
 class DefinitionsError(Exception):
-    """What is declared can't be reached from what the broker holds; the message says what to do."""
+    """The broker can't be changed to the declared definitions. The message has the fix."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class User:
     """A user of the broker.
 
     Attributes:
-        tags: what the user may do in the management API; none means that it may not log in there.
+        tags: tags, which grant access to the management API; without tags, the user can't log in there.
     """
 
     name: str
@@ -56,12 +56,12 @@ class User:
 
 @dataclass(frozen=True)
 class Desired:
-    """What a vhost and its users should be.
+    """The declared state of a vhost and its users.
 
     Attributes:
-        permissions: patterns a user, by the user's name.
-        exchanges, queues, bindings, policies: objects in RabbitMQ's own format, without the vhost.
-        absent_users: names that must not exist.
+        permissions: patterns by user.
+        exchanges, queues, bindings, policies: objects in RabbitMQ's format, without the vhost.
+        absent_users: names of users that must not exist.
     """
 
     vhost: str
@@ -76,13 +76,13 @@ class Desired:
 
 @dataclass
 class Difference:
-    """What to do.
+    """The changes of a broker.
 
     Attributes:
-        definitions: for import_definitions; holds salted hashes of passwords, never a password.
-        deleted_users: names.
-        cleared_permissions: pairs of vhost and user.
-        before, after: for people; neither holds a password or its hash.
+        definitions: input of import_definitions, with salted hashes of passwords, but no passwords.
+        deleted_users: names of users to delete.
+        cleared_permissions: vhost and user of each permission to clear.
+        before, after: the diff to display, without passwords and hashes.
     """
 
     definitions: Definitions = field(default_factory=dict)
@@ -96,7 +96,12 @@ class Difference:
         return bool(self.definitions or self.deleted_users or self.cleared_permissions)
 
     def add(self, kind: str, label: str, item: dict[str, Any] | None, shown: tuple[Any, Any]) -> None:
-        """Note that an object is made or altered (with the item to import) or goes (without one)."""
+        """Add a change of an object.
+
+        Args:
+            item: the object to import; None if it is removed.
+            shown: its state before and after for the diff; None where it does not exist.
+        """
         if item is not None:
             self.definitions.setdefault(kind, []).append(item)
         for side, value in zip((self.before, self.after), shown, strict=True):
@@ -110,7 +115,7 @@ def password_hash(password: str, salt: bytes) -> str:
 
 
 def password_matches(password: str, stored: str, algorithm: str) -> bool:
-    """Tell whether a stored hash is that of the password; a hash of an unknown or broken kind is not."""
+    """Return whether a stored hash matches a password; False for an invalid hash or an unknown algorithm."""
     digest = _DIGESTS.get(algorithm)
     if digest is None:
         return False
@@ -123,17 +128,17 @@ def password_matches(password: str, stored: str, algorithm: str) -> bool:
 
 
 def difference(current: Mapping[str, Any], desired: Desired, new_salt: Callable[[], bytes]) -> Difference:
-    """Return what brings the broker from what it holds to what is declared.
+    """Return the changes from the broker's definitions to the declared ones.
 
-    Users, permissions and objects that are not named are left alone, with one exception: a declared user has no other
-    permissions than those declared, unless it is an administrator, who may give itself any.
+    Undeclared users, permissions and objects are not changed, with one exception: undeclared permissions of a declared
+    user are cleared, unless the user is an administrator, who can grant itself any.
 
     Args:
-        current: what export_definitions gave; empty for a broker that is not there yet.
-        new_salt: returns SALT_BYTES random bytes.
+        current: output of export_definitions; empty for a broker that does not exist yet.
+        new_salt: function that returns SALT_BYTES random bytes.
 
     Raises:
-        DefinitionsError: an exchange or queue is there with other properties; RabbitMQ can't alter those.
+        DefinitionsError: an exchange or a queue exists with other properties, which RabbitMQ can't change.
     """
     result = Difference()
     if not any(item["name"] == desired.vhost for item in current.get("vhosts", [])):
@@ -146,7 +151,7 @@ def difference(current: Mapping[str, Any], desired: Desired, new_salt: Callable[
 
 
 def _tags(user: Mapping[str, Any]) -> list[str]:
-    """Return a user's tags; releases before 3.9 exported them as one string."""
+    """Return a user's tags. RabbitMQ before 3.9 exports them as one string."""
     tags = user.get("tags") or []
     return sorted(tag for tag in (tags.split(",") if isinstance(tags, str) else tags) if tag)
 
@@ -197,7 +202,7 @@ def _permissions(current: Mapping[str, Any], desired: Desired, result: Differenc
 
 
 def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return properties without a type that is the default one, which some releases note and others don't."""
+    """Return properties without the default queue type, which only some versions of RabbitMQ export."""
     arguments = dict(properties.get("arguments") or {})
     if arguments.get("x-queue-type") == "classic":
         del arguments["x-queue-type"]
@@ -218,15 +223,15 @@ def _objects(kind: str, current: Mapping[str, Any], desired: Desired, result: Di
         label = " ".join(part for part in key(item) if part)
         if had is not None and kind in ("exchanges", "queues"):
             raise DefinitionsError(
-                f"{kind[:-1]} {label!r} in vhost {desired.vhost!r} is there as {had}, but should be {wanted}. "
-                f"RabbitMQ can't alter it: move its messages away and delete it, or choose another name"
+                f"{kind[:-1]} {label!r} in vhost {desired.vhost!r} exists as {had}, but is declared as {wanted}. "
+                f"RabbitMQ can't change it: move its messages and delete it, or choose another name"
             )
         result.add(kind, label, {**item, "vhost": desired.vhost}, (had, wanted))
 
 
 def as_rabbitmq(*command: str) -> list[str]:
-    """Return what runs a command of RabbitMQ's as its own user.
+    """Return the argument list that runs a command of RabbitMQ as RabbitMQ's user.
 
-    It sources a file of that user's, and loads code from its home: no other user's, and not root's, may be at stake.
+    Its commands source files and load code from the home of that user, so root must not run them.
     """
     return ["runuser", "-u", USER, "--", "/usr/bin/env", "HOME=/var/lib/rabbitmq", *command]

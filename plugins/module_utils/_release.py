@@ -1,4 +1,4 @@
-"""Releases on a host: what one is made from, and what a process runs on."""
+"""Releases on a host: their records, their artifacts, and the files that a process was started from."""
 
 from __future__ import annotations
 
@@ -15,50 +15,51 @@ from pathlib import Path
 
 MANIFEST = "manifest.json"
 RECORD = "release.json"
-# What celery_activate must know of the call before.
+# What celery_activate must know of its previous call.
 ACTIVATION = "activation.json"
-# While it is there, no worker is started on the host.
+# While this file exists, no worker is started on the host.
 DRAINED = "drained"
 SETTINGS = "celery_fleet_settings.py"
-# How long a program may take from its start until it has an environment.
+# Seconds after its start in which a program may have no environment yet.
 EXEC_SECONDS = 5.0
-# The variable by which a process tells what it was started from.
+# Environment variable of a process: a digest of the files that it was started from.
 STARTED_FROM = "CELERY_FLEET_STARTED_FROM"
 
 _PYTHON = re.compile(r"python3\.\d+")
-# A name of a directory, so nothing that leads out of it: versions of distributions (PEP 440) and the like.
+# The version names a directory, so it has no slash. Covers versions of distributions (PEP 440).
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
 
 
 class ReleaseError(Exception):
-    """A release can't be made or used; the text is for the user."""
+    """A release can't be built or used. The message is for the user."""
 
 
 def check_version(version: str) -> None:
     """Raise ReleaseError for a version that can't name a release's directory."""
     if not _VERSION.fullmatch(version):
         raise ReleaseError(
-            f"celery_app_version {version!r} can't name a release. Use letters, digits and ._+!-, none of these first"
+            f"celery_app_version {version!r} can't name a release. Use letters, digits and ._+!-, and begin with a "
+            "letter or a digit"
         )
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept of a release once it is complete.
+    """The record of a complete release, in its directory.
 
     Attributes:
-        sha256: of the artifact that it was made from.
-        checked: digest of the release, environment, settings and wrapper that it was last imported with.
-        tasks: names of its tasks then.
-        python: that it was made with, such as 3.11.2.
-        finished: when it was complete, in UTC.
-        files: fingerprint of its virtual environment when it was last imported.
-        wheels: names of the wheels that it was made of, and the SHA-256 of each.
-        signatures: of each task, its parameters: name, kind and whether it is required.
-        queues: of each task, the one that it goes to.
+        sha256: SHA-256 of its artifact.
+        checked: digest of the release, environment, settings and wrapper of its last release check.
+        tasks: names of its tasks.
+        python: version of its Python, such as 3.11.2.
+        finished: when its installation ended, in UTC.
+        files: fingerprint of its virtual environment at its last release check.
+        wheels: file names of its wheels, with the SHA-256 of each.
+        signatures: for each task, its parameters: name, kind and whether it is required.
+        queues: for each task, the queue that it is sent to.
         periodic: names of its periodic tasks.
-        timezone: that its processes log in, such as Australia/Tasmania; empty if it is that of the host.
-        findings: what its check found that is no reason to refuse it, a sentence each.
+        timezone: time zone of its logs, such as Australia/Tasmania; empty for the host's.
+        findings: remarks of the release check that are no errors, a sentence each.
     """
 
     version: str
@@ -83,7 +84,7 @@ class Record:
 
 
 def read_record(release: Path) -> Record | None:
-    """Return the record of a release; None if it was never completed."""
+    """Return the record of a release; None if its installation is incomplete."""
     try:
         raw = json.loads((release / RECORD).read_text(encoding="utf-8"))
         return Record(**{**raw, **{name: tuple(raw.get(name, ())) for name in ("tasks", "periodic", "findings")}})
@@ -92,9 +93,9 @@ def read_record(release: Path) -> Record | None:
 
 
 def fingerprint(directory: Path) -> str:
-    """Return a digest over the names and sizes of a directory's files, in tens of milliseconds.
+    """Return a digest of the names and sizes of a directory's files, which takes tens of milliseconds.
 
-    It tells whether someone has changed a virtual environment. Compiled files don't count: Python writes them anew.
+    It detects changes of a virtual environment. Bytecode does not count, because Python rewrites it.
     """
     total = hashlib.sha256()
     for folder, folders, files in os.walk(directory):
@@ -106,16 +107,20 @@ def fingerprint(directory: Path) -> str:
 
 
 def made_for_another_python(venv: Path, python: Path) -> bool:
-    """Return whether a virtual environment belongs to another Python than the host has by now.
+    """Return whether a virtual environment was created with another version of Python than the host's.
 
-    After an upgrade of the host, its python3 is another one, which does not look where the packages are.
+    After an upgrade of the host, its python3 searches another directory for packages.
     """
     name = python.resolve().name
     return bool(_PYTHON.fullmatch(name)) and not (venv / "lib" / name).is_dir()
 
 
 def digest(release: Path, contents: Iterable[bytes]) -> str:
-    """Return what the wrapper exports as STARTED_FROM for a release and these files, in its order."""
+    """Return the digest that the wrapper exports as STARTED_FROM.
+
+    Args:
+        contents: contents of the files, in the wrapper's order.
+    """
     total = hashlib.sha256(f"{release}\n".encode())
     for content in contents:
         total.update(content)
@@ -123,9 +128,9 @@ def digest(release: Path, contents: Iterable[bytes]) -> str:
 
 
 def started_from(root: Path, config_dir: Path, program: str) -> str:
-    """Return the digest of what a program would run on if it started now.
+    """Return the digest of the files that a program would be started from now.
 
-    The wrapper (templates/celery_supervisor.sh.j2) computes the same when it starts.
+    The wrapper (templates/celery_supervisor.sh.j2) computes the same digest at a start.
     """
     files = [root / "bin" / "celery_supervisor", config_dir / "environment"]
     files += sorted(config_dir.glob("celery_fleet_*.py"))
@@ -135,7 +140,7 @@ def started_from(root: Path, config_dir: Path, program: str) -> str:
 
 
 def in_use(releases: Path) -> set[str]:
-    """Return the releases that a process of this host runs on: each has its virtual environment in its environment."""
+    """Return the releases that processes of this host run, from VIRTUAL_ENV in the environment of each process."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         for variable in _environment(path).split(b"\0"):
@@ -147,20 +152,19 @@ def in_use(releases: Path) -> set[str]:
 
 
 def _environment(process: Path) -> bytes:
-    """Return the environment that a process was started with; nothing if it has ended, or is none of a program.
+    """Return the environment that a process was started with; empty for a kernel thread or an ended process.
 
-    A program that is being started has no environment for a moment (fs/exec.c: its memory is there before its
-    environment is), so that moment is waited out.
+    During execve, a process has no environment for a moment (fs/exec.c). Wait until it has one.
 
     Args:
-        process: its directory in /proc.
+        process: directory of the process in /proc.
     """
     until = time.monotonic() + EXEC_SECONDS
     try:
         while not (environment := (process / "environ").read_bytes()):
-            # proc(5): the 50th field is where the environment begins; the second, a name, may have spaces in it.
+            # proc(5): the 50th field is the start of the environment. The second, a name, may contain spaces.
             begins = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[47])
-            # A thread of the kernel has no program, and reading the link fails.
+            # A kernel thread has no executable, so reading the link fails.
             if begins or not (process / "exe").readlink() or time.monotonic() > until:
                 break
             time.sleep(0.001)
@@ -170,11 +174,11 @@ def _environment(process: Path) -> bytes:
 
 
 def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> list[str]:
-    """Return the versions of releases that may go, the oldest first.
+    """Return the versions of releases that may be removed, the oldest first.
 
     Args:
-        keep: so many stay, the latest of those that are not needed among them.
-        needed: stay in any case.
+        keep: number of releases to keep, needed ones included. The latest are kept.
+        needed: versions that are never removed.
     """
     needed = set(needed)
     records = sorted(records, key=lambda record: record.finished)
@@ -184,22 +188,22 @@ def prunable(records: Iterable[Record], keep: int, needed: Iterable[str]) -> lis
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 checksum of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unpack(artifact: Path, directory: Path) -> dict[str, str]:
-    """Unpack an artifact and return its wheels' names with the SHA-256 of each, checked against the manifest.
+    """Unpack an artifact into a directory. Return the file names of its wheels with the SHA-256 of each.
 
     Raises:
-        ReleaseError: if a wheel is missing, surplus or other than the manifest says.
+        ReleaseError: the wheels differ from the manifest, or a member is not a regular file.
     """
     with tarfile.open(artifact) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isfile() and "/" not in member.name else None
             if content is None:
-                raise ReleaseError(f"{artifact} holds {member.name}, which is no plain file")
+                raise ReleaseError(f"{artifact} contains {member.name}, which is not a regular file at its top level")
             with (directory / member.name).open("wb") as file:
                 shutil.copyfileobj(content, file)
     if not (directory / MANIFEST).exists():
@@ -207,8 +211,8 @@ def unpack(artifact: Path, directory: Path) -> dict[str, str]:
     manifest: Mapping[str, Mapping[str, str]] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     wheels = {path.name: file_sha256(path) for path in sorted(directory.glob("*.whl"))}
     if set(wheels) != set(manifest["wheels"]):
-        raise ReleaseError(f"{artifact} does not hold the wheels that its manifest names")
+        raise ReleaseError(f"{artifact} does not contain exactly the wheels of its manifest. Build it again")
     for name, sha256 in wheels.items():
         if sha256 != manifest["wheels"][name]:
-            raise ReleaseError(f"{name} in {artifact} is not the file that was built")
+            raise ReleaseError(f"{name} in {artifact} has another checksum than in its manifest. Build it again")
     return wheels

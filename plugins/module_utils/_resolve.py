@@ -1,6 +1,6 @@
-"""Which distributions an application needs on its hosts: resolved by uv for their Python and machine.
+"""Resolve the dependencies of an application for the Python and the machine of its hosts, by uv.
 
-pip evaluates the conditions of dependencies for the Python that runs it, also where it downloads for another one.
+pip can't do this: it evaluates markers for the Python that runs it, even if it downloads for another one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ansible_collections.fleet.celery.plugins.module_utils._platforms import OLD
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-# One requirement of a lock: the lines of its hashes are joined to it.
+# A requirement of a lock file, joined with the lines of its hashes.
 _LOCKED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)[^#]*?\s--hash[=\s]")
 _HASH = re.compile(r"--hash[=\s]\s*sha256:([0-9a-f]{64})")
-# pip's settings that say where packages come from, and what uv calls them in its environment.
+# pip's settings of package sources, and uv's environment variables for them.
 _PIP_SETTINGS = {
     "index-url": "UV_DEFAULT_INDEX",
     "extra-index-url": "UV_INDEX",
@@ -37,14 +37,14 @@ _PIP_SETTINGS = {
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution that hosts are to have.
+    """A distribution that the hosts need.
 
     Attributes:
-        name: normalized (PEP 503).
-        version: empty for a directory or a repository, whose build decides it.
-        wheels: URLs of the wheels that fit the hosts, with the SHA-256 of each, or an empty string.
-        source: requirement that pip builds a wheel from, such as ``shop @ file:///srv/shop``; empty if there is none.
-        source_sha256: of the source's file; empty for a directory or a repository.
+        name: normalized name (PEP 503).
+        version: version; empty for a directory or a repository, whose build sets it.
+        wheels: URLs of wheels for the hosts, with the SHA-256 of each, or an empty text.
+        source: requirement to build a wheel from, such as ``shop @ file:///srv/shop``; empty if there is none.
+        source_sha256: SHA-256 of the source's file; empty for a directory or a repository.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Package:
 
     @property
     def title(self) -> str:
-        """Name and version, for messages."""
+        """Return name and version for messages."""
         return f"{self.name} {self.version}".rstrip()
 
 
 def normalized(name: str) -> str:
-    """Return a distribution's name in its normal form (PEP 503)."""
+    """Return the normalized name (PEP 503) of a distribution."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -70,7 +70,7 @@ def redacted(text: str) -> str:
 
 
 def locked_hashes(texts: Iterable[str]) -> dict[str, set[str]]:
-    """Return the SHA-256 sums that requirements files allow for each distribution; empty if they lock none."""
+    """Return the SHA-256 checksums of each distribution in requirements files; empty if these have no hashes."""
     found: dict[str, set[str]] = {}
     for text in texts:
         for line in re.sub(r"\\\r?\n", " ", text).splitlines():
@@ -80,11 +80,11 @@ def locked_hashes(texts: Iterable[str]) -> dict[str, set[str]]:
 
 
 def index_environment(configured: str, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the variables and options that make uv look for packages where pip does.
+    """Return the variables and options with which uv uses the package sources of pip's configuration.
 
     Args:
-        configured: output of ``pip config list``. What comes later overrides what comes before.
-        environment: of the caller; what it says to uv itself stays.
+        configured: output of ``pip config list``. Later lines override earlier ones.
+        environment: environment of the caller. Its variables for uv are not overridden.
     """
     variables, options = {}, []
     for line in configured.splitlines():
@@ -113,18 +113,19 @@ def resolve(
     wheelhouse: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> list[Package]:
-    """Return what hosts need for requirements and requirements files, each distribution once.
+    """Return the distributions that hosts need for requirements and requirements files.
 
     Args:
-        requirements: lines of a requirements file.
-        python: of the hosts, such as 3.11.2.
-        machine: of the hosts, such as x86_64.
-        directory: that relative paths in the files start from.
-        wheelhouse: directory of wheels that is used in place of an index.
-        environment: additional variables, such as that of a private index. Secret.
+        requirements: lines in the format of a requirements file.
+        files: requirements files.
+        python: Python version of the hosts, such as 3.11.2.
+        machine: machine of the hosts, such as x86_64.
+        directory: base directory of relative paths in the files.
+        wheelhouse: directory of wheels that replaces the index.
+        environment: additional variables, such as the URL of a private index. Secret.
 
     Raises:
-        ReleaseError: if there is no solution; the text says why.
+        ReleaseError: there is no solution. The message has the reason.
     """
     own = {**os.environ, **(environment or {})}
     configured = subprocess.run(
@@ -156,7 +157,7 @@ def uv_program() -> str:
     """Return the path of uv.
 
     Raises:
-        ReleaseError: if it is not installed.
+        ReleaseError: uv is not installed.
     """
     try:
         from uv import find_uv_bin  # noqa: PLC0415 - on the controller only
@@ -169,7 +170,7 @@ def uv_program() -> str:
 
 
 def _package(entry: Mapping[str, Any], directory: Path) -> Package:
-    """Read a package of a pylock.toml (PEP 751)."""
+    """Return a package from its entry in a pylock.toml (PEP 751)."""
     name = entry["name"]
     wheels = {_url(each, directory): _sha256(each) for each in entry.get("wheels", [])}
     source, sha256 = "", ""

@@ -1,7 +1,7 @@
 """Production defaults for Celery 5.7, each with its reason.
 
-Sources: Celery's documentation (userguide/configuration, userguide/optimizing), and runs of each case against RabbitMQ
-3.10 and 4.0. Times are seconds.
+Sources: Celery's documentation (userguide/configuration, userguide/optimizing), and tests of each case with RabbitMQ
+3.10 and 4.0. Times are in seconds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of a Celery setting.
+    """The value of a Celery setting.
 
     Attributes:
-        reason: why it is the default here.
-        firm: whether it applies whatever the application sets. Otherwise, it applies where that sets nothing.
-        declared: whether it is one of celery_settings.
+        reason: reason for the value, rendered as a comment above it.
+        firm: whether it overrides the application's value. Otherwise, the application's value overrides it.
+        declared: whether celery_settings sets it.
     """
 
     value: object
@@ -28,85 +28,91 @@ class Setting:
 
 
 def celery_settings(*, broker: Mapping[str, Any], app_name: str, default_queue: str) -> dict[str, Setting]:
-    """Return the settings that all of an application's processes share, senders included.
+    """Return the settings that all processes of an application share, producers included.
 
     Args:
         broker: the plan's broker.
-        app_name: also names the exchange.
-        default_queue: takes the tasks that no route names.
+        app_name: name of the application, and of its exchange.
+        default_queue: queue of tasks without a route.
     """
     return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker["kind"]](broker)
 
 
 def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
     return {
-        "task_default_queue": Setting(default_queue, "for tasks that no route names"),
-        "task_default_routing_key": Setting(default_queue, "a queue is bound by its own name"),
-        "task_default_exchange": Setting(app_name, "one exchange an application"),
+        "task_default_queue": Setting(default_queue, "the queue of tasks without a route"),
+        "task_default_routing_key": Setting(default_queue, "the routing key of a queue is its name"),
+        "task_default_exchange": Setting(app_name, "each application has one exchange"),
         "task_create_missing_queues": Setting(
-            False, "a typo in a route fails where it is sent, instead of filling a queue that nobody consumes"
+            False, "a typo in a route fails in the producer, instead of filling a queue that no worker consumes"
         ),
     }
 
 
 _COMMON = {
-    "task_serializer": Setting("json", "pickle lets whoever can publish run code", firm=False),
-    "result_serializer": Setting("json", "as above", firm=False),
-    "event_serializer": Setting("json", "as above", firm=False),
-    "accept_content": Setting(["json"], "anything else is refused", firm=False),
-    "timezone": Setting("UTC", "one clock for all hosts", firm=False),
-    "enable_utc": Setting(True, "one clock for all hosts", firm=False),
-    "task_always_eager": Setting(False, "a fleet's tasks run in its workers, not where they are sent"),
+    "task_serializer": Setting("json", "with pickle, anyone who can publish a message can run code", firm=False),
+    "result_serializer": Setting("json", "see task_serializer", firm=False),
+    "event_serializer": Setting("json", "see task_serializer", firm=False),
+    "accept_content": Setting(["json"], "workers refuse other serializers, such as pickle", firm=False),
+    "timezone": Setting("UTC", "all hosts use the same time zone", firm=False),
+    "enable_utc": Setting(True, "all hosts use the same time zone", firm=False),
+    "task_always_eager": Setting(False, "tasks run in workers, not in the process that sends them"),
     "task_acks_late": Setting(
-        True, "a task whose worker dies runs again; so tasks must bear to run twice. Early: task_acks_late=False on it"
+        True, "a task whose worker dies runs again, so tasks must be idempotent; set acks_late=False on others"
     ),
     "task_reject_on_worker_lost": Setting(
-        True, "also where only its child process was killed; the delivery limit ends a task that kills each time"
+        True, "a task whose child process is killed runs again, up to the delivery limit of a quorum queue"
     ),
-    # Celery copies them to each task, whose own limits go before those of the worker that runs it.
-    "task_time_limit": Setting(None, "set, it would replace the limit of each worker"),
-    "task_soft_time_limit": Setting(None, "as above"),
-    "result_expires": Setting(3600, "an unread result does not stay for a day", firm=False),
-    "worker_prefetch_multiplier": Setting(1, "no long task holds up others behind it; each worker sets its own"),
-    "task_send_sent_event": Setting(True, "only this event names the queue", firm=False),
-    "worker_hijack_root_logger": Setting(False, "the application's own logging stays", firm=False),
+    # Celery copies these to each task, and a task's limits override the limits of its worker.
+    "task_time_limit": Setting(None, "it would override the time limit of each worker"),
+    "task_soft_time_limit": Setting(None, "it would override the soft time limit of each worker"),
+    "result_expires": Setting(3600, "results expire after an hour instead of a day", firm=False),
+    "worker_prefetch_multiplier": Setting(
+        1, "tasks do not wait behind a long one in a worker's prefetch; each worker sets its own"
+    ),
+    "task_send_sent_event": Setting(True, "no other event contains the queue of a task", firm=False),
+    "worker_hijack_root_logger": Setting(False, "the application configures its own logging", firm=False),
     "worker_proc_alive_timeout": Setting(
-        30, "a child takes more than Celery's 4 s to start on a busy host", firm=False
+        30, "on a busy host, a child needs more than Celery's default of 4 s to start", firm=False
     ),
     "broker_connection_retry_on_startup": Setting(True, "a worker that starts before its broker waits for it"),
-    "broker_connection_max_retries": Setting(None, "a worker never gives up on its broker"),
-    "broker_pool_limit": Setting(10, "connections that a process keeps for sending", firm=False),
-    "task_publish_retry": Setting(True, "sending survives a restart of the broker"),
+    "broker_connection_max_retries": Setting(None, "a worker reconnects to its broker without a limit"),
+    "broker_pool_limit": Setting(10, "maximum number of a process's connections for publishing", firm=False),
+    "task_publish_retry": Setting(True, "publishing survives a restart of the broker"),
     "task_publish_retry_policy": Setting(
         {"max_retries": 20, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 5},
-        "a minute and a half; Celery's own gives up after 0.6 s",
+        "publishing is retried for a minute and a half, instead of Celery's default of 0.6 s",
     ),
 }
 
 _RABBITMQ = {
     "worker_cancel_long_running_tasks_on_connection_loss": Setting(
-        True, "the broker gives an unacknowledged task to another worker at once; it must not run in both"
+        True, "the broker redelivers an unacknowledged task at once; it must not run in two workers at the same time"
     ),
     "broker_heartbeat": Setting(
-        10, "a host that is gone is noticed, and its tasks are given to others, in 20 s instead of two minutes"
+        10, "the broker redelivers the tasks of a failed host within 20 s instead of two minutes"
     ),
     "broker_transport_options": Setting(
         {"confirm_publish": True, "read_timeout": 15, "write_timeout": 15},
-        "a task counts as sent once the broker has it; a connection that went silent is given up",
+        "a task is sent once the broker has confirmed it; a connection that does not respond is closed",
     ),
-    "broker_channel_error_retry": Setting(False, "a worker whose message timed out ends and is restarted, not stuck"),
-    "task_queue_max_priority": Setting(None, "each queue has its own max_priority, or none"),
-    "task_default_queue_type": Setting("quorum", "classic queues of RabbitMQ 4 block a worker behind tasks for later"),
-    "task_default_exchange_type": Setting("topic", "tasks for later need it"),
-    "task_create_missing_queue_type": Setting("quorum", "as above"),
-    "task_create_missing_queue_exchange_type": Setting("topic", "as above"),
-    "worker_detect_quorum_queues": Setting(True, "tasks for later wait in the broker, not in a worker"),
+    "broker_channel_error_retry": Setting(
+        False, "after a consumer timeout, a worker ends and is restarted, instead of being stuck"
+    ),
+    "task_queue_max_priority": Setting(None, "celery_queues sets max_priority for each queue"),
+    "task_default_queue_type": Setting(
+        "quorum", "with classic queues of RabbitMQ 4, tasks with a countdown block a worker"
+    ),
+    "task_default_exchange_type": Setting("topic", "tasks with a countdown need a topic exchange"),
+    "task_create_missing_queue_type": Setting("quorum", "see task_default_queue_type"),
+    "task_create_missing_queue_exchange_type": Setting("topic", "see task_default_exchange_type"),
+    "worker_detect_quorum_queues": Setting(True, "tasks with a countdown wait in the broker, not in a worker"),
     "control_queue_exclusive": Setting(
-        False, "an exclusive one is locked by the connection that broke, and the worker ends when it comes back"
+        False, "a lost connection keeps the lock on an exclusive queue, and the worker would end when it reconnects"
     ),
     "control_queue_durable": Setting(True, "RabbitMQ 4.3 refuses queues that are neither durable nor exclusive"),
-    "event_queue_exclusive": Setting(False, "as for the control queue"),
-    "event_queue_durable": Setting(True, "as for the control queue"),
+    "event_queue_exclusive": Setting(False, "see control_queue_exclusive"),
+    "event_queue_durable": Setting(True, "see control_queue_durable"),
 }
 
 
@@ -127,17 +133,17 @@ def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
                 "socket_keepalive": True,
                 "health_check_interval": 10,
             },
-            "a long task does not run twice, fleets may share a broker, and a connection that went silent is given up",
+            "a long task does not run twice, fleets may share a broker, a connection that does not respond is closed",
         ),
-        "task_default_exchange_type": Setting("direct", "a queue is bound by its own name"),
+        "task_default_exchange_type": Setting("direct", "the routing key of a queue is its name"),
         "worker_cancel_long_running_tasks_on_connection_loss": Setting(
-            False, "the task is nobody else's until the visibility timeout, and its end is mostly still acknowledged"
+            False, "no other worker gets the task before the visibility timeout, so it can mostly still be acknowledged"
         ),
-        "result_backend_transport_options": Setting({"global_keyprefix": prefix}, "as for the broker"),
-        "redis_socket_timeout": Setting(10, "as for the broker"),
-        "redis_socket_connect_timeout": Setting(5, "as for the broker"),
-        "redis_socket_keepalive": Setting(True, "as for the broker"),
-        "redis_retry_on_timeout": Setting(True, "a result is written once more after a connection broke"),
+        "result_backend_transport_options": Setting({"global_keyprefix": prefix}, "see broker_transport_options"),
+        "redis_socket_timeout": Setting(10, "see broker_transport_options"),
+        "redis_socket_connect_timeout": Setting(5, "see broker_transport_options"),
+        "redis_socket_keepalive": Setting(True, "see broker_transport_options"),
+        "redis_retry_on_timeout": Setting(True, "after a connection error, a result is written again"),
     }
 
 

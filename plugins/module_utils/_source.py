@@ -1,4 +1,4 @@
-"""What a release is made from: fetched to the controller if a URL names it, and checked against its checksum."""
+"""Sources of releases: downloaded to the controller from a URL, and verified by a checksum."""
 
 from __future__ import annotations
 
@@ -24,67 +24,72 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import Relea
 from ansible_collections.fleet.celery.plugins.module_utils._resolve import redacted
 
 _SCHEMES = ("http", "https", "file")
-# A name of a file, so nothing that leads out of a directory.
+# A file name without a slash, so it can't lead out of a directory.
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*(\.whl|\.tar\.gz|\.zip|\.tar)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# A distribution of an index, with extras if need be, at a version.
+# Name and version of a distribution, with optional extras.
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[A-Za-z0-9._, -]+\])?==[A-Za-z0-9.!+_-]+")
 _GIT_SCHEMES = ("https", "http", "ssh", "file")
-# Of each wait for the server, in seconds.
+# Seconds, of a connection or a read.
 _TIMEOUT = 30
-# What a server answers to those that it does not know; some hide with 404 that there is a file.
-_WHO_ARE_YOU = (401, 403, 404)
+# Status codes of servers that need a login; some answer 404 to hide that a file exists.
+_LOGIN_CODES = (401, 403, 404)
 
 
 def read_url(url: str) -> tuple[str, str]:
-    """Return the name of the file that a URL gives, and what to call it in messages: not all of a URL may be shown.
+    """Return the file name of a URL, and a description for messages, which contains no password.
 
     Raises:
-        ReleaseError: if no release can be made from what it names. The text has nothing secret.
+        ReleaseError: the URL is invalid, or is not that of a wheel, an sdist or an artifact. The message contains no
+            secret.
     """
     try:
         parts = urlsplit(url)
-        # Reading the port fails where a password has a slash, and so ends before its @.
+        # Parsing the port fails if a password contains a slash.
         readable = parts.port != 0 and parts.netloc.count("@") <= 1 and re.fullmatch(r"[!-~]+", url)
     except ValueError:
         readable = None
     if not readable:
         raise ReleaseError(
-            "celery_app_source is a URL that can't be read. In its user and password, write : / ? # @ and % as %3A %2F "
-            "%3F %23 %40 and %25, and anywhere in it a space as %20"
+            "celery_app_source is not a valid URL. In its user and password, write : / ? # @ and % as %3A %2F %3F %23 "
+            "%40 and %25. Write a space as %20"
         )
     if parts.scheme not in _SCHEMES:
         raise ReleaseError(
-            f"celery_app_source is a URL that begins with {parts.scheme}://. Give one of http, https or file, or a path"
+            f"celery_app_source is a URL that begins with {parts.scheme}://. Use http, https or file, or a path"
         )
     place = parts.hostname or "this machine"
     name = unquote(parts.path.rpartition("/")[2])
     if not _FILE.fullmatch(name):
         raise ReleaseError(
-            f"celery_app_source is a URL on {place} whose path does not end in the name of a wheel (.whl), an sdist "
-            "(.tar.gz, .zip) or an artifact (.tar). Give that of such a file"
+            f"celery_app_source is a URL on {place} whose path does not end in the file name of a wheel (.whl), an "
+            "sdist (.tar.gz, .zip) or an artifact (.tar). Set it to the URL of such a file"
         )
     return name, f"{name} from {place}"
 
 
 def check_sum(path: Path, sha256: str, what: str) -> None:
-    """Raise ReleaseError unless a file has this SHA-256; what it is called is for the message."""
+    """Raise ReleaseError unless a file has this SHA-256 checksum.
+
+    Args:
+        what: description of the file for the message.
+    """
     found = file_sha256(path)
     if found != sha256:
         raise ReleaseError(
-            f"{what} (celery_app_source) has the SHA-256 {found}, but celery_app_source_sha256 says {sha256}. If the "
-            "file was to change, give its new sum; if not, find out who changed it"
+            f"{what} (celery_app_source) has the SHA-256 {found}, but celery_app_source_sha256 is {sha256}. If this is "
+            "the intended file, set its new checksum. Otherwise, find out who changed it"
         )
 
 
 def download_to(path: Path, url: str, *, fresh: bool) -> None:
-    """Write what a URL gives to a file, with the controller's own proxies, certificates and ~/.netrc.
+    """Download a URL to a file, with the proxies, the certificates and the ~/.netrc of the controller.
 
     Args:
-        fresh: whether no proxy on the way may answer from its memory.
+        fresh: whether to bypass the caches of proxies.
 
     Raises:
-        ReleaseError: if it can't be fetched whole.
+        ReleaseError: the download failed or is incomplete.
     """
     _, what = read_url(url)
     try:
@@ -93,11 +98,11 @@ def download_to(path: Path, url: str, *, fresh: bool) -> None:
                 url,
                 force=fresh,
                 timeout=_TIMEOUT,
-                # Servers that hide what they have from strangers never ask who it is.
+                # Servers that answer 404 without a login never request one.
                 force_basic_auth=True,
-                # A server that this one refers to is not to know.
+                # The target of a redirect must not get the password.
                 unredirected_headers=["Authorization"],
-                # A .tar.gz is to stay one.
+                # Keep a .tar.gz compressed.
                 decompress=False,
             ) as response,
             path.open("wb") as file,
@@ -105,34 +110,34 @@ def download_to(path: Path, url: str, *, fresh: bool) -> None:
             shutil.copyfileobj(response, file)
         expected, size = response.headers.get("Content-Length"), path.stat().st_size
     except NetrcParseError as error:
-        # Its text may hold a part of a password.
+        # The error's text may contain a part of a password.
         raise ReleaseError(
-            f"{what} (celery_app_source) can't be fetched: line {error.lineno} of {error.filename} can't be read. Mend "
-            "it, and let nobody else read the file (mode 0600)"
+            f"{what} (celery_app_source) can't be downloaded: line {error.lineno} of {error.filename} is invalid. Fix "
+            "it, and make sure that only you can read the file (mode 0600)"
         ) from None
     except (OSError, HTTPException, ValueError, UnsafeConnectionError) as error:
         advice = ""
-        if isinstance(error, HTTPError) and error.code in _WHO_ARE_YOU:
-            advice = ". If it asks for user and password, put them into the URL or, better, into ~/.netrc"
-        raise ReleaseError(f"{what} (celery_app_source) can't be fetched: {error}{advice}") from None
+        if isinstance(error, HTTPError) and error.code in _LOGIN_CODES:
+            advice = ". If the server needs a user and a password, put them into the URL or, better, into ~/.netrc"
+        raise ReleaseError(f"{what} (celery_app_source) can't be downloaded: {error}{advice}") from None
     if expected is not None and expected != str(size):
         raise ReleaseError(
-            f"{what} (celery_app_source) came in part: {size} bytes of {expected}. Run this again, and look at the "
-            "server or a proxy on the way if that does not help"
+            f"{what} (celery_app_source) is incomplete: {size} bytes of {expected}. Rerun. If it fails again, check "
+            "the server and the proxies"
         )
 
 
 def fetch(url: str, sha256: str, directory: Path) -> tuple[Path, bool]:
-    """Return the file that a URL gives, kept under its sum, and whether it is new there.
+    """Return the downloaded file of a URL, and whether the cache did not contain it before.
 
-    What has the right sum already is not fetched again; without a sum it is each time.
+    A file in the cache with the right checksum is not downloaded again. Without a checksum, each call downloads.
 
     Args:
-        sha256: what the file must have; empty takes what comes.
-        directory: where such files are kept.
+        sha256: SHA-256 checksum of the file; empty accepts any.
+        directory: directory of downloads: each file is in a directory named after its SHA-256.
 
     Raises:
-        ReleaseError: if it can't be fetched or is something else. Nothing of it is kept then.
+        ReleaseError: the download failed, or the file has another checksum or format. It is not kept.
     """
     name, what = read_url(url)
     if sha256 and (known := directory / sha256 / name).is_file() and file_sha256(known) == sha256:
@@ -146,8 +151,8 @@ def fetch(url: str, sha256: str, directory: Path) -> tuple[Path, bool]:
         is_whole = zipfile.is_zipfile if path.suffix in (".whl", ".zip") else tarfile.is_tarfile
         if not is_whole(path):
             raise ReleaseError(
-                f"{what} (celery_app_source) is no such file but something else, such as a page to sign in. Look at "
-                "what the URL gives"
+                f"{what} (celery_app_source) is not a valid wheel, sdist or artifact. The URL may lead to another "
+                "page, such as a login page. Open it in a browser"
             )
         kept = directory / file_sha256(path) / name
         new = not kept.is_file()
@@ -157,12 +162,12 @@ def fetch(url: str, sha256: str, directory: Path) -> tuple[Path, bool]:
 
 
 def is_package(source: str) -> bool:
-    """Return whether a source is the name and version of a distribution, such as ``pretix==2026.7.2``."""
+    """Return whether a source is name and version of a distribution, such as ``pretix==2026.7.2``."""
     return bool(_PACKAGE.fullmatch(source))
 
 
 class _Repository:
-    """A git repository of a URL as pip writes it: ``git+https://host/shop.git@v1.4#subdirectory=web``."""
+    """A git repository, from a URL in pip's format: ``git+https://host/shop.git@v1.4#subdirectory=web``."""
 
     def __init__(self, url: str, directory: Path) -> None:
         parts = urlsplit(url.removeprefix("git+"))
@@ -176,7 +181,7 @@ class _Repository:
         self.what = f"{self.name} from {self.host}"
         self.environment = {"GIT_TERMINAL_PROMPT": "0"}
         if parts.password is not None and parts.scheme in ("http", "https"):
-            # In git's environment, because it passes URLs to its helpers as arguments, which all users can read.
+            # Not in the URL: git passes it to its helpers as an argument, which all users can read.
             login = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
             self.environment |= {
                 "GIT_CONFIG_COUNT": "1",
@@ -189,7 +194,7 @@ class _Repository:
         """Run git and return its output.
 
         Raises:
-            ReleaseError: with the end of its error messages.
+            ReleaseError: git failed. The message has the end of its errors.
         """
         try:
             run = subprocess.run(
@@ -204,14 +209,14 @@ class _Repository:
             raise ReleaseError("git is not installed on the controller. Install it: apt install git") from error
         if run.returncode:
             said = redacted(run.stderr)[-2000:].strip()
-            raise ReleaseError(f"{self.what} (celery_app_source) can't be fetched by git:\n{said}")
+            raise ReleaseError(f"{self.what} (celery_app_source): git {arguments[0]} failed:\n{said}")
         return run.stdout.strip()
 
     def commit(self) -> str:
-        """Fetch the repository and return the commit that the URL names.
+        """Fetch the repository and return the commit of the URL's branch, tag or commit.
 
         Raises:
-            ReleaseError: if there is no such branch, tag or commit.
+            ReleaseError: it has no such branch, tag or commit.
         """
         if not (self.home / "HEAD").exists():
             self.git("init", "--quiet", "--bare")
@@ -223,7 +228,7 @@ class _Repository:
             except ReleaseError:
                 continue
         raise ReleaseError(
-            f"{self.what} (celery_app_source) has no branch, tag or commit {self.ref}. Name one after the @"
+            f"{self.what} (celery_app_source) has no branch, tag or commit {self.ref}. Correct it after the @"
         )
 
 
@@ -231,15 +236,15 @@ def clone(url: str, directory: Path) -> tuple[Path, bool]:
     """Return the checkout of a git URL's commit, and whether it is new.
 
     Args:
-        directory: where repositories and checkouts are kept.
+        directory: directory of repositories and checkouts.
 
     Raises:
-        ReleaseError: if the repository, the commit or the subdirectory is not there.
+        ReleaseError: the repository, the commit or the subdirectory does not exist.
     """
     repository = _Repository(url, directory)
     if repository.scheme not in _GIT_SCHEMES:
         raise ReleaseError(
-            f"celery_app_source is a git URL that begins with git+{repository.scheme}://. Give one of "
+            f"celery_app_source is a git URL that begins with git+{repository.scheme}://. Use one of "
             f"{', '.join(f'git+{scheme}' for scheme in _GIT_SCHEMES)}"
         )
     with locked(repository.home):
@@ -260,36 +265,37 @@ def clone(url: str, directory: Path) -> tuple[Path, bool]:
 
 
 def obtain(source: Path | None, url: str | None, sha256: str, directory: Path) -> tuple[Path | None, bool]:
-    """Return the path of a source, fetched if a URL names it, and whether it was new.
+    """Return the path of a source, downloaded if it is a URL, and whether the download is new.
 
     Args:
-        source: a path on the controller; None where there is none, or a URL.
-        url: of a wheel, an sdist, an artifact or a git repository.
-        sha256: what the file must have, if not empty.
-        directory: where fetched files are kept.
+        source: path on the controller; None for a URL or without a source.
+        url: URL of a wheel, an sdist, an artifact or a git repository.
+        sha256: SHA-256 checksum of the file; empty accepts any.
+        directory: directory of downloads.
 
     Raises:
-        ReleaseError: if it can't be fetched or is something else.
+        ReleaseError: the download failed, or the file has another checksum.
     """
     sha256 = sha256.lower()
     if sha256 and not _SHA256.fullmatch(sha256):
         raise ReleaseError(
-            f"celery_app_source_sha256 {sha256!r} is no SHA-256. Give 64 hexadecimal digits, as sha256sum prints them"
+            f"celery_app_source_sha256 {sha256!r} is not a SHA-256 checksum. Set it to 64 hexadecimal digits, as "
+            "sha256sum prints them"
         )
     if url and url.startswith("git+"):
         if sha256:
             raise ReleaseError(
-                "celery_app_source is a git URL, which has no checksum. Leave out celery_app_source_sha256, and name a "
+                "celery_app_source is a git URL, which has no checksum. Remove celery_app_source_sha256, and add a "
                 "commit after the @"
             )
         return clone(url, directory)
     if url:
         return fetch(url, sha256, directory)
     if sha256 and source is None:
-        raise ReleaseError("celery_app_source_sha256 is given without celery_app_source. Give both, or leave it out")
+        raise ReleaseError("celery_app_source_sha256 is set without celery_app_source. Set both, or remove it")
     if sha256 and source is not None and source.is_dir():
         raise ReleaseError(
-            f"{source} (celery_app_source) is a directory, which has no sum. Leave out celery_app_source_sha256"
+            f"{source} (celery_app_source) is a directory, which has no checksum. Remove celery_app_source_sha256"
         )
     if sha256 and source is not None and source.exists():
         check_sum(source, sha256, str(source))

@@ -15,7 +15,7 @@ from pathlib import Path
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
 
 _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", "node_modules")
-# Only at the top: further down, these may be names of packages.
+# Only at the top: in subdirectories, these may be packages.
 _LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
 # The earliest time in a zip archive.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -54,7 +54,7 @@ def _ignore(source: Path) -> Callable[[str, list[str]], set[str]]:
         here = Path(directory)
         top = _LEFTOVERS_AT_TOP & set(names) if here == source else set()
         left_out = _LEFTOVERS(directory, names) | top | {name for name in names if _leads_nowhere(here / name)}
-        # Build tools read it.
+        # Build tools read .gitignore.
         return left_out - {".gitignore"}
 
     return ignored

@@ -87,9 +87,7 @@ def install(
     new = lacking(record.wheels, others)
     for name in new:
         if file_sha256(source / name) != record.wheels[name]:
-            raise ReleaseError(
-                f"{name} has another checksum than the wheel that was built. Run this again, to send it anew"
-            )
+            raise ReleaseError(f"{name} has another checksum than the wheel that was built. Rerun to send it again")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o755, parents=True)
     venv = directory / "venv"

@@ -10,17 +10,17 @@ module: celery_import_check
 short_description: Import an application from its artifact on the controller
 description:
   - Imports the application with the fleet's settings in a temporary virtual environment, and evaluates the report as
-    M(fleet.celery.celery_release) does on each host. It runs on the controller, before any host is touched.
+    M(fleet.celery.celery_release) does on each host. It runs on the controller, before any host is changed.
   - Fails if the application does not import on any machine, or does not fit the fleet's declaration.
-  - An error that may come from the controller, such as a missing file, does not fail. RV(reason) reports it.
-  - An import that succeeded is kept, and is not repeated with the same artifact, settings and environment.
+  - Does not fail for an error that the controller may cause, such as a missing file. RV(reason) reports it.
+  - Caches successful imports, and does not repeat them with the same artifact, settings and environment.
 author: Celery Fleet (@celery-fleet)
 attributes:
-  check_mode: {support: full, description: It changes nothing but its own cache.}
-  diff_mode: {support: none, description: It changes nothing but its own cache.}
+  check_mode: {support: full, description: It changes only its own cache.}
+  diff_mode: {support: none, description: It changes only its own cache.}
 options:
   artifact:
-    description: The artifact's file.
+    description: Path of the artifact.
     type: path
     required: true
   app:
@@ -29,32 +29,32 @@ options:
     required: true
   python:
     description:
-      - The hosts' Python, such as C(3.11.2). The controller needs a Python of the same minor version, or nothing is
-        imported.
+      - Python version of the hosts, such as C(3.11.2). Without a Python of the same minor version on the controller,
+        nothing is imported.
     type: str
     required: true
   environment:
-    description: Text of the environment file; secret.
+    description: Content of the environment file. Never logged.
     type: str
     required: true
   settings:
-    description: Text of the settings module.
+    description: Content of the settings module.
     type: str
     required: true
   modules:
-    description: Texts of modules that the settings import, by the names of their files.
+    description: Contents of the modules that the settings import, by file name.
     type: dict
     required: true
   app_memory:
-    description: Bytes that the plan counts for a process that has imported the application. 0 counts none.
+    description: Bytes of a process that has imported the application, as planned. V(0) does not compare them.
     type: int
     default: 0
   child_caps:
-    description: Bytes above which a program's children are replaced, by the program's name. 0 for none.
+    description: For each program, bytes above which its children are replaced. V(0) for a program without a cap.
     type: dict
     default: {}
   directory:
-    description: Directory of artifacts, fetched wheels and the reports of earlier imports.
+    description: Directory of artifacts, downloaded wheels and reports of earlier imports.
     type: path
     required: true
 """
@@ -73,10 +73,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-imported: {description: Whether the application was imported here., type: bool, returned: success}
-reason: {description: "Why the application was not imported here; empty if it was.", type: str, returned: success}
+imported: {description: Whether the application was imported., type: bool, returned: success}
+reason: {description: "Why the application was not imported; empty if it was.", type: str, returned: success}
 findings:
-  description: Settings that application and fleet set differently, and the like, a sentence each.
+  description: Remarks of the release check that are no errors, such as settings that differ.
   type: list
   elements: str
   returned: success
@@ -106,7 +106,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    # A traceback of the application may show what is in its environment.
+    # A traceback of the application may contain values of its environment.
     module.no_log_values |= secrets_in(module.params["environment"])
     app = module.params["app"]
     try:

@@ -162,7 +162,7 @@ pending:
   elements: str
   returned: success
 began:
-  description: When the module began, in seconds since the epoch.
+  description: Start of the module, in seconds since the epoch.
   type: float
   returned: success
 seconds:
@@ -369,7 +369,7 @@ class Host:
             ReleaseError: no release is active on this host.
         """
         if not self.current.is_symlink() and not self.module.check_mode:
-            raise ReleaseError("No release is active on this host yet. Run site.yml first")
+            raise ReleaseError("No release is active on this host. Run site.yml first")
         return [str(path) for path, text, *_ in self.files() if not path.exists() or path.read_bytes() != text.encode()]
 
     def write_files(self) -> None:
@@ -432,7 +432,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if record and record.sha256 != module.params["sha256"]:
         raise ReleaseError(
             f"Release {record.version} exists on this host with another content, and releases are immutable. "
-            "Raise celery_app_version (or the version of the project), or remove the release"
+            f"Raise celery_app_version (or the version of the project), or remove {host.release}"
         )
     others: dict[Path, Record] = {}
     if not record and not module.check_mode:

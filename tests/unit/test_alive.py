@@ -1,4 +1,4 @@
-"""A worker's sign of life, written and read."""
+"""The heartbeat file of a worker."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._alive import AliveFi
 ME = os.getpid()
 
 
-def test_the_last_report_is_read(tmp_path: Path) -> None:
-    # A host on which no task has run yet has no directory of counts.
+def test_last_heartbeat_is_read(tmp_path: Path) -> None:
+    # A new host has no directory of counts.
     tmp_path /= "counts"
     file = AliveFile(tmp_path, "shop-email")
     file.write([f"queue-{number}" for number in range(70)], active=3, held=2, done=100)
@@ -28,7 +28,7 @@ def test_the_last_report_is_read(tmp_path: Path) -> None:
     assert not is_fresh(replace(found, at=time.monotonic() + 60))
 
 
-def test_another_process_or_program_has_not_reported(tmp_path: Path) -> None:
+def test_other_process_or_program_has_no_heartbeat(tmp_path: Path) -> None:
     AliveFile(tmp_path, "shop-email").write(["email"], active=0, held=0, done=0)
     assert read_alive(tmp_path, "shop-email", ME + 1) is read_alive(tmp_path, "shop-video", ME) is None
     assert read_alive(tmp_path / "missing", "shop-email", ME) is None
@@ -36,12 +36,12 @@ def test_another_process_or_program_has_not_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}', '{"pid": "x", "at": 1, "queues": 3}'])
-def test_what_is_no_report_is_none(tmp_path: Path, content: str) -> None:
+def test_invalid_heartbeat_is_ignored(tmp_path: Path, content: str) -> None:
     (tmp_path / "shop-email.alive").write_text(content)
     assert read_alive(tmp_path, "shop-email", 1) is None
 
 
-def test_no_link_is_followed_and_no_pipe_waited_for(tmp_path: Path) -> None:
+def test_links_and_pipes_are_not_read(tmp_path: Path) -> None:
     AliveFile(tmp_path, "secret").write(["email"], active=0, held=0, done=0)
     (tmp_path / "link.alive").symlink_to("secret.alive")
     os.mkfifo(tmp_path / "pipe.alive")
@@ -50,7 +50,7 @@ def test_no_link_is_followed_and_no_pipe_waited_for(tmp_path: Path) -> None:
     assert read_alive(tmp_path / "elsewhere", "secret", ME) is None
 
 
-def test_a_disk_that_is_full_does_not_stop_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_does_not_stop_heartbeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = AliveFile(tmp_path, "shop-email")
     file.write(["email"], active=0, held=0, done=1)
     size = (tmp_path / "shop-email.alive").stat()

@@ -1,4 +1,4 @@
-"""An artifact holds what a host needs, is built once, and is refused if it is another one."""
+"""Artifacts: contents, caching, downloads and refusals."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def project(directory: Path) -> Path:
-    """Write a project, with what builds and tools leave in it."""
+    """Write a project with leftovers of builds and tools."""
     for name in (
         "pyproject.toml",
         "shop/__init__.py",
@@ -73,7 +73,7 @@ def project(directory: Path) -> Path:
     return directory
 
 
-def test_a_lock_beside_the_source_is_found(tmp_path: Path) -> None:
+def test_requirements_file_in_the_source_directory_is_found(tmp_path: Path) -> None:
     assert find_requirements(tmp_path) is None
     (tmp_path / "requirements.txt").touch()
     assert find_requirements(tmp_path) == tmp_path / "requirements.txt"
@@ -82,13 +82,13 @@ def test_a_lock_beside_the_source_is_found(tmp_path: Path) -> None:
     assert find_requirements(tmp_path / "requirements.txt") is None
 
 
-def test_what_builds_leave_is_no_source(tmp_path: Path) -> None:
+def test_leftovers_of_builds_are_not_source_files(tmp_path: Path) -> None:
     source = project(tmp_path)
     found = {str(path.relative_to(source)) for path in source_files(source)}
     assert found == {"pyproject.toml", "shop/__init__.py", "shop/build/__init__.py", "shop/data.txt"}
 
 
-def test_the_digest_follows_contents_and_names_and_nothing_else(tmp_path: Path) -> None:
+def test_digest_depends_on_contents_and_names_only(tmp_path: Path) -> None:
     source = project(tmp_path / "a")
     before = digest_of(source_files(source), source)
     assert digest_of(source_files(project(tmp_path / "b")), tmp_path / "b") == before
@@ -103,9 +103,7 @@ def test_the_digest_follows_contents_and_names_and_nothing_else(tmp_path: Path) 
     assert digest_of(source_files(source), source) != renamed
 
 
-def test_a_build_reads_the_source_without_leftovers_and_leaves_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_build_ignores_leftovers_and_creates_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = project(tmp_path / "source")
     seen: set[str] = set()
 
@@ -123,7 +121,7 @@ def test_a_build_reads_the_source_without_leftovers_and_leaves_none(
     assert sorted(source.rglob("*")) == before
 
 
-def test_an_artifact_depends_on_nothing_but_its_content(tmp_path: Path) -> None:
+def test_artifact_bytes_depend_on_content_only(tmp_path: Path) -> None:
     sums = []
     for number, names in enumerate((["a-1.0", "b-2.0"], ["b-2.0", "a-1.0"])):
         wheels = tmp_path / str(number)
@@ -139,7 +137,7 @@ def test_an_artifact_depends_on_nothing_but_its_content(tmp_path: Path) -> None:
     assert file_sha256(tmp_path / "1.tar") != sums[0]
 
 
-def test_what_was_packed_is_unpacked(tmp_path: Path) -> None:
+def test_packed_wheels_are_unpacked(tmp_path: Path) -> None:
     path = wheel(tmp_path / "wheels", "shop-1.0")
     pack(tmp_path / "wheels", tmp_path / "shop.tar", {"name": "shop", "version": "1.0"})
     (tmp_path / "out").mkdir()
@@ -165,14 +163,14 @@ SHA_A = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"  # of
 @pytest.mark.parametrize(
     ("files", "wheels", "message"),
     [
-        ({"a.whl": b"b"}, {"a.whl": SHA_A}, "not the file that was built"),
-        ({"a.whl": b"a", "b.whl": b"b"}, {"a.whl": SHA_A}, "does not hold the wheels"),
-        ({}, {"a.whl": SHA_A}, "does not hold the wheels"),
-        ({"../a.whl": b"a"}, {"a.whl": SHA_A}, r"holds \.\./a.whl, which is no plain file"),
-        ({"sub/a.whl": b"a"}, {"a.whl": SHA_A}, "which is no plain file"),
+        ({"a.whl": b"b"}, {"a.whl": SHA_A}, "a.whl in .* has another checksum than in its manifest"),
+        ({"a.whl": b"a", "b.whl": b"b"}, {"a.whl": SHA_A}, "does not contain exactly the wheels of its manifest"),
+        ({}, {"a.whl": SHA_A}, "does not contain exactly the wheels of its manifest"),
+        ({"../a.whl": b"a"}, {"a.whl": SHA_A}, r"contains \.\./a.whl, which is not a regular file"),
+        ({"sub/a.whl": b"a"}, {"a.whl": SHA_A}, "which is not a regular file"),
     ],
 )
-def test_what_was_tampered_with_is_refused(
+def test_unpack_refuses_a_tampered_artifact(
     tmp_path: Path, files: dict[str, bytes], wheels: dict[str, str], message: str
 ) -> None:
     artifact = crafted(tmp_path / "x.tar", files, {"wheels": wheels})
@@ -183,18 +181,18 @@ def test_what_was_tampered_with_is_refused(
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
-def test_a_member_that_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
+def test_unpack_refuses_a_member_that_is_not_a_regular_file(tmp_path: Path, kind: bytes) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         member = tarfile.TarInfo("a.whl")
         member.type, member.linkname = kind, "/etc/passwd"
         tar.addfile(member)
     (tmp_path / "out").mkdir()
-    with pytest.raises(ReleaseError, match="no plain file"):
+    with pytest.raises(ReleaseError, match="not a regular file"):
         unpack(tmp_path / "x.tar", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_artifact_without_manifest_is_refused(tmp_path: Path) -> None:
+def test_unpack_refuses_an_artifact_without_manifest(tmp_path: Path) -> None:
     artifact = crafted(tmp_path / "x.tar", {"a.whl": b"a"}, None)
     (tmp_path / "out").mkdir()
     for read in (manifest_of, lambda path: unpack(path, tmp_path / "out")):
@@ -207,7 +205,7 @@ def wheels_of(artifact: Path) -> set[str]:
         return set(tar.getnames()) - {MANIFEST}
 
 
-def test_an_artifact_is_built_once_and_again_when_something_changes(tmp_path: Path) -> None:
+def test_artifact_is_rebuilt_only_after_a_change(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0")
     wheelhouse = tmp_path / "wheelhouse"
     wheel(wheelhouse, "amqp-5.4")
@@ -237,7 +235,7 @@ def test_an_artifact_is_built_once_and_again_when_something_changes(tmp_path: Pa
     assert make() == (third, False)
 
 
-def test_a_wheelhouse_of_several_pythons_gives_each_its_own(tmp_path: Path) -> None:
+def test_wheelhouse_with_several_pythons_gives_each_its_wheels(tmp_path: Path) -> None:
     names = {
         "a-1.0": "cp311-cp311-manylinux_2_28_x86_64",
         "b-1.0": "cp313-cp313-manylinux2014_x86_64.manylinux_2_17_x86_64",
@@ -257,7 +255,7 @@ def test_a_wheelhouse_of_several_pythons_gives_each_its_own(tmp_path: Path) -> N
     assert letters("3.11.2", "aarch64") == "de"
 
 
-def test_the_source_comes_before_an_older_wheel_of_itself(tmp_path: Path) -> None:
+def test_source_takes_precedence_over_its_older_wheel(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0", "VALUE = 'new'\n")
     for name in ("shop-1.0", "shop-0.9", "amqp-5.4"):
         wheel(tmp_path / "wheelhouse", name, "VALUE = 'old'\n")
@@ -274,7 +272,7 @@ def test_the_source_comes_before_an_older_wheel_of_itself(tmp_path: Path) -> Non
         assert packed.read() == source.read_bytes()
 
 
-def test_requirements_are_fetched_for_the_hosts_python(tmp_path: Path) -> None:
+def test_requirements_are_downloaded_for_the_hosts_python(tmp_path: Path) -> None:
     wheel(tmp_path / "links", "amqp-5.4", tag="cp313-cp313-manylinux_2_28_x86_64")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"--find-links {tmp_path / 'links'}\namqp==5.4 ; python_version >= '3.12'\n")
@@ -286,9 +284,13 @@ def test_requirements_are_fetched_for_the_hosts_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "message"), [(False, "is not there"), (True, "has neither a pyproject.toml of a package nor a setup.py")]
+    ("there", "message"),
+    [
+        (False, "does not exist"),
+        (True, "can't be built, because it has neither a pyproject.toml of a package nor a setup.py"),
+    ],
 )
-def test_a_source_that_is_none_is_refused(tmp_path: Path, there: bool, message: str) -> None:
+def test_invalid_source_is_refused(tmp_path: Path, there: bool, message: str) -> None:
     source = tmp_path / "source"
     if there:
         source.mkdir()
@@ -296,10 +298,10 @@ def test_a_source_that_is_none_is_refused(tmp_path: Path, there: bool, message: 
         build(Inputs(source), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
 
 
-def test_a_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:
+def test_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:
     wheelhouse = tmp_path / "wheelhouse"
     wheel(wheelhouse, "a-1.0", tag="cp313-cp313-linux_x86_64")
-    with pytest.raises(ReleaseError, match=r"holds no wheels for Python 3\.11\.2"):
+    with pytest.raises(ReleaseError, match=r"contains no wheels for Python 3\.11\.2"):
         build(Inputs(wheelhouse=wheelhouse), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
     shutil.copy(wheelhouse / "a-1.0-cp313-cp313-linux_x86_64.whl", wheelhouse / "nonsense.whl")
     with pytest.raises(ReleaseError, match="nonsense"):
@@ -307,7 +309,7 @@ def test_a_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("*"))
 
 
-def test_what_a_link_leads_to_is_source_too(tmp_path: Path) -> None:
+def test_targets_of_links_are_source_files(tmp_path: Path) -> None:
     source, common = tmp_path / "shop", tmp_path / "common"
     source.mkdir()
     common.mkdir()
@@ -321,7 +323,7 @@ def test_what_a_link_leads_to_is_source_too(tmp_path: Path) -> None:
     assert digest_of(source_files(source), source) != before
 
 
-def test_requirements_that_include_others_are_read_whole(tmp_path: Path) -> None:
+def test_included_requirements_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "requirements").mkdir()
     top, base, limits = (
         tmp_path / name for name in ("requirements.txt", "requirements/base.txt", "requirements/limits.txt")
@@ -336,7 +338,7 @@ def test_requirements_that_include_others_are_read_whole(tmp_path: Path) -> None
     with pytest.raises(ReleaseError, match=r"limits\.txt is not UTF-8"):
         requirement_texts(top)
     limits.unlink()
-    with pytest.raises(ReleaseError, match=r"limits\.txt is not there"):
+    with pytest.raises(ReleaseError, match=r"limits\.txt does not exist"):
         requirement_texts(top)
 
 
@@ -344,18 +346,18 @@ def test_requirements_that_include_others_are_read_whole(tmp_path: Path) -> None
     "line",
     ["./lib", "-e ./lib", "--editable=lib/../lib/", "lib/", "lib @ file:./lib", "file:lib/ ; python_version > '3'"],
 )
-def test_a_directory_that_is_required_counts(tmp_path: Path, line: str) -> None:
+def test_required_directory_is_a_local_requirement(tmp_path: Path, line: str) -> None:
     (tmp_path / "lib").mkdir()
     assert local_requirements([f"vine==5.1\n{line}\n"], tmp_path) == {tmp_path / "lib"}
 
 
-def test_other_lines_name_no_directory(tmp_path: Path) -> None:
+def test_other_lines_are_no_local_requirements(tmp_path: Path) -> None:
     (tmp_path / "vine").mkdir()
     lines = ["vine", "vine @ https://example.com/vine/", "# ./vine", "-r ./vine", "git+https://example.com/vine/"]
     assert local_requirements(lines, tmp_path) == set()
 
 
-def test_an_included_file_is_part_of_the_artifact(tmp_path: Path) -> None:
+def test_included_requirements_file_changes_the_artifact(tmp_path: Path) -> None:
     wheel(tmp_path / "links", "amqp-5.4")
     wheel(tmp_path / "links", "vine-5.1")
     (tmp_path / "requirements.txt").write_text("-r base.txt\n")
@@ -369,7 +371,7 @@ def test_an_included_file_is_part_of_the_artifact(tmp_path: Path) -> None:
 
     assert make("amqp==5.4\n") == ({"amqp-5.4-py3-none-any.whl"}, True)
     assert make("amqp==5.4\n") == ({"amqp-5.4-py3-none-any.whl"}, False)
-    # Security updates of Python raise its last digit: the release stays what it is, unless a condition names it.
+    # A patch version of Python changes the artifact only if a marker uses it.
     assert make("amqp==5.4\n", "3.11.9") == ({"amqp-5.4-py3-none-any.whl"}, False)
     assert make("vine==5.1 ; python_full_version < '3.11.3'\namqp==5.4\n", "3.11.9")[0] == {"amqp-5.4-py3-none-any.whl"}
     both = {"amqp-5.4-py3-none-any.whl", "vine-5.1-py3-none-any.whl"}
@@ -381,7 +383,7 @@ OTHER = "3.99.1"
 
 
 def sdist_only(directory: Path, tag: str) -> Path:
-    """Write an sdist whose build gives a wheel with a tag, and return a requirements file that names it."""
+    """Write an sdist that builds a wheel with this tag, and return a requirements file with the sdist."""
     project = directory / "docopt"
     project.mkdir()
     (project / "pyproject.toml").write_text(
@@ -403,13 +405,13 @@ def sdist_only(directory: Path, tag: str) -> Path:
 
 
 @pytest.mark.parametrize("python", [HERE[0], OTHER])
-def test_a_dependency_without_a_wheel_is_built_if_the_result_runs_anywhere(tmp_path: Path, python: str) -> None:
+def test_dependency_without_a_wheel_is_built_if_the_wheel_is_portable(tmp_path: Path, python: str) -> None:
     requirements = sdist_only(tmp_path, "py3-none-any")
     artifact, _ = build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine="x86_64")
     assert wheels_of(artifact) == {"docopt-0.6-py3-none-any.whl"}
 
 
-def test_what_runs_on_this_machine_only_is_refused(tmp_path: Path) -> None:
+def test_built_wheel_that_is_not_portable_is_refused(tmp_path: Path) -> None:
     python, machine = HERE
     tag = f"cp{python.split('.')[0]}{python.split('.')[1]}"
     requirements = sdist_only(tmp_path, f"{tag}-{tag}-linux_{machine}")
@@ -420,7 +422,7 @@ def test_what_runs_on_this_machine_only_is_refused(tmp_path: Path) -> None:
         build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine=machine)
 
 
-def test_the_newest_glibc_comes_first_and_other_machines_not_at_all(tmp_path: Path) -> None:
+def test_wheel_with_the_newest_glibc_of_the_same_machine_is_chosen(tmp_path: Path) -> None:
     names = {
         tag: wheel(tmp_path / "links", "libsass-0.23", tag=f"cp38-abi3-{tag}_x86_64").as_uri()
         for tag in ("manylinux1", "manylinux_2_28", "manylinux_2_40", "linux")
@@ -447,23 +449,23 @@ def locked(directory: Path, *more: str) -> Path:
     return path
 
 
-def test_only_files_with_the_locks_hashes_are_taken(tmp_path: Path) -> None:
+def test_only_files_with_locked_hashes_are_downloaded(tmp_path: Path) -> None:
     lock = locked(tmp_path)
     artifact, _ = build(Inputs(requirements=lock), directory=tmp_path / "a", python="3.11.2", machine="x86_64")
     assert wheels_of(artifact) == {"vine-5.1-py3-none-any.whl"}
     wheel(tmp_path / "links", "vine-5.1", "VALUE = 'another'\n")
-    with pytest.raises(ReleaseError, match=r"has a hash of none of the files of vine 5\.1 that fit Python 3\.11\.2"):
+    with pytest.raises(ReleaseError, match=r"has no hash of a file of vine 5\.1 that fits Python 3\.11\.2"):
         build(Inputs(requirements=lock), directory=tmp_path / "b", python="3.11.2", machine="x86_64")
 
 
-def test_a_lock_that_is_not_complete_is_refused(tmp_path: Path) -> None:
+def test_incomplete_lock_is_refused(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0", needs="amqp")
     wheel(tmp_path / "links", "amqp-5.4")
-    with pytest.raises(ReleaseError, match=r"has hashes, but none for amqp 5\.4\. Lock all that is needed"):
+    with pytest.raises(ReleaseError, match=r"has hashes, but none for amqp 5\.4\. Lock all packages"):
         build(Inputs(source, requirements=locked(tmp_path)), directory=tmp_path, python="3.11.2", machine="x86_64")
 
 
-def test_requirements_and_the_sources_own_dependencies_are_both_met(tmp_path: Path) -> None:
+def test_requirements_and_dependencies_of_the_source_are_resolved_together(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0", needs="amqp")
     for name in ("amqp-5.3", "amqp-5.4", "gunicorn-23.0"):
         wheel(tmp_path / "links", name)
@@ -476,7 +478,7 @@ def test_requirements_and_the_sources_own_dependencies_are_both_met(tmp_path: Pa
     assert wheels_of(artifact) == {f"{name}-py3-none-any.whl" for name in names}
 
 
-def test_a_distribution_of_the_index_is_a_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_distribution_of_an_index_is_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wheel(tmp_path / "house", "Pretix-2026.7", needs="vine")
     wheel(tmp_path / "house", "Pretix-2026.8")
     wheel(tmp_path / "house", "vine-5.1")
@@ -485,7 +487,7 @@ def test_a_distribution_of_the_index_is_a_source(tmp_path: Path, capsys: pytest.
     assert wheels_of(Path(result["path"])) == {"Pretix-2026.7-py3-none-any.whl", "vine-5.1-py3-none-any.whl"}
 
 
-def test_a_compiled_source_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_compiled_source_for_another_python_is_refused(tmp_path: Path) -> None:
     source = wheel(tmp_path / "source", "shop-1.0", tag="cp399-cp399-linux_x86_64")
     with pytest.raises(ReleaseError, match=r"shop-1\.0-cp399.* does not fit the hosts' Python 3\.11\.2 on x86_64"):
         build(Inputs(source, wheelhouse=tmp_path), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
@@ -502,14 +504,14 @@ def artifact_of(directory: Path, tag: str = "py3-none-any", python: str = "3.11"
 @pytest.mark.parametrize(
     "tag", ["py3-none-any", "cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64", "cp38-abi3-linux_x86_64"]
 )
-def test_an_artifact_that_fits_is_used_as_it_is(tmp_path: Path, tag: str) -> None:
+def test_fitting_artifact_is_used_unchanged(tmp_path: Path, tag: str) -> None:
     artifact = artifact_of(tmp_path, tag)
     before = file_sha256(artifact)
     assert ready_artifact(Inputs(artifact), python="3.11.2", machine="x86_64") == artifact
     assert file_sha256(artifact) == before
 
 
-def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
+def test_source_that_is_not_an_artifact_is_built(tmp_path: Path) -> None:
     for source in (None, tmp_path, tmp_path / "gone.tar", wheel(tmp_path, "shop-1.0")):
         assert ready_artifact(Inputs(source), python="3.11.2", machine="x86_64") is None
 
@@ -521,14 +523,18 @@ def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
             "cp311-cp311-manylinux_2_28_aarch64",
             "3.11",
             r"shop\.tar \(celery_app_source\) was built for Python 3\.11 on aarch64, but hosts have Python 3\.11\.2 on "
-            r"x86_64, where shop-1\.0-cp311-cp311-manylinux_2_28_aarch64\.whl can't be installed\. Name one that was",
+            r"x86_64, where shop-1\.0-cp311-cp311-manylinux_2_28_aarch64\.whl can't be installed\. Set it to an",
         ),
         (
             "cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64",
             "3.13",
             r"was built for Python 3\.13 on x86_64, but hosts have Python 3\.11\.2 on x86_64, where shop-1\.0-cp313",
         ),
-        ("py3-none-any", "3.13", r"was built for Python 3\.13, but hosts have Python 3\.11\.2 on x86_64\. Name one"),
+        (
+            "py3-none-any",
+            "3.13",
+            r"was built for Python 3\.13, but hosts have Python 3\.11\.2 on x86_64\. Set it to an",
+        ),
         (
             "cp311-cp311-musllinux_1_2_x86_64",
             "3.11",
@@ -537,7 +543,7 @@ def test_what_is_no_artifact_is_one_to_build_from(tmp_path: Path) -> None:
         ("cp311-cp311-macosx_11_0_arm64", "3.11", r"Python 3\.11 on macosx_11_0_arm64, but hosts have"),
     ],
 )
-def test_an_artifact_for_other_hosts_is_refused(tmp_path: Path, tag: str, python: str, message: str) -> None:
+def test_artifact_for_other_hosts_is_refused(tmp_path: Path, tag: str, python: str, message: str) -> None:
     with pytest.raises(ReleaseError, match=message):
         ready_artifact(Inputs(artifact_of(tmp_path, tag, python)), python="3.11.2", machine="x86_64")
 
@@ -550,44 +556,44 @@ A = "a-1.0-py3-none-any.whl"
     ("files", "manifest", "message"),
     [
         ({A: b"a"}, None, "has no manifest"),
-        ({A: b"b"}, {**WHOLE, "wheels": {A: SHA_A}}, "is not the file that was built"),
+        ({A: b"b"}, {**WHOLE, "wheels": {A: SHA_A}}, "a.* has another checksum than in its manifest"),
         ({A: b"a"}, {"name": "shop", "version": "1.0", "wheels": {A: SHA_A}}, "'python'"),
-        ({A: b"a"}, {**WHOLE, "version": 1.0, "wheels": {A: SHA_A}}, "its manifest says not which"),
+        ({A: b"a"}, {**WHOLE, "version": 1.0, "wheels": {A: SHA_A}}, "its manifest is invalid"),
         ({A: b"a"}, {**WHOLE, "wheels": [A]}, "list indices"),
-        ({}, {**WHOLE, "wheels": {}}, "holds no wheels"),
+        ({}, {**WHOLE, "wheels": {}}, "contains no wheels"),
         ({"a.whl": b"a"}, {**WHOLE, "wheels": {"a.whl": SHA_A}}, "Invalid wheel filename"),
         ({MANIFEST: b"none"}, None, "Expecting value"),
     ],
 )
-def test_an_artifact_that_is_damaged_is_no_source(
+def test_damaged_artifact_is_refused(
     tmp_path: Path, files: dict[str, bytes], manifest: dict[str, object] | None, message: str
 ) -> None:
     artifact = crafted(tmp_path / "x.tar", files, manifest)
     with pytest.raises(
-        ReleaseError, match=rf"^{artifact} \(celery_app_source\) is no artifact as .*{message}.*Build it anew"
+        ReleaseError, match=rf"^{artifact} \(celery_app_source\) is not a valid artifact of .*{message}.*Build it again"
     ):
         ready_artifact(Inputs(artifact), python="3.11.2", machine="x86_64")
 
 
 @pytest.mark.parametrize("length", [0, 100, 1500])
-def test_a_part_of_an_artifact_is_no_source(tmp_path: Path, length: int) -> None:
+def test_truncated_artifact_is_refused(tmp_path: Path, length: int) -> None:
     artifact = artifact_of(tmp_path)
     artifact.write_bytes(artifact.read_bytes()[:length])
-    with pytest.raises(ReleaseError, match="is no artifact as"):
+    with pytest.raises(ReleaseError, match="is not a valid artifact of"):
         ready_artifact(Inputs(artifact), python="3.11.2", machine="x86_64")
 
 
-def test_nothing_is_added_to_an_artifact(tmp_path: Path) -> None:
+def test_wheelhouse_or_requirements_with_an_artifact_are_refused(tmp_path: Path) -> None:
     artifact = artifact_of(tmp_path)
-    with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_wheelhouse"):
+    with pytest.raises(ReleaseError, match=r"contains all of its dependencies\. Remove celery_app_wheelhouse"):
         ready_artifact(Inputs(artifact, wheelhouse=tmp_path), python="3.11.2", machine="x86_64")
-    with pytest.raises(ReleaseError, match=r"holds all that it needs\. Leave out celery_app_requirements"):
+    with pytest.raises(ReleaseError, match=r"contains all of its dependencies\. Remove celery_app_requirements"):
         ready_artifact(Inputs(artifact, requirements=tmp_path), python="3.11.2", machine="x86_64")
 
 
 @dataclass
 class Server:
-    """A web server that gives files, and keeps what it was asked.
+    """A web server that serves files, and records its requests.
 
     Attributes:
         headers: sent in addition to those of a file; a Location redirects.
@@ -629,7 +635,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
             here.answer(self)
 
         def log_message(self, *_: object) -> None:
-            """Keep quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         here.url = f"http://127.0.0.1:{http.server_port}"
@@ -643,7 +649,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 WHEEL = "/shop-1.0-py3-none-any.whl"
 
 
-def test_what_has_the_right_sum_is_fetched_once(tmp_path: Path, server: Server) -> None:
+def test_file_with_the_right_checksum_is_downloaded_once(tmp_path: Path, server: Server) -> None:
     content = wheel(tmp_path / "source", "shop-1.0").read_bytes()
     server.files[WHEEL] = content
     digest = sha256(content).hexdigest()
@@ -652,14 +658,14 @@ def test_what_has_the_right_sum_is_fetched_once(tmp_path: Path, server: Server) 
     assert path.read_bytes() == content
     assert fetch_url(server.url + WHEEL, digest, tmp_path / "kept") == (path, False)
     assert len(server.asked) == 1
-    # What someone changed on the controller is not taken for it.
+    # A changed file in the cache is not used.
     path.write_bytes(b"other")
     assert fetch_url(server.url + WHEEL, digest, tmp_path / "kept")[0].read_bytes() == content
     assert len(server.asked) == 2
     assert obtain(None, server.url + WHEEL, digest.upper(), tmp_path / "kept") == (path, False)
 
 
-def test_without_a_sum_it_is_fetched_each_time(tmp_path: Path, server: Server) -> None:
+def test_file_without_checksum_is_downloaded_each_time(tmp_path: Path, server: Server) -> None:
     server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0").read_bytes()
     first, new = fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     assert new
@@ -671,41 +677,41 @@ def test_without_a_sum_it_is_fetched_each_time(tmp_path: Path, server: Server) -
     assert len(server.asked) == 3
 
 
-def test_something_else_is_refused_with_both_sums_and_not_kept(tmp_path: Path, server: Server) -> None:
+def test_wrong_checksum_is_refused_and_not_cached(tmp_path: Path, server: Server) -> None:
     content = wheel(tmp_path / "source", "shop-1.0").read_bytes()
     server.files[WHEEL] = content
-    both = rf"shop-1\.0-.* from 127\.0\.0\.1 .* SHA-256 {sha256(content).hexdigest()}, but .*_sha256 says {SHA_A}"
+    both = rf"shop-1\.0-.* from 127\.0\.0\.1 .* SHA-256 {sha256(content).hexdigest()}, but .*_sha256 is {SHA_A}"
     with pytest.raises(ReleaseError, match=both):
         fetch_url(server.url + WHEEL, SHA_A, tmp_path / "kept")
     assert not list((tmp_path / "kept").iterdir())
 
 
-def test_the_sum_of_a_path_counts_too(tmp_path: Path) -> None:
+def test_checksum_of_a_path_is_verified(tmp_path: Path) -> None:
     path = wheel(tmp_path, "shop-1.0")
     assert obtain(path, None, file_sha256(path), tmp_path) == (path, False)
     with pytest.raises(ReleaseError, match=rf"{path} .* SHA-256 {file_sha256(path)}, but .* {SHA_A}"):
         obtain(path, None, SHA_A, tmp_path)
-    with pytest.raises(ReleaseError, match=r"is a directory, which has no sum\. Leave out celery_app_source_sha256"):
+    with pytest.raises(ReleaseError, match=r"is a directory, which has no checksum\. Remove celery_app_source_sha256"):
         obtain(tmp_path, None, SHA_A, tmp_path)
-    with pytest.raises(ReleaseError, match=r"celery_app_source_sha256 'abc' is no SHA-256\. Give 64"):
+    with pytest.raises(ReleaseError, match=r"celery_app_source_sha256 'abc' is not a SHA-256 checksum\. Set it to 64"):
         obtain(path, None, "abc", tmp_path)
-    with pytest.raises(ReleaseError, match="celery_app_source_sha256 is given without celery_app_source"):
+    with pytest.raises(ReleaseError, match="celery_app_source_sha256 is set without celery_app_source"):
         obtain(None, None, SHA_A, tmp_path)
 
 
-def test_a_file_url_names_a_file_of_the_controller(tmp_path: Path) -> None:
+def test_file_url_is_a_file_of_the_controller(tmp_path: Path) -> None:
     source = wheel(tmp_path / "my source", "shop-1.0+local")
     url = f"file://{tmp_path}/my%20source/shop-1.0%2Blocal-py3-none-any.whl"
     path, _ = fetch_url(url, "", tmp_path / "kept")
     assert (path.name, path.read_bytes()) == (source.name, source.read_bytes())
     source.unlink()
     with pytest.raises(
-        ReleaseError, match=r"shop-1\.0\+local-.* from this machine .* can't be fetched: .*No such file"
+        ReleaseError, match=r"shop-1\.0\+local-.* from this machine .* can't be downloaded: .*No such file"
     ):
         fetch_url(url, "", tmp_path / "kept")
 
 
-def test_a_redirect_is_followed_without_the_password(tmp_path: Path, server: Server) -> None:
+def test_redirect_does_not_get_the_password(tmp_path: Path, server: Server) -> None:
     content = artifact_of(tmp_path).read_bytes()
     server.files = {"/latest/shop.tar": b"", "/blob/4711": content}
     server.headers["/latest/shop.tar"] = {"Location": f"{server.url}/blob/4711?signature=x"}
@@ -718,20 +724,20 @@ def test_a_redirect_is_followed_without_the_password(tmp_path: Path, server: Ser
     ]
 
 
-def test_user_and_password_are_those_of_netrc(tmp_path: Path, server: Server) -> None:
+def test_netrc_provides_user_and_password(tmp_path: Path, server: Server) -> None:
     server.files[WHEEL] = wheel(tmp_path / "source", "shop-1.0").read_bytes()
     server.user = "ci:s3cret"
-    with pytest.raises(ReleaseError, match=r"can't be fetched: HTTP Error 404.* better, into ~/\.netrc"):
+    with pytest.raises(ReleaseError, match=r"can't be downloaded: HTTP Error 404.* better, into ~/\.netrc"):
         fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login ci password s3cret\n")
     assert fetch_url(server.url + WHEEL, "", tmp_path / "kept")[1]
     (tmp_path / "netrc").write_text("machine 127.0.0.1\nlogin ci password has blank s3cret\n")
-    with pytest.raises(ReleaseError, match=r"line 2 of .*/netrc can't be read\. Mend it") as refused:
+    with pytest.raises(ReleaseError, match=r"line 2 of .*/netrc is invalid\. Fix it") as refused:
         fetch_url(server.url + WHEEL, "", tmp_path / "kept")
     assert "blank" not in str(refused.value)
 
 
-def test_a_packed_file_stays_packed(tmp_path: Path, server: Server) -> None:
+def test_download_is_not_decompressed(tmp_path: Path, server: Server) -> None:
     sdist_only(tmp_path, "py3-none-any")
     content = (tmp_path / "links" / "docopt-0.6.tar.gz").read_bytes()
     server.files["/docopt-0.6.tar.gz"] = content
@@ -743,14 +749,14 @@ def test_a_packed_file_stays_packed(tmp_path: Path, server: Server) -> None:
 @pytest.mark.parametrize(
     ("content", "headers", "message"),
     [
-        (b"<html>Who are you?</html>", {}, "is no such file but something else, such as a page to sign in"),
-        (b"", {}, "is no such file"),
-        (b"PK", {"Content-Length": "1000"}, "came in part: 2 bytes of 1000"),
-        (b"PK", {"Content-Length": "many"}, "came in part|can't be fetched"),
-        (b"5\r\nPK", {"Transfer-Encoding": "chunked"}, "can't be fetched"),
+        (b"<html>Who are you?</html>", {}, "is not a valid wheel, sdist or artifact.* such as a login page"),
+        (b"", {}, "is not a valid wheel, sdist or artifact"),
+        (b"PK", {"Content-Length": "1000"}, "is incomplete: 2 bytes of 1000"),
+        (b"PK", {"Content-Length": "many"}, "is incomplete|can't be downloaded"),
+        (b"5\r\nPK", {"Transfer-Encoding": "chunked"}, "can't be downloaded"),
     ],
 )
-def test_what_is_not_the_file_is_not_kept(
+def test_invalid_download_is_not_cached(
     tmp_path: Path, server: Server, content: bytes, headers: dict[str, str], message: str
 ) -> None:
     server.files[WHEEL] = content
@@ -763,34 +769,34 @@ def test_what_is_not_the_file_is_not_kept(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("https://ci:s3cret/x@ci.example/shop.tar", "can't be read"),
-        ("https://ci:s3cret?x@ci.example/shop.tar", "can't be read"),
-        ("https://ci:s3cret@x@ci.example/shop.tar", "can't be read"),
-        ("https://ci:s3cret@[ci.example/shop.tar", "can't be read"),
-        ("https://ci:s3cret@ci.example℀/shop.tar", "can't be read"),
-        ("https://ci.example/a b.tar?key=s3cret", "can't be read.* a space as %20"),
-        ("https://ci:1/s3cret@ci.example", "does not end in the name"),
-        ("https://ci:s3cret@ci.example/shop", "on ci.example whose path does not end in the name of a wheel"),
-        ("https://ci.example/shop?file=shop.tar&key=s3cret", "does not end in the name"),
-        ("https://ci:s3cret@ci.example/..%2Fshop.tar", "does not end in the name"),
-        ("git+https://ci:s3cret@ci.example/shop.tar", r"begins with git\+https://\. Give one of http, https or file"),
+        ("https://ci:s3cret/x@ci.example/shop.tar", "is not a valid URL"),
+        ("https://ci:s3cret?x@ci.example/shop.tar", "is not a valid URL"),
+        ("https://ci:s3cret@x@ci.example/shop.tar", "is not a valid URL"),
+        ("https://ci:s3cret@[ci.example/shop.tar", "is not a valid URL"),
+        ("https://ci:s3cret@ci.example℀/shop.tar", "is not a valid URL"),
+        ("https://ci.example/a b.tar?key=s3cret", "is not a valid URL.* a space as %20"),
+        ("https://ci:1/s3cret@ci.example", "does not end in the file name"),
+        ("https://ci:s3cret@ci.example/shop", "on ci.example whose path does not end in the file name of a wheel"),
+        ("https://ci.example/shop?file=shop.tar&key=s3cret", "does not end in the file name"),
+        ("https://ci:s3cret@ci.example/..%2Fshop.tar", "does not end in the file name"),
+        ("git+https://ci:s3cret@ci.example/shop.tar", r"begins with git\+https://\. Use http, https or file"),
     ],
 )
-def test_a_url_that_names_no_file_is_refused_without_its_password(url: str, message: str) -> None:
+def test_invalid_url_is_refused_without_showing_its_password(url: str, message: str) -> None:
     with pytest.raises(ReleaseError, match=message) as refused:
         read_url(url)
     assert "s3cret" not in str(refused.value)
 
 
 def run(capsys: pytest.CaptureFixture[str], **arguments: str) -> dict[str, Any]:
-    """Run the module and return what it says."""
+    """Run the module and return its result."""
     with patch_module_args({"python": "3.11.2", **arguments}), pytest.raises(SystemExit):
         celery_artifact.main()
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
     return result
 
 
-def test_a_wheel_of_a_url_gives_the_artifact_of_the_wheel(
+def test_wheel_of_a_url_gives_the_same_artifact_as_the_local_wheel(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = wheel(tmp_path / "source", "shop-1.0")
@@ -803,7 +809,7 @@ def test_a_wheel_of_a_url_gives_the_artifact_of_the_wheel(
     assert run(capsys, source=str(source), **common)["path"] == fetched["path"]
 
 
-def test_the_same_bytes_are_deployed_that_were_built_elsewhere(
+def test_artifact_of_a_url_is_deployed_unchanged(
     tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wheel(tmp_path / "ci", "shop-1.0")
@@ -815,17 +821,17 @@ def test_the_same_bytes_are_deployed_that_were_built_elsewhere(
     assert file_sha256(Path(taken["path"])) == built["sha256"]
     assert taken["changed"]
     assert not run(capsys, url=f"{server.url}/shop.tar", sha256=built["sha256"], **common)["changed"]
-    # Ansible's copy would look for a path that is not absolute elsewhere.
+    # Ansible's copy resolves relative paths from another directory.
     monkeypatch.chdir(tmp_path / "elsewhere")
     by_path = run(capsys, source=Path(built["path"]).name, **common)
     assert (by_path["path"], by_path["changed"]) == (built["path"], False)
 
 
-def test_a_password_is_in_no_output(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_output_contains_the_password(tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     url = server.url.replace("//", "//ci:s3cret@") + "/shop.tar?key=s3cret"
     result = run(capsys, url=url, directory=str(tmp_path))
     assert result["failed"]
-    assert "shop.tar from 127.0.0.1 (celery_app_source) can't be fetched" in result["msg"]
+    assert "shop.tar from 127.0.0.1 (celery_app_source) can't be downloaded" in result["msg"]
     assert "s3cret" not in json.dumps(result)
     server.files["/shop.tar"] = artifact_of(tmp_path).read_bytes()
     result = run(capsys, url=url, directory=str(tmp_path))
@@ -833,7 +839,7 @@ def test_a_password_is_in_no_output(tmp_path: Path, server: Server, capsys: pyte
     assert "s3cret" not in json.dumps(result)
 
 
-def test_runs_at_the_same_time_build_an_artifact_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_runs_build_an_artifact_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, others = wheel(tmp_path / "source", "shop-1.0"), tmp_path / "others"
     wheel(others, "celery-5.7")
     under_way = threading.Barrier(2, timeout=60)

@@ -1,4 +1,4 @@
-"""What a worker says of its tasks: a real one, on a broker in memory, told of by Celery's own signals."""
+"""The counts and the log of tasks of a real worker with an in-memory broker."""
 
 # mypy: allow-untyped-decorators
 
@@ -37,7 +37,7 @@ USED = (
 
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module as a program has it, whose signals are Celery's again afterwards."""
+    """Return the module, and restore Celery's signals afterwards."""
     monkeypatch.setitem(sys.modules, "celery_fleet_counts", _counts)
     monkeypatch.syspath_prepend(FILES)
     before = [(signal, list(signal.receivers)) for signal in USED]
@@ -58,7 +58,7 @@ def journal(tmp_path: Path) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def program(tmp_path: Path, module: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let this process be a program of Supervisor's; returns the directory of its counts."""
+    """Make this process a program of Supervisor. Return the directory of its counts."""
     environment = {
         "SUPERVISOR_PROCESS_NAME": "shop-email",
         "CELERY_APP_RELEASE": "1.4.0",
@@ -96,8 +96,8 @@ def app(request: pytest.FixtureRequest) -> Celery:
     return app
 
 
-def told(journal: socket.socket) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the fields of the next entry, and what its message holds."""
+def entry(journal: socket.socket) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return the fields of the next entry, and its parsed message."""
     fields = dict(line.split("=", 1) for line in journal.recv(65536).decode().splitlines())
     return fields, json.loads(fields["MESSAGE"])
 
@@ -106,10 +106,10 @@ def counted(directory: Path, task: str) -> Tasks:
     return read_counts(directory)["shop-email", "1.4.0"].tasks["email", task]
 
 
-def test_a_tasks_wait_run_and_end_are_told(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_wait_run_time_and_result_are_logged(program: Path, app: Celery, journal: socket.socket) -> None:
     with start_worker(app, pool="solo", perform_ping_check=False):
         result = app.tasks["mailer.send"].delay("hello")
-        fields, message = told(journal)
+        fields, message = entry(journal)
     assert fields["CELERY_TASK"] == "mailer.send"
     assert fields["CELERY_STATE"] == "SUCCESS"
     assert fields["SYSLOG_IDENTIFIER"] == "celery"
@@ -131,62 +131,64 @@ def test_a_tasks_wait_run_and_end_are_told(program: Path, app: Celery, journal: 
     assert abs(tasks.latest_sent - time.time()) < 60
 
 
-def test_a_failure_names_its_exception_on_one_line(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_failure_is_logged_with_its_exception_on_one_line(program: Path, app: Celery, journal: socket.socket) -> None:
     with start_worker(app, pool="solo", perform_ping_check=False):
         app.tasks["mailer.break"].delay()
-        fields, message = told(journal)
+        fields, message = entry(journal)
     assert (fields["CELERY_STATE"], fields["PRIORITY"]) == ("FAILURE", "4")
     assert message["exception"].startswith("KeyError: ")
     assert counted(program, "mailer.break").kinds["failed"] == 1
 
 
-def test_a_retry_waits_from_when_it_was_due(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_wait_of_a_retry_begins_at_its_eta(program: Path, app: Celery, journal: socket.socket) -> None:
     with start_worker(app, pool="solo", perform_ping_check=False):
         app.tasks["mailer.again"].delay()
-        states = [told(journal)[1] for _ in range(2)]
+        states = [entry(journal)[1] for _ in range(2)]
     assert [(each["state"], each["retries"]) for each in states] == [("RETRY", 0), ("SUCCESS", 1)]
-    # It was sent, and could not begin before, a second ago: that second is no wait.
+    # The countdown of one second is not part of the wait.
     assert states[1]["wait"] < 1.0
     assert counted(program, "mailer.again").kinds == {"begun": 2, "done": 1, "failed": 0, "retried": 1}
 
 
-def test_a_wait_behind_others_is_seen(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_wait_behind_other_tasks_is_measured(program: Path, app: Celery, journal: socket.socket) -> None:
     app.tasks["mailer.send"].apply_async(["x"], eta=datetime.now(UTC) - timedelta(hours=1))
     time.sleep(0.3)
     with start_worker(app, pool="solo", perform_ping_check=False):
-        assert told(journal)[1]["wait"] >= 0.3
+        assert entry(journal)[1]["wait"] >= 0.3
     assert sum(counted(program, "mailer.send").waits[BOUNDS.index(0.5) :]) == 1
 
 
-def test_what_nobody_stamped_has_no_wait(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_message_without_time_has_no_wait(program: Path, app: Celery, journal: socket.socket) -> None:
     receivers, signals.before_task_publish.receivers = signals.before_task_publish.receivers, []
     app.tasks["mailer.send"].delay("hello")
     signals.before_task_publish.receivers = receivers
     with start_worker(app, pool="solo", perform_ping_check=False):
-        assert told(journal)[1]["wait"] is None
+        assert entry(journal)[1]["wait"] is None
     tasks = counted(program, "mailer.send")
     assert (tasks.kinds["begun"], sum(tasks.waits), tasks.latest_sent) == (1, 0, 0.0)
 
 
 @pytest.mark.parametrize("queue", ["email", ""])
-def test_a_killed_childs_parent_speaks_for_it(program: Path, app: Celery, journal: socket.socket, queue: str) -> None:
+def test_parent_reports_the_task_of_a_killed_child(
+    program: Path, app: Celery, journal: socket.socket, queue: str
+) -> None:
     lost = WorkerLostError("Worker exited prematurely: signal 9 (SIGKILL)")
     task = app.tasks["mailer.send"]
     if queue:
         task.push_request(id="1", delivery_info={"routing_key": queue})
     signals.task_failure.send(sender=task, task_id="1", exception=lost)
-    _, message = told(journal)
+    _, message = entry(journal)
     assert (message["state"], message["task"], message["run"]) == ("FAILURE", "mailer.send", None)
     assert "SIGKILL" in message["exception"]
     counts = read_counts(program)["shop-email", "1.4.0"]
     assert counts.tasks[queue, "mailer.send"].kinds["failed"] == 1
 
 
-def test_a_lost_workers_retry_is_told_as_one(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_retry_after_a_lost_worker_is_logged_as_a_retry(program: Path, app: Celery, journal: socket.socket) -> None:
     task = app.tasks["mailer.send"]
     task.push_request(id="1", delivery_info={"routing_key": "email"})
     signals.task_retry.send(sender=task, request=task.request, reason="lost")
-    assert told(journal)[1]["state"] == "RETRY"
+    assert entry(journal)[1]["state"] == "RETRY"
     assert counted(program, "mailer.send").kinds["retried"] == 1
 
 
@@ -196,26 +198,26 @@ def with_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_arguments", "program")
-def test_arguments_are_told_where_that_is_wanted(app: Celery, journal: socket.socket) -> None:
+def test_arguments_are_logged_if_enabled(app: Celery, journal: socket.socket) -> None:
     with start_worker(app, pool="solo", perform_ping_check=False):
         app.tasks["mailer.send"].delay("hello")
-        assert "hello" in told(journal)[1]["arguments"]
+        assert "hello" in entry(journal)[1]["arguments"]
 
 
-def test_a_journal_that_takes_nothing_holds_no_task_up(program: Path, app: Celery, journal: socket.socket) -> None:
+def test_unavailable_journal_does_not_fail_tasks(program: Path, app: Celery, journal: socket.socket) -> None:
     journal.close()
     with start_worker(app, pool="solo", perform_ping_check=False):
         assert app.tasks["mailer.send"].delay("hello").get(timeout=10) == "hello"
     assert read_counts(program)["shop-email", "1.4.0"].untold == 1
 
 
-def test_a_directory_that_takes_no_counts_fails_no_task(program: Path, app: Celery) -> None:
+def test_missing_directory_of_counts_does_not_fail_tasks(program: Path, app: Celery) -> None:
     program.rmdir()
     with start_worker(app, pool="solo", perform_ping_check=False):
         assert app.tasks["mailer.send"].delay("hello").get(timeout=10) == "hello"
 
 
-def test_another_process_stamps_and_tells_nothing(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_process_adds_the_time_and_logs_nothing(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUPERVISOR_PROCESS_NAME", raising=False)
     before = len(signals.task_prerun.receivers)
     module.install()
@@ -228,6 +230,6 @@ def test_another_process_stamps_and_tells_nothing(module: Any, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("countdown", [1, 5, 86400])
-def test_a_task_that_a_quorum_queue_got_later_came_by_its_queue(module: Any, countdown: int) -> None:
+def test_queue_of_a_delayed_task_is_read_from_its_routing_key(module: Any, countdown: int) -> None:
     request = SimpleNamespace(delivery_info={"routing_key": calculate_routing_key(countdown, "email.0.1")})
     assert module.queue_of(request) == "email.0.1"

@@ -1,4 +1,4 @@
-"""An artifact's application, imported on this machine by its own Python."""
+"""The import of an artifact's application on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def imported(
 ) -> Import:
     wheels = tmp_path / "wheels"
     wheels.mkdir(exist_ok=True)
-    # In place of Celery's wheel and those of its dependencies.
+    # Instead of the wheels of Celery and its dependencies.
     here = {"here.pth": sysconfig.get_path("purelib")}
     artifact = tmp_path / f"mail-{tag}.tar"
     if not artifact.exists():
@@ -58,14 +58,14 @@ def imported(
     )
 
 
-def test_an_application_is_imported_with_its_environment(tmp_path: Path) -> None:
+def test_application_is_imported_with_its_environment(tmp_path: Path) -> None:
     report = imported(tmp_path, 'assert os.environ["PLACE"] == "harbour"').report
     assert report["tasks"] == ["email.send"]
     (difference,) = report["differences"]
     assert (difference["name"], difference["application"]) == ("timezone", "'Europe/Berlin'")
 
 
-def test_an_import_is_not_repeated_until_something_changes(tmp_path: Path) -> None:
+def test_import_is_cached_until_a_change(tmp_path: Path) -> None:
     once = tmp_path / "once"
     more = f"open({str(once)!r}, 'a').write('x')"
     for _ in range(2):
@@ -80,27 +80,27 @@ def test_an_import_is_not_repeated_until_something_changes(tmp_path: Path) -> No
     [
         ("import no_such_package", "mail:app", "No module named 'no_such_package'"),
         ("", "mails:app", "No module named 'mails'"),
-        ("", "mail:nothing", "holds no Celery application where celery_app_module says: mail:nothing"),
+        ("", "mail:nothing", "contains no Celery application mail:nothing (celery_app_module)"),
         ("def broken(:", "mail:app", "SyntaxError"),
         ("undefined_name", "mail:app", "NameError"),
     ],
 )
-def test_a_mistake_of_the_code_is_refused(tmp_path: Path, more: str, app: str, error: str) -> None:
+def test_error_of_the_code_is_refused(tmp_path: Path, more: str, app: str, error: str) -> None:
     with pytest.raises(ReleaseError) as refused:
         imported(tmp_path, more, app=app)
-    assert str(refused.value).startswith(f"{app} (celery_app_module) can't be imported, so no host was touched")
+    assert str(refused.value).startswith(f"{app} (celery_app_module) can't be imported, so no host was changed")
     assert error in str(refused.value)
 
 
 @pytest.mark.parametrize("more", ["open('/etc/mail/key')", "os.environ['DATABASE']", "raise OSError('no database')"])
-def test_what_only_a_host_has_is_no_reason_to_refuse(tmp_path: Path, more: str) -> None:
+def test_missing_file_or_service_is_not_refused(tmp_path: Path, more: str) -> None:
     found = imported(tmp_path, more)
     assert not found.report
     assert found.reason.startswith("it needs something that this machine does not have")
     assert more.split("'")[1] in found.reason
 
 
-def test_another_python_or_machine_is_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_missing_python_or_foreign_wheel_is_not_refused(tmp_path: Path) -> None:
     assert imported(tmp_path, python="3.99.1") == Import({}, "this machine has no Python 3.99")
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}-none-manylinux_2_17_s390x"
     (tmp_path / "wheels" / "mail-1.0-py3-none-any.whl").unlink()

@@ -143,7 +143,11 @@ def test_routes_and_queues_are_those_declared() -> None:
             "celery_settings.broker_transport_options.visibility_timeout",
             "set by the plan",
         ),
-        (declaration(longest_countdown="soon", broker="redis"), "celery_longest_countdown", "no number of seconds"),
+        (
+            declaration(longest_countdown="soon", broker="redis"),
+            "celery_longest_countdown",
+            "not a positive number of seconds",
+        ),
         (
             declaration(settings={"TASK_ACKS_LATE": 1}),
             "celery_settings.TASK_ACKS_LATE",
@@ -256,14 +260,14 @@ def test_a_durable_queue_may_be_a_classic_one_and_have_priorities() -> None:
     (warning,) = made.warnings
     assert warning.startswith("celery_queues[video].type: a classic queue has no delivery limit")
     (warning,) = plan({**with_queue(type="classic"), "broker": "redis"}).warnings
-    assert warning == "celery_queues[video].type: Redis has one kind of queue, so it has no effect"
+    assert warning == "celery_queues[video].type: it has no effect, because Redis has one kind of queue. Remove it"
 
 
 @pytest.mark.parametrize(
     ("values", "broker", "expected"),
     [
-        ({"max_priority": 10}, "rabbitmq", "a quorum queue has no such priorities. Set type: classic, too"),
-        ({"max_priority": 10}, "redis", "queues of Redis have priorities without it, 0 the most urgent. Remove it"),
+        ({"max_priority": 10}, "rabbitmq", "a quorum queue has no such priorities. Set type: classic as well"),
+        ({"max_priority": 10}, "redis", "queues of Redis have priorities without it; 0 is the highest. Remove it"),
         ({"max_priority": 999, "type": "classic"}, "rabbitmq", "999 is above 255. Set it to a lower number, e.g. 10"),
         ({"type": "quorum", "transient": True}, "rabbitmq", "it can't be transient. Remove type or transient"),
         ({"type": "quorun"}, "rabbitmq", "(did you mean 'quorum'?). Set it to one of quorum, classic"),

@@ -1,4 +1,4 @@
-"""What the broker holds, and what must change on it."""
+"""The changes from a broker's definitions to the declared ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def salt() -> bytes:
 
 
 def after(held: dict[str, Any], changes: Difference) -> dict[str, Any]:
-    """Return what a broker holds after the changes, as RabbitMQ's import and commands would leave it."""
+    """Return the definitions of a broker after RabbitMQ's import and commands applied the changes."""
     keys = {
         "users": ("name",),
         "vhosts": ("name",),
@@ -89,18 +89,18 @@ def changed(**values: Any) -> Desired:
     return Desired(**{**{name: getattr(SHOP, name) for name in Desired.__dataclass_fields__}, **values})
 
 
-def test_the_hash_is_the_one_of_rabbitmqs_documentation() -> None:
+def test_hash_matches_the_example_of_rabbitmqs_documentation() -> None:
     assert password_hash("test12", SALT) == "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR"
 
 
 @given(st.text(min_size=1), st.text(), st.binary(min_size=4, max_size=4))
-def test_a_hash_matches_its_password_and_no_other(password: str, other: str, salt: bytes) -> None:
+def test_hash_matches_its_password_only(password: str, other: str, salt: bytes) -> None:
     stored = password_hash(password, salt)
     assert password_matches(password, stored, "rabbit_password_hashing_sha256")
     assert password_matches(other, stored, "rabbit_password_hashing_sha256") == (other == password)
 
 
-def test_sha512_matches_as_rabbitmqctl_made_it() -> None:
+def test_sha512_hash_of_rabbitmqctl_matches() -> None:
     # rabbitmqctl eval 'base64:encode(rabbit_password:hash(rabbit_password_hashing_sha512, <<"test12">>)).'
     stored = "wn868iU+9MaPuxrir0EAsBeIbLybClgsHUOJIJkplPeLNd+5bOm4jzZst7xZtW/YWyzrOvPVhWPwMekfNISPE5YWiW4="
     assert password_matches("test12", stored, "rabbit_password_hashing_sha512")
@@ -117,11 +117,11 @@ def test_sha512_matches_as_rabbitmqctl_made_it() -> None:
         ("kI3GCg==", "rabbit_password_hashing_sha256"),
     ],
 )
-def test_a_hash_of_another_kind_does_not_match(stored: str, algorithm: str) -> None:
+def test_unknown_or_invalid_hash_does_not_match(stored: str, algorithm: str) -> None:
     assert not password_matches("test12", stored, algorithm)
 
 
-def test_a_new_broker_gets_everything_and_loses_guest() -> None:
+def test_new_broker_gets_all_definitions_and_loses_guest() -> None:
     changes = difference(NEW, SHOP, salt)
     assert {kind: len(items) for kind, items in changes.definitions.items()} == {
         "vhosts": 1,
@@ -137,19 +137,19 @@ def test_a_new_broker_gets_everything_and_loses_guest() -> None:
     assert changes.before == {"users": {"guest": {"tags": ["administrator"]}}}
 
 
-def test_a_second_run_changes_nothing(converged: dict[str, Any]) -> None:
+def test_second_run_changes_nothing(converged: dict[str, Any]) -> None:
     changes = difference(converged, SHOP, salt)
     assert not changes.any
     assert (changes.before, changes.after) == ({}, {})
 
 
-def test_no_broker_at_all_means_that_all_is_new() -> None:
+def test_missing_broker_gets_all_definitions() -> None:
     changes = difference({}, SHOP, salt)
     assert sorted(changes.after["users"]) == ["shop", "shop-admin"]
     assert not changes.deleted_users
 
 
-def test_a_changed_password_changes_that_user_only(converged: dict[str, Any]) -> None:
+def test_changed_password_changes_its_user_only(converged: dict[str, Any]) -> None:
     wanted = changed(users=(User("shop", "another"), SHOP.users[1]))
     changes = difference(converged, wanted, salt)
     assert list(changes.definitions) == ["users"]
@@ -160,33 +160,33 @@ def test_a_changed_password_changes_that_user_only(converged: dict[str, Any]) ->
     assert not difference(after(converged, changes), wanted, salt).any
 
 
-def test_nothing_shown_holds_a_password_or_a_hash(converged: dict[str, Any]) -> None:
+def test_diff_contains_no_password_or_hash(converged: dict[str, Any]) -> None:
     changes = difference(converged, changed(users=(User("shop", "another"),)), salt)
     shown = json.dumps([changes.before, changes.after]) + repr(SHOP)
     for secret in ("another", "pass%w@rd", "root's", changes.definitions["users"][0]["password_hash"]):
         assert secret not in shown.replace("(another)", "")
 
 
-def test_changed_tags_leave_the_password(converged: dict[str, Any]) -> None:
+def test_changed_tags_keep_the_password(converged: dict[str, Any]) -> None:
     wanted = changed(users=(User("shop", "pass%w@rd", ("monitoring",)), SHOP.users[1]))
     (user,) = difference(converged, wanted, lambda: b"xxxx").definitions["users"]
     assert user["tags"] == ["monitoring"]
     assert user["password_hash"] == password_hash("pass%w@rd", SALT)
 
 
-def test_tags_in_the_old_text_form_are_the_same(converged: dict[str, Any]) -> None:
+def test_tags_as_text_are_equal(converged: dict[str, Any]) -> None:
     for user in converged["users"]:
         user["tags"] = ",".join(user["tags"])
     assert not difference(converged, SHOP, salt).any
 
 
-def test_foreign_users_and_their_permissions_stay(converged: dict[str, Any]) -> None:
+def test_undeclared_users_and_their_permissions_are_kept(converged: dict[str, Any]) -> None:
     converged["users"].append({"name": "other", "password_hash": "", "tags": []})
     converged["permissions"].append({"user": "other", "vhost": "shop", **PATTERNS})
     assert not difference(converged, SHOP, salt).any
 
 
-def test_other_permissions_of_a_declared_user_go(converged: dict[str, Any]) -> None:
+def test_other_permissions_of_a_declared_user_are_cleared(converged: dict[str, Any]) -> None:
     converged["permissions"].append({"user": "shop", "vhost": "/", **PATTERNS})
     changes = difference(converged, SHOP, salt)
     assert changes.cleared_permissions == [("/", "shop")]
@@ -194,18 +194,18 @@ def test_other_permissions_of_a_declared_user_go(converged: dict[str, Any]) -> N
     assert not difference(after(converged, changes), SHOP, salt).any
 
 
-def test_permissions_that_are_not_declared_any_more_go(converged: dict[str, Any]) -> None:
+def test_permissions_without_declaration_are_cleared(converged: dict[str, Any]) -> None:
     changes = difference(converged, changed(permissions={"shop-admin": PATTERNS}), salt)
     assert changes.cleared_permissions == [("shop", "shop")]
 
 
-def test_an_administrator_keeps_what_it_gave_itself(converged: dict[str, Any]) -> None:
+def test_administrator_keeps_its_permissions(converged: dict[str, Any]) -> None:
     converged["permissions"].append({"user": "shop-admin", "vhost": "made by hand", **PATTERNS})
     assert not difference(converged, SHOP, salt).any
 
 
 @pytest.mark.parametrize("verb", ["configure", "write", "read"])
-def test_each_pattern_counts(converged: dict[str, Any], verb: str) -> None:
+def test_each_pattern_is_compared(converged: dict[str, Any], verb: str) -> None:
     wanted = changed(permissions={**SHOP.permissions, "shop": {**PATTERNS, verb: "^x$"}})
     assert difference(converged, wanted, salt).definitions == {
         "permissions": [{"user": "shop", "vhost": "shop", **PATTERNS, verb: "^x$"}]
@@ -216,19 +216,19 @@ def test_each_pattern_counts(converged: dict[str, Any], verb: str) -> None:
     ("name", "value"),
     [("pattern", "^r$"), ("definition", {"delivery-limit": 51}), ("apply-to", "all"), ("priority", 1)],
 )
-def test_a_changed_policy_is_replaced(converged: dict[str, Any], name: str, value: object) -> None:
+def test_changed_policy_is_replaced(converged: dict[str, Any], name: str, value: object) -> None:
     changes = difference(converged, changed(policies=({**POLICY, name: value},)), salt)
     assert changes.definitions == {"policies": [{**POLICY, name: value, "vhost": "shop"}]}
 
 
-def test_a_namesake_in_another_vhost_is_another_object(converged: dict[str, Any]) -> None:
+def test_object_of_another_vhost_is_not_changed(converged: dict[str, Any]) -> None:
     for kind in ("policies", "queues", "exchanges", "bindings"):
         for item in converged[kind]:
             item["vhost"] = "elsewhere"
     assert sorted(difference(converged, SHOP, salt).definitions) == ["bindings", "exchanges", "policies", "queues"]
 
 
-def test_the_default_type_of_a_queue_is_as_good_as_none(converged: dict[str, Any]) -> None:
+def test_default_queue_type_equals_no_type(converged: dict[str, Any]) -> None:
     plain = {"name": "ticks", "durable": False, "auto_delete": False, "arguments": {}}
     held = {**plain, "arguments": {"x-queue-type": "classic"}, "vhost": "shop"}
     converged["queues"].append(held)
@@ -242,8 +242,10 @@ def test_the_default_type_of_a_queue_is_as_good_as_none(converged: dict[str, Any
         ({"exchanges": ({**FANOUT, "type": "topic"},)}, "exchange 'shop.dead' in vhost 'shop'"),
     ],
 )
-def test_what_rabbitmq_cannot_alter_is_refused(converged: dict[str, Any], wanted: Any, message: str) -> None:
-    with pytest.raises(DefinitionsError, match=f"{message}.*delete it, or choose another name"):
+def test_change_that_rabbitmq_does_not_support_is_refused(converged: dict[str, Any], wanted: Any, message: str) -> None:
+    with pytest.raises(
+        DefinitionsError, match=f"{message}.*exists as .* but is declared as .*delete it, or choose another name"
+    ):
         difference(converged, changed(**wanted), salt)
 
 
@@ -253,12 +255,12 @@ def parameters(**values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("passwords", [{}, {"shop": ""}, {"other": "x"}])
-def test_a_user_without_a_password_is_refused(passwords: dict[str, str]) -> None:
+def test_user_without_password_is_refused(passwords: dict[str, str]) -> None:
     with pytest.raises(DefinitionsError, match="no password is given for: shop"):
         desired(parameters(users=[{"name": "shop", "tags": []}], passwords=passwords))
 
 
-def test_the_modules_words_become_rabbitmqs() -> None:
+def test_module_options_become_rabbitmq_definitions() -> None:
     made = desired(
         parameters(
             users=[{"name": "shop", "tags": ["monitoring"]}],

@@ -171,7 +171,7 @@ def test_a_time_limit_above_a_year_and_a_yaml_boolean_are_refused() -> None:
 def test_a_message_larger_than_the_brokers_maximum_is_refused() -> None:
     raw = with_queues("email")
     raw["queues"][0]["message_size"] = "20MB"
-    assert any("is above the 16 MB that RabbitMQ 4 takes" in problem for problem in refused(raw))
+    assert any("is above RabbitMQ 4's maximum of 16 MB" in problem for problem in refused(raw))
     assert not any("RabbitMQ" in problem for problem in refused({**raw, "broker": "redis"}))
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a release, and what may name one."""
+"""Releases: versions, records, digests and pruning."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 from ansible_collections.fleet.celery.plugins.module_utils._release import _environment as environment_of
 
 
-def test_a_record_is_read_back(tmp_path: Path) -> None:
+def test_record_is_read_back(tmp_path: Path) -> None:
     record = Record("1.0.0", "aa", "bb", ("customers.sync", "video.transcode"), "3.11.2", "2026-11-21T10:00:00", "cc")
     record.write(tmp_path)
     assert read_record(tmp_path) == record
@@ -31,7 +31,7 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [RECORD]
 
 
-def test_a_release_that_was_never_completed_has_no_record(tmp_path: Path) -> None:
+def test_incomplete_release_has_no_record(tmp_path: Path) -> None:
     assert read_record(tmp_path / "missing") is None
     (tmp_path / RECORD).write_text('{"version": "1.0')
     assert read_record(tmp_path) is None
@@ -39,7 +39,7 @@ def test_a_release_that_was_never_completed_has_no_record(tmp_path: Path) -> Non
     assert read_record(tmp_path) is None
 
 
-def test_a_changed_virtual_environment_is_seen(tmp_path: Path) -> None:
+def test_fingerprint_detects_changes_of_a_virtual_environment(tmp_path: Path) -> None:
     package = tmp_path / "venv" / "lib" / "package"
     package.mkdir(parents=True)
     (package / "a.py").write_text("x")
@@ -56,7 +56,7 @@ def test_a_changed_virtual_environment_is_seen(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "venv") not in (before, more)
 
 
-def test_an_upgraded_host_is_seen(tmp_path: Path) -> None:
+def test_python_upgrade_of_the_host_is_detected(tmp_path: Path) -> None:
     for name in ("python3.11", "python3.13", "pypy"):
         (tmp_path / name).touch()
     (tmp_path / "venv" / "lib" / "python3.11").mkdir(parents=True)
@@ -70,18 +70,18 @@ def test_an_upgraded_host_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1!2.0rc1+debian.1", "2026-11-21_a", "8c1f77a"])
-def test_versions_name_releases(version: str) -> None:
+def test_valid_versions_are_accepted(version: str) -> None:
     check_version(version)
 
 
 @pytest.mark.parametrize("version", ["", ".", "..", "../1.0", "feature/login", "1 0", "-1", "1\n", ".1"])
-def test_a_version_that_leads_elsewhere_is_refused(version: str) -> None:
+def test_version_with_a_path_is_refused(version: str) -> None:
     with pytest.raises(ReleaseError, match=r"celery_app_version .* can't name a release"):
         check_version(version)
 
 
 def host(root: Path) -> tuple[Path, Path]:
-    """Write what a program starts from; return the application's directory and its configuration's."""
+    """Write the files that a program starts from. Return the directories of the application and its configuration."""
     app, config = root / "srv", root / "etc"
     for directory in (app / "bin", app / "releases" / "1", app / "releases" / "2", config / "programs"):
         directory.mkdir(parents=True)
@@ -102,7 +102,7 @@ def host(root: Path) -> tuple[Path, Path]:
         "srv/current",
     ],
 )
-def test_what_a_program_starts_from_changes_with_each_part(tmp_path: Path, changed: str) -> None:
+def test_digest_of_a_program_changes_with_each_of_its_files(tmp_path: Path, changed: str) -> None:
     app, config = host(tmp_path)
     before = started_from(app, config, "shop-x")
     path = tmp_path / changed
@@ -114,7 +114,7 @@ def test_what_a_program_starts_from_changes_with_each_part(tmp_path: Path, chang
     assert started_from(app, config, "shop-x") != before
 
 
-def test_a_programs_own_environment_touches_no_other(tmp_path: Path) -> None:
+def test_environment_of_a_program_does_not_change_the_digest_of_others(tmp_path: Path) -> None:
     app, config = host(tmp_path)
     before = started_from(app, config, "shop-y")
     (config / "programs" / "shop-x.env").write_text("A=1")
@@ -125,7 +125,7 @@ def finished(version: str, day: int) -> Record:
     return Record(version, sha256="", finished=f"2026-01-{day:02d}T00:00:00+00:00")
 
 
-def test_the_oldest_releases_go_first_and_needed_ones_never() -> None:
+def test_oldest_releases_are_pruned_first_and_needed_ones_never() -> None:
     records = [finished("1.2", 3), finished("1.0", 1), finished("1.1", 2), finished("1.3", 4)]
     assert prunable(records, 4, ["1.3"]) == []
     assert prunable(records, 2, ["1.3"]) == ["1.0", "1.1"]
@@ -133,10 +133,10 @@ def test_the_oldest_releases_go_first_and_needed_ones_never() -> None:
     assert prunable(records, 1, ["1.3", "1.0", ""]) == ["1.1", "1.2"]
 
 
-def test_a_release_that_a_process_runs_on_is_in_use(tmp_path: Path) -> None:
+def test_release_of_a_running_process_is_in_use(tmp_path: Path) -> None:
     releases = tmp_path / "releases"
     environment = {"VIRTUAL_ENV": str(releases / "1.0" / "venv")}
-    # Popen returns while the program may have no environment yet: one try in some hundreds meets that moment.
+    # After Popen, the program may have no environment yet: one attempt in some hundreds meets that moment.
     for _ in range(20):
         with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env=environment) as process:
             assert in_use(releases) == {"1.0"}
@@ -144,7 +144,7 @@ def test_a_release_that_a_process_runs_on_is_in_use(tmp_path: Path) -> None:
         assert in_use(releases) == set()
 
 
-def test_a_program_without_environment_is_not_waited_for(tmp_path: Path) -> None:
+def test_program_without_environment_does_not_block(tmp_path: Path) -> None:
     with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, env={}) as process:
         assert environment_of(Path(f"/proc/{process.pid}")) == b""
         process.communicate()
@@ -155,7 +155,7 @@ def test_a_program_without_environment_is_not_waited_for(tmp_path: Path) -> None
     assert environment_of(process_of_kernel) == b""
 
 
-def test_a_program_that_is_being_started_is_waited_for(tmp_path: Path) -> None:
+def test_program_during_its_start_is_polled_again(tmp_path: Path) -> None:
     process = tmp_path / "7"
     process.mkdir()
     (process / "environ").touch()

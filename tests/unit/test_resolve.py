@@ -1,4 +1,4 @@
-"""What hosts need is resolved for their Python and machine, whatever the controller has."""
+"""Dependencies are resolved for the Python and the machine of the hosts, not of the controller."""
 
 from __future__ import annotations
 
@@ -46,16 +46,14 @@ def found(tmp_path: Path, *lines: str, python: str = "3.11.2", machine: str = "x
 @pytest.mark.parametrize(
     ("python", "expected"), [("3.11.2", {"redis", "async-timeout"}), ("3.13.5", {"redis", "tzdata"})]
 )
-def test_conditions_of_dependencies_are_those_of_the_hosts_python(
-    tmp_path: Path, python: str, expected: set[str]
-) -> None:
+def test_markers_are_evaluated_for_the_hosts_python(tmp_path: Path, python: str, expected: set[str]) -> None:
     wheel(tmp_path / "links", "redis-8.1", needs="async-timeout ; python_full_version < '3.11.3'")
     wheel(tmp_path / "links", "async_timeout-5.0")
     wheel(tmp_path / "links", "tzdata-2026.1")
     assert names(found(tmp_path, "redis", "tzdata ; python_version >= '3.12'", python=python)) == expected
 
 
-def test_a_version_that_the_hosts_python_is_too_old_for_is_not_taken(tmp_path: Path) -> None:
+def test_version_for_a_newer_python_is_not_chosen(tmp_path: Path) -> None:
     wheel(tmp_path / "links", "soupsieve-4.0")
     wheel(tmp_path / "links", "soupsieve-4.1", python=">=3.11.5")
     (old,) = found(tmp_path, "soupsieve", python="3.11.2")
@@ -63,7 +61,7 @@ def test_a_version_that_the_hosts_python_is_too_old_for_is_not_taken(tmp_path: P
     assert (old.version, new.version) == ("4.0", "4.1")
 
 
-def test_wheels_are_those_of_the_hosts_python_and_machine(tmp_path: Path) -> None:
+def test_wheels_fit_the_hosts_python_and_machine(tmp_path: Path) -> None:
     for tag in (
         "cp311-cp311-manylinux_2_28_x86_64",
         "cp313-cp313-manylinux1_x86_64",
@@ -81,7 +79,7 @@ def test_wheels_are_those_of_the_hosts_python_and_machine(tmp_path: Path) -> Non
     assert tags("3.13.5", "aarch64") == ["libsass-1.0-cp313-cp313-manylinux_2_17_aarch64.whl"]
 
 
-def test_paths_are_relative_to_the_directory(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_base_directory(tmp_path: Path) -> None:
     lib = tmp_path / "project" / "lib"
     lib.mkdir(parents=True)
     (lib / "pyproject.toml").write_text('[project]\nname = "lib"\nversion = "1.0"\ndependencies = ["vine"]\n')
@@ -92,24 +90,24 @@ def test_paths_are_relative_to_the_directory(tmp_path: Path) -> None:
     assert {package.name: package.source for package in packages} == {"lib": f"lib @ {lib.as_uri()}", "vine": ""}
 
 
-def test_what_can_not_be_resolved_says_why(tmp_path: Path) -> None:
+def test_error_of_the_resolver_has_the_reason(tmp_path: Path) -> None:
     wheel(tmp_path / "links", "shop-1.0", needs="celery<5")
     wheel(tmp_path / "links", "celery-5.7")
     with pytest.raises(ReleaseError, match=r"can't be resolved for Python 3\.11\.2 on x86_64:\n(?s:.*)celery<5"):
         found(tmp_path, "shop", "celery>=5")
 
 
-def test_hashes_are_those_of_the_lock() -> None:
+def test_hashes_are_read_from_the_lock() -> None:
     assert locked_hashes([LOCK]) == {"amqp": {A, B}, "async-timeout": {C}}
     assert locked_hashes(["vine\namqp==5.4\n"]) == {}
 
 
-def test_the_examples_lock_differs_between_debian_12_and_13() -> None:
+def test_lock_of_the_example_differs_between_debian_12_and_13() -> None:
     text = (EXAMPLE / "requirements.lock").read_text(encoding="utf-8")
     assert "async-timeout" in locked_hashes([text])
 
 
-def test_uv_looks_where_pip_does() -> None:
+def test_uv_uses_the_package_sources_of_pip() -> None:
     configured = "\n".join(
         [
             "global.index-url='https://old.example/simple'",
@@ -131,5 +129,5 @@ def test_uv_looks_where_pip_does() -> None:
     assert index_environment(":env:.no-index='1'", {}) == ({}, ["--no-index"])
 
 
-def test_no_password_is_shown() -> None:
+def test_passwords_are_redacted() -> None:
     assert redacted("GET https://u:s3cret@index.example/simple failed") == "GET https://index.example/simple failed"

@@ -1,4 +1,4 @@
-"""The rendered defaults are settings that Celery knows."""
+"""Celery has the settings of the defaults."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def found(request: pytest.FixtureRequest) -> dict[str, Setting]:
     return celery_settings(broker=request.param, app_name="shop", default_queue="customers")
 
 
-def test_celery_knows_each_name(found: dict[str, Setting]) -> None:
+def test_celery_has_each_setting(found: dict[str, Setting]) -> None:
     assert set(found) - set(DEFAULTS) == set()
 
 
-def test_each_has_its_reason(found: dict[str, Setting]) -> None:
+def test_each_setting_has_a_reason(found: dict[str, Setting]) -> None:
     assert all(setting.reason for setting in found.values())

@@ -1,4 +1,4 @@
-"""The rendered settings, read by a real Celery application in a process of its own."""
+"""The rendered settings, loaded by a real Celery application in a separate process."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def plan_of(queues: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class Project:
-    """A project beside its rendered settings."""
+    """A project and its rendered settings."""
 
     def __init__(self, directory: Path, planned: dict[str, Any]) -> None:
         self.directory, self.planned = directory, planned
@@ -128,7 +128,7 @@ def project(tmp_path: Path, planned: dict[str, Any]) -> Project:
     return Project(tmp_path, planned)
 
 
-def test_queues_are_what_the_plan_says(project: Project) -> None:
+def test_queues_match_the_plan(project: Project) -> None:
     quorum = {"x-queue-type": "quorum"}
     assert project.run(TELL)["queues"] == {
         "customers": ["shop", "topic", "customers", True, quorum],
@@ -138,16 +138,16 @@ def test_queues_are_what_the_plan_says(project: Project) -> None:
 
 
 @pytest.mark.parametrize("producer", [True, False])
-def test_a_producer_declares_nothing(project: Project, producer: bool) -> None:
+def test_producer_declares_no_queues(project: Project, producer: bool) -> None:
     project.write("", producer=producer)
-    tell = (
+    code = (
         "import json\nfrom shop_app import app\nfrom celery.events.event import event_exchange\n"
         "print(json.dumps([*{bool(q.no_declare) for q in app.amqp.queues.values()}, bool(event_exchange.no_declare)]))"
     )
-    assert project.run(tell, django=False) == [producer, producer]
+    assert project.run(code, django=False) == [producer, producer]
 
 
-def test_each_task_goes_to_its_queue(project: Project) -> None:
+def test_each_task_is_routed_to_its_queue(project: Project) -> None:
     tasks = {
         "customers.sync": ["customers", "shop", "customers", None],
         "orders.pay": ["customers", "shop", "customers", None],
@@ -159,7 +159,7 @@ def test_each_task_goes_to_its_queue(project: Project) -> None:
 
 
 @pytest.mark.parametrize("django", [True, False])
-def test_the_brokers_url_comes_from_the_environment(project: Project, django: bool) -> None:
+def test_broker_url_comes_from_the_environment(project: Project, django: bool) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://elsewhere'\n")
     if not django:
         project.write("")
@@ -167,7 +167,7 @@ def test_the_brokers_url_comes_from_the_environment(project: Project, django: bo
     assert "100%" not in (project.directory / "celery_fleet_settings.py").read_text()
 
 
-# The ways in which applications are configured, each with the same settings of its own.
+# Ways to configure an application, each with the same settings.
 OWN = {
     "task_compression": "gzip",
     "timezone": "Australia/Tasmania",
@@ -197,7 +197,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_application_and_fleet_are_both_heard_however_it_is_configured(project: Project, way: str) -> None:
+def test_settings_are_merged_for_each_way_of_configuration(project: Project, way: str) -> None:
     django, reads = WAYS[way]
     project.django(django)
     (project.directory / "celeryconfig.py").write_text(LOWER)
@@ -208,8 +208,8 @@ def test_application_and_fleet_are_both_heard_however_it_is_configured(project: 
     )
     project.write(reads)
     names = ", ".join(map(repr, OWN))
-    tell = f"import json\nfrom shop_app import app\nprint(json.dumps({{n: app.conf[n] for n in ({names})}}))"
-    conf = project.run(tell, django=bool(django))
+    code = f"import json\nfrom shop_app import app\nprint(json.dumps({{n: app.conf[n] for n in ({names})}}))"
+    conf = project.run(code, django=bool(django))
     assert conf == OWN | {"task_acks_late": True, "task_default_queue": "customers"}
     found = {item["name"]: item for item in project.run(CHECK, "shop_app:app", django=bool(django))["differences"]}
     assert found == {
@@ -229,7 +229,7 @@ def test_application_and_fleet_are_both_heard_however_it_is_configured(project: 
     }
 
 
-def test_the_applications_own_routes_follow_those_of_the_fleet(project: Project) -> None:
+def test_routes_of_the_application_follow_those_of_the_fleet(project: Project) -> None:
     project.write(
         'app.conf.task_routes = [{"orders.pay": "video", "mine.*": "video"}, lambda name, *a, **k: "ticks"]\n'
     )
@@ -237,7 +237,7 @@ def test_the_applications_own_routes_follow_those_of_the_fleet(project: Project)
     assert [queue for queue, *_ in routes.values()] == ["customers", "video", "ticks"]
 
 
-def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
+def test_check_reports_undeclared_queues(project: Project) -> None:
     project.write(
         "from kombu import Queue\n"
         'app.conf.task_queues = [Queue("video"), Queue("checkout")]\n'
@@ -256,13 +256,13 @@ def test_the_check_finds_queues_that_nobody_declares(project: Project) -> None:
     }
 
 
-def test_routes_that_the_fleets_own_go_before_are_not_looked_at(project: Project) -> None:
+def test_check_ignores_routes_that_the_fleet_overrides(project: Project) -> None:
     project.write('app.conf.task_routes = {"customers.sync": {"queue": "elsewhere", "exchange": "media"}}\n')
     found = project.run(CHECK, "shop_app:app", django=False)
     assert (found["undeclared"], found["exchanges"]) == ({}, {})
 
 
-def test_the_check_finds_exchanges_that_nobody_declares(project: Project) -> None:
+def test_check_reports_undeclared_exchanges(project: Project) -> None:
     project.write(
         'routes = {"a": {"queue": "video", "exchange": "media"}, "b": {"exchange": "shop"}, "c": "video"}\n'
         "app.conf.task_routes = routes\n" + "".join(f'@app.task(name="{name}")\ndef {name}(): pass\n' for name in "abc")
@@ -271,7 +271,7 @@ def test_the_check_finds_exchanges_that_nobody_declares(project: Project) -> Non
     assert found["exchanges"] == {"media": "the route of the task a"}
 
 
-def test_the_check_finds_tasks_whose_own_limit_is_above_that_of_their_workers(project: Project) -> None:
+def test_check_reports_time_limits_above_those_of_workers(project: Project) -> None:
     project.write(
         '@app.task(name="video.long", time_limit=7200)\ndef long(): pass\n'
         '@app.task(name="video.short", time_limit=1200)\ndef short(): pass\n'
@@ -283,7 +283,7 @@ def test_the_check_finds_tasks_whose_own_limit_is_above_that_of_their_workers(pr
     ]
 
 
-def test_the_check_finds_priorities_that_no_queue_has(project: Project) -> None:
+def test_check_reports_priorities_that_no_queue_has(project: Project) -> None:
     project.write(
         "from kombu import Queue\n"
         'ticks = Queue("ticks", queue_arguments={"x-max-priority": 3})\n'
@@ -297,7 +297,7 @@ def test_the_check_finds_priorities_that_no_queue_has(project: Project) -> None:
     }
 
 
-def test_priorities_come_from_the_declaration_alone(project: Project) -> None:
+def test_priorities_come_from_the_declaration_only(project: Project) -> None:
     queues = [queue | {"type": "classic", "max_priority": 10} for queue in QUEUES]
     project.planned = plan_of(queues)
     project.write("app.conf.task_queue_max_priority = 10\n")
@@ -311,20 +311,20 @@ def test_priorities_come_from_the_declaration_alone(project: Project) -> None:
     assert (found["priorities"], found["quorum_queues"]) == ({}, [])
 
 
-def test_queues_of_the_application_are_reported_by_name(project: Project) -> None:
+def test_check_reports_queues_of_the_application_by_name(project: Project) -> None:
     project.write("from kombu import Queue\napp.conf.task_queues = [Queue('video'), Queue('ticks')]\n")
     (found,) = project.run(CHECK, "shop_app:app", django=False)["differences"]
     assert found["application"] == "video of the exchange '', ticks of the exchange ''"
 
 
-def test_no_password_is_reported(project: Project) -> None:
+def test_check_reports_no_password(project: Project) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
     run = project.try_run(CHECK, "shop_app:app")
     assert "elsewhere" in run.stdout
     assert "s3cret" not in run.stdout
 
 
-def test_what_a_user_overrides_arrives(project: Project) -> None:
+def test_declared_settings_apply(project: Project) -> None:
     values: dict[str, Any] = {"task_acks_late": False, "result_backend": 'it\'s 100% "x"'}
     values["worker_prefetch_multiplier"] = 4
     project.write(READS, **values)
@@ -334,8 +334,8 @@ def test_what_a_user_overrides_arrives(project: Project) -> None:
     assert conf["task_default_queue"] == "customers"
 
 
-def test_the_check_finds_nothing_where_there_is_nothing(project: Project) -> None:
-    # A name of the project's own in Django's settings is no mistake in celery_settings.
+def test_check_reports_nothing_for_a_correct_application(project: Project) -> None:
+    # A setting of the project in Django's settings is not an unknown setting of celery_settings.
     project.django("CELERY_SHOP_SPECIAL = 1\n")
     found = project.run(CHECK, "shop_app:app")
     assert (found["tasks"], found["applies_settings"]) == (["customers.sync"], True)
@@ -344,7 +344,7 @@ def test_the_check_finds_nothing_where_there_is_nothing(project: Project) -> Non
     assert project.run(CHECK, "shop_app:app")["timezone"] == "Australia/Tasmania"
 
 
-def test_the_check_knows_what_tasks_take(project: Project) -> None:
+def test_check_reports_parameters_of_tasks(project: Project) -> None:
     project.write(
         '@app.task(bind=True, name="a")\ndef a(self, customer, *, again=False): pass\n'
         'class B(app.Task):\n    name = "b"\n    def run(self, number=1, **more): pass\napp.register_task(B())\n'
@@ -355,7 +355,7 @@ def test_the_check_knows_what_tasks_take(project: Project) -> None:
     assert signatures["customers.sync"] == []
 
 
-def test_the_check_knows_where_tasks_go_and_what_is_periodic(project: Project) -> None:
+def test_check_reports_queues_and_periodic_tasks(project: Project) -> None:
     project.write(
         'app.conf.beat_schedule = {"nightly": {"task": "a", "schedule": 1.0}}\n'
         '@app.task(name="video.a")\ndef a(): pass\n'
@@ -366,35 +366,35 @@ def test_the_check_knows_where_tasks_go_and_what_is_periodic(project: Project) -
     assert found["periodic"] == ["nightly"]
 
 
-def test_the_check_finds_an_application_with_a_loader_of_its_own(project: Project) -> None:
+def test_check_reports_an_application_with_another_loader(project: Project) -> None:
     project.write("app.loader_cls = 'celery.loaders.app:AppLoader'\n")
     assert project.run(CHECK, "shop_app:app", django=False)["applies_settings"] is False
 
 
-def test_the_check_finds_a_setting_that_celery_does_not_know(project: Project) -> None:
+def test_check_reports_a_setting_that_celery_does_not_have(project: Project) -> None:
     project.write(READS, task_ack_late=True)
     assert project.run(CHECK, "shop_app:app")["unknown"] == ["task_ack_late"]
 
 
 @pytest.mark.parametrize("name", ["shop_app:nothing", "shop_app:sync_name", "shop_settings", "package"])
-def test_the_check_says_where_it_found_no_application(project: Project, name: str) -> None:
+def test_check_reports_a_missing_application(project: Project, name: str) -> None:
     (project.directory / "package").mkdir()
     (project.directory / "package" / "__init__.py").write_text("")
     run = project.try_run(CHECK, name)
     assert run.returncode == 1
-    assert f"holds no Celery application where celery_app_module says: {name}. Give module:variable" in run.stderr
+    assert f"contains no Celery application {name} (celery_app_module). Set it to module:variable" in run.stderr
     assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(("name", "missing"), [("shop_apps:app", "shop_apps"), ("broken:app", "no_such_package")])
-def test_the_check_shows_what_does_not_import(project: Project, name: str, missing: str) -> None:
+def test_check_reports_import_errors(project: Project, name: str, missing: str) -> None:
     (project.directory / "broken.py").write_text("import no_such_package\n")
     run = project.try_run(CHECK, name)
     assert run.returncode == 1
     assert run.stderr.splitlines()[-1] == f"ModuleNotFoundError: No module named '{missing}'"
 
 
-def test_the_check_finds_the_application_of_a_package(project: Project) -> None:
+def test_check_finds_the_application_of_a_package(project: Project) -> None:
     (project.directory / "package").mkdir()
     (project.directory / "package" / "__init__.py").write_text("")
     celery = project.directory / "package" / "celery.py"
@@ -405,31 +405,31 @@ def test_the_check_finds_the_application_of_a_package(project: Project) -> None:
     assert "No module named 'no_such_package'" in run.stderr
 
 
-def test_a_task_may_wait_for_less_than_a_second(project: Project) -> None:
-    tell = (
+def test_countdown_below_a_second_is_accepted(project: Project) -> None:
+    code = (
         "import json\nfrom celery.app import base\n{}\n"
-        "try:\n    told = base.calculate_routing_key(int(0.5), 'video')[-9:]\n"
-        "except ValueError as error:\n    told = str(error)\nprint(json.dumps(told))"
+        "try:\n    result = base.calculate_routing_key(int(0.5), 'video')[-9:]\n"
+        "except ValueError as error:\n    result = str(error)\nprint(json.dumps(result))"
     )
-    # Once Celery takes it by itself, the loader need not.
-    assert project.run(tell.format("")) == "countdown must be a positive number"
-    assert project.run(tell.format("from shop_app import app; app.conf.timezone; app.conf.timezone")) == "0.1.video"
+    # This fails once Celery accepts it, and the loader's workaround can be removed.
+    assert project.run(code.format("")) == "countdown must be a positive number"
+    assert project.run(code.format("from shop_app import app; app.conf.timezone; app.conf.timezone")) == "0.1.video"
 
 
-def test_a_message_that_is_too_late_comes_to_a_worker(project: Project) -> None:
-    tell = (
+def test_expired_message_is_delivered_to_a_worker(project: Project) -> None:
+    code = (
         "import json\nfrom shop_app import app\n"
         "app.send_task('video.cut', expires=60)\n"
         "with app.connection_for_read() as connection:\n"
         "    message = connection.SimpleQueue('video').get(timeout=10)\n"
         "print(json.dumps(['expiration' in message.properties, bool(message.headers['expires'])]))"
     )
-    assert project.run(tell, CELERY_BROKER_URL="memory://") == [False, True]
+    assert project.run(code, CELERY_BROKER_URL="memory://") == [False, True]
 
 
 @pytest.fixture(scope="module", params=["5.3.6", "5.4.0", "5.5.3", "5.6.2"])
 def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """An older Celery, and the directory that it is installed in."""
+    """Install an older Celery. Return its version and its directory."""
     directory = tmp_path_factory.mktemp("celery")
     subprocess.run(
         ["uv", "pip", "install", "--quiet", "--target", str(directory), f"celery=={request.param}"], check=True
@@ -442,12 +442,12 @@ def test_settings_apply_to_older_versions_of_celery(project: Project, older: tup
     version, directory = older
     project.django("CELERY_TASK_ACKS_LATE = False\nCELERY_TIMEZONE = 'Europe/Paris'\n")
     project.write(READS if django else "app.conf.update(task_acks_late=False, timezone='Europe/Paris')")
-    tell = (
+    code = (
         "import json, celery\nfrom shop_app import app\n"
         "print(json.dumps([celery.__version__, app.conf.task_acks_late, app.conf.timezone]))"
     )
     path = os.pathsep.join([str(directory), str(project.directory)])
-    assert project.run(tell, django=django, PYTHONPATH=path) == [version, True, "Europe/Paris"]
+    assert project.run(code, django=django, PYTHONPATH=path) == [version, True, "Europe/Paris"]
     found = project.run(CHECK, "shop_app:app", django=django, PYTHONPATH=path)
     assert found["applies_settings"]
     assert {item["name"]: item["applies"] for item in found["differences"]} == {

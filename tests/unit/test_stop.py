@@ -1,4 +1,4 @@
-"""How a worker of a fleet ends."""
+"""The shutdown of a worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fl
 
 
 class Worker:
-    """What the module uses of a worker, whose loop turns when it is told to."""
+    """A fake consumer, whose event loop runs in turn()."""
 
     def __init__(self) -> None:
         self.consumed = {"customers": None, "email": None}
@@ -58,7 +58,7 @@ def stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return module
 
 
-def test_by_remote_control_it_ends_in_the_same_way(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_shutdown_cancels_consumers_too(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.worker.control import Panel  # noqa: PLC0415 - as the module itself
 
     monkeypatch.setitem(Panel.data, "shutdown", None)
@@ -82,13 +82,13 @@ def begin(stop: Any) -> tuple[Worker, Any, list[int]]:
     return worker, handler, ends
 
 
-def test_it_takes_no_more_tasks_and_ends_when_the_last_has_begun(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shutdown_begins_after_all_received_tasks_have_started(stop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.worker import state  # noqa: PLC0415 - as the module itself
 
     monkeypatch.setattr(state, "reserved_requests", {"one", "two"})
     monkeypatch.setattr(state, "active_requests", {"one"})
     worker, _, ends = begin(stop)
-    assert worker.consumed, "a handler of signals must leave the work to the worker's loop"
+    assert worker.consumed, "a signal handler must leave the cancellation to the event loop"
     worker.turn()
     assert not worker.consumed
     stop.now += 5
@@ -100,7 +100,7 @@ def test_it_takes_no_more_tasks_and_ends_when_the_last_has_begun(stop: Any, monk
     assert ends == [signal.SIGTERM]
 
 
-def test_it_gives_messages_that_are_on_their_way_time_to_come(stop: Any) -> None:
+def test_shutdown_waits_for_messages_in_transit(stop: Any) -> None:
     worker, _, ends = begin(stop)
     worker.turn()
     assert ends == []
@@ -109,18 +109,18 @@ def test_it_gives_messages_that_are_on_their_way_time_to_come(stop: Any) -> None
     assert ends == [signal.SIGTERM]
 
 
-def test_told_again_it_ends_at_once(stop: Any) -> None:
+def test_second_signal_shuts_down_at_once(stop: Any) -> None:
     _, handler, ends = begin(stop)
     handler.handle(signal.SIGTERM, None)
     handler.handle(signal.SIGTERM, None)
     assert ends == [signal.SIGTERM]
 
 
-def test_a_worker_whose_loop_does_not_turn_ends_too(stop: Any) -> None:
+def test_worker_with_a_blocked_event_loop_shuts_down(stop: Any) -> None:
     _, handler, ends = begin(stop)
 
     class OverError(Exception):
-        """It was long enough."""
+        """The test is over."""
 
     def sleep(seconds: float) -> None:
         if ends:
@@ -134,14 +134,14 @@ def test_a_worker_whose_loop_does_not_turn_ends_too(stop: Any) -> None:
     assert stop.now == 100.0 + stop.LONGEST_SECONDS
 
 
-def test_what_a_worker_that_ends_is_still_at_can_be_read(
+def test_tasks_in_flight_are_reported_during_a_shutdown(
     stop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from celery.worker import state  # noqa: PLC0415 - as the module itself
 
     tasks = [SimpleNamespace(name="a", time_start=90.0), SimpleNamespace(name="b", time_start=70.0)]
     monkeypatch.setattr(state, "active_requests", [*tasks, SimpleNamespace(name="c", time_start=None)])
-    stop.Stop(None, print).tell()
+    stop.Stop(None, print).report()
     assert in_flight(tmp_path, "shop-video", os.getpid(), 100.0) == "2 in flight, the oldest, b, for 30 s"
     assert in_flight(tmp_path, "shop-video", 1, 100.0) == ""
     assert in_flight(tmp_path, "shop-email", os.getpid(), 100.0) == ""

@@ -1,4 +1,4 @@
-"""What a sweep leaves where it is."""
+"""The tasks that a sweep does not requeue."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 PATH = Path(__file__).parents[2] / "playbooks" / "files" / "celery_sweep.py"
 
 
-def test_each_task_that_a_worker_names_is_held() -> None:
+def test_tasks_in_replies_of_workers_are_held() -> None:
     spec = importlib.util.spec_from_file_location("celery_sweep", PATH)
     assert spec
     assert spec.loader

@@ -1,4 +1,4 @@
-"""A directory without a build is deployed as it is; one with a build is built from a copy that git describes alike."""
+"""Source directories: deployed without a build, or built from a copy with the same git description."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def git(directory: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
-    """The tutorial's project in a repository, with an ignored file and one that is not committed."""
+    """Write the tutorial's project in a repository, with an ignored and an uncommitted file."""
     texts = {
         "manage.py": "import mysite\n",
         "mysite/__init__.py": "",
@@ -65,24 +65,24 @@ def site(tmp_path: Path) -> Path:
         ("requirements.txt", "", False),
     ],
 )
-def test_what_can_be_built(tmp_path: Path, file: str, text: str, buildable: bool) -> None:
+def test_buildable_directories_are_detected(tmp_path: Path, file: str, text: str, buildable: bool) -> None:
     (tmp_path / file).write_text(text)
     assert is_buildable(tmp_path) == buildable
 
 
-def test_a_pyproject_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+def test_invalid_pyproject_is_reported_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[project\n")
     with pytest.raises(ReleaseError, match=r"pyproject\.toml can't be read: "):
         is_buildable(tmp_path)
 
 
-def test_a_tree_is_what_git_does_not_ignore(site: Path) -> None:
+def test_tree_contains_files_that_git_does_not_ignore(site: Path) -> None:
     (site / "new.py").touch()
     found = {str(path.relative_to(site)) for path in tree_files(site)}
     assert found == {"manage.py", "mysite/__init__.py", "polls/templates/mail.txt", "requirements.txt", "new.py"}
 
 
-def test_a_tree_comes_as_it_is_with_its_data(site: Path, tmp_path: Path) -> None:
+def test_tree_is_packed_unchanged_with_its_data(site: Path, tmp_path: Path) -> None:
     wheel = pack_tree(site, "my-site", tmp_path)
     target = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
@@ -97,7 +97,7 @@ def test_a_tree_comes_as_it_is_with_its_data(site: Path, tmp_path: Path) -> None
         assert archive.read(record).count(b"sha256=") == len(archive.namelist()) - 1
 
 
-def test_the_version_of_a_tree_follows_from_its_content(site: Path, tmp_path: Path) -> None:
+def test_version_of_a_tree_depends_on_its_content(site: Path, tmp_path: Path) -> None:
     first = pack_tree(site, "my-site", tmp_path)
     content = first.read_bytes()
     os.utime(site / "manage.py", (1, 1))
@@ -108,7 +108,7 @@ def test_the_version_of_a_tree_follows_from_its_content(site: Path, tmp_path: Pa
     assert pack_tree(site, "my-site", tmp_path) != first
 
 
-def test_an_artifact_of_a_tree_has_its_requirements(site: Path, tmp_path: Path) -> None:
+def test_artifact_of_a_tree_contains_its_requirements(site: Path, tmp_path: Path) -> None:
     artifact, built = build(
         Inputs(site, requirements=site / "requirements.txt"),
         directory=tmp_path / "a",
@@ -119,7 +119,7 @@ def test_an_artifact_of_a_tree_has_its_requirements(site: Path, tmp_path: Path) 
     assert artifact.name.startswith("my-site-0+")
 
 
-def test_a_build_sees_the_repository_and_the_uncommitted_changes(site: Path, tmp_path: Path) -> None:
+def test_build_has_the_repository_and_uncommitted_changes(site: Path, tmp_path: Path) -> None:
     (tmp_path / "clean").mkdir()
     assert described(site) == ""
     (site / "setup.py").touch()
@@ -141,13 +141,13 @@ def test_a_build_sees_the_repository_and_the_uncommitted_changes(site: Path, tmp
     assert git(site, "status", "--short").splitlines() == [" M manage.py", " D mysite/__init__.py", "?? new.py"]
 
 
-def test_a_part_of_a_repository_is_built_with_the_whole_at_hand(site: Path, tmp_path: Path) -> None:
+def test_subdirectory_is_built_with_its_whole_repository(site: Path, tmp_path: Path) -> None:
     copy = copy_for_build(site / "polls", tmp_path)
     assert (copy / "templates" / "mail.txt").exists()
     assert (copy.parent / "manage.py").exists()
 
 
-def test_a_git_url_gives_the_commit_that_it_names(site: Path, tmp_path: Path) -> None:
+def test_git_url_gives_its_commit(site: Path, tmp_path: Path) -> None:
     url = f"git+{site.as_uri()}"
     (site / "manage.py").write_text("second\n")
     git(site, "commit", "--quiet", "--all", "--message", "y")
@@ -173,10 +173,12 @@ def test_a_git_url_gives_the_commit_that_it_names(site: Path, tmp_path: Path) ->
         ("@--output=x", "has no branch, tag or commit --output=x"),
         ("#subdirectory=web", "has no directory web"),
         ("#subdirectory=../..", r"has no directory \.\./\.\."),
-        ("/nowhere", "can't be fetched by git"),
+        ("/nowhere", r"nowhere from this machine \(celery_app_source\): git fetch failed"),
     ],
 )
-def test_a_git_url_that_leads_nowhere_is_refused(site: Path, tmp_path: Path, suffix: str, message: str) -> None:
+def test_git_url_without_such_a_commit_or_directory_is_refused(
+    site: Path, tmp_path: Path, suffix: str, message: str
+) -> None:
     with pytest.raises(ReleaseError, match=message):
         clone(f"git+{site.as_uri()}{suffix}", tmp_path / "kept")
     with pytest.raises(ReleaseError, match=r"begins with git\+ext://"):

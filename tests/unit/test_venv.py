@@ -1,4 +1,4 @@
-"""Virtual environments: complete, linked from others, and installed without running their code."""
+"""Virtual environments: complete, linked from other releases, and installed without running code of wheels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def artifact(tmp_path: Path) -> Path:
 
 
 def make(run: Run, python: str, artifact: Path, directory: Path, others: Mapping[Path, Record] | None = None) -> Record:
-    """Install an artifact into a directory, whose name is the version."""
+    """Install an artifact into a directory named after the version."""
     sha256 = file_sha256(artifact)
     with unpacked(artifact, sha256, directory.parent) as (source, wheels):
         record = Record(directory.name, sha256, wheels=wheels)
@@ -43,7 +43,7 @@ def make(run: Run, python: str, artifact: Path, directory: Path, others: Mapping
 
 
 class Commands:
-    """Records the commands, and fails at one of them."""
+    """A fake that records commands, and fails at one of them."""
 
     def __init__(self, fails_at: int = -1) -> None:
         self.fails_at = fails_at
@@ -54,10 +54,10 @@ class Commands:
         return (1, "", "no room") if len(self.seen) - 1 == self.fails_at else (0, "3.11.2", "")
 
 
-def test_the_environments_own_python_is_never_run(tmp_path: Path, artifact: Path) -> None:
+def test_python_of_the_environment_is_never_run(tmp_path: Path, artifact: Path) -> None:
     run, directory = Commands(), tmp_path / "opt" / "1-abc"
     record = make(run, "/usr/bin/python3", artifact, directory)
-    # Isolated: neither the environment of whoever runs it nor the current directory adds code.
+    # Isolated: neither the caller's environment nor the current directory adds code.
     assert {tuple(argv[:2]) for argv in run.seen} == {("/usr/bin/python3", "-I"), (sys.executable, "-I")}
     assert [Path(argv[-1]).name for argv in run.seen if argv[0] == sys.executable] == ["flower-1-py3-none-any.whl"]
     assert record.python == "3.11.2"
@@ -68,7 +68,7 @@ def test_the_environments_own_python_is_never_run(tmp_path: Path, artifact: Path
 
 
 @pytest.mark.parametrize("step", range(3))
-def test_an_interrupted_installation_is_repeated(tmp_path: Path, artifact: Path, step: int) -> None:
+def test_interrupted_installation_is_repeated(tmp_path: Path, artifact: Path, step: int) -> None:
     directory = tmp_path / "1-abc"
     with pytest.raises(ReleaseError, match="no room"):
         make(Commands(step), "/usr/bin/python3", artifact, directory)
@@ -121,14 +121,14 @@ def says_where(word: str) -> str:
     return f"import sys\ndef main():\n    print('{word}', sys.prefix)\n"
 
 
-def test_wheels_that_another_release_has_are_linked(tmp_path: Path) -> None:
+def test_wheels_of_another_release_are_linked(tmp_path: Path) -> None:
     kept, dropped = wheel("kept", "1", says_where("kept")), wheel("dropped", "1", says_where("dropped"))
     first = packed(tmp_path / "1.tar", kept, dropped, wheel("shop", "1", says_where("old")))
     second = packed(tmp_path / "2.tar", kept, wheel("shop", "2", says_where("new")))
     one, two = tmp_path / "one", tmp_path / "two"
     old = make(really, sys.executable, first, one)
     packages = "venv/lib/python{}.{}/site-packages".format(*sys.version_info)
-    # As a settings file beside which an application keeps its database.
+    # Such as a settings file, beside which an application keeps its database.
     (one / packages / "db.sqlite3").touch()
     before = fingerprint(one)
     new = make(really, sys.executable, second, two, {one: old})
@@ -138,7 +138,7 @@ def test_wheels_that_another_release_has_are_linked(tmp_path: Path) -> None:
     assert sorted(new.wheels) == ["kept-1-py3-none-any.whl", "shop-2-py3-none-any.whl"]
     assert (one / packages / "kept.py").samefile(two / packages / "kept.py")
     assert not (two / packages / "db.sqlite3").exists()
-    # The other is as it was.
+    # The other release is unchanged.
     assert fingerprint(one) == before
     assert [says(one, name) for name in ("kept", "dropped", "shop")] == [
         f"kept {one}/venv",
@@ -147,7 +147,7 @@ def test_wheels_that_another_release_has_are_linked(tmp_path: Path) -> None:
     ]
 
 
-def test_bytecode_is_linked_too(tmp_path: Path) -> None:
+def test_bytecode_is_linked(tmp_path: Path) -> None:
     kept = wheel("kept", "1", says_where("kept"))
     first, second = packed(tmp_path / "1.tar", kept), packed(tmp_path / "2.tar", kept, wheel("shop", "2", ""))
     old = make(really, sys.executable, first, tmp_path / "one")
@@ -157,19 +157,19 @@ def test_bytecode_is_linked_too(tmp_path: Path) -> None:
     assert list((tmp_path / "two" / "venv").glob("lib/*/*/__pycache__/shop.*.pyc"))
 
 
-def test_no_code_of_a_wheel_is_run(tmp_path: Path) -> None:
+def test_installation_runs_no_code_of_a_wheel(tmp_path: Path) -> None:
     attack = f"import pathlib; pathlib.Path({str(tmp_path / 'done')!r}).touch()\n"
     evil = dict.fromkeys(("evil.pth", "sitecustomize.py", "installer.py", "evil-1.data/scripts/python"), attack)
     make(really, sys.executable, packed(tmp_path / "1.tar", wheel("evil", "1", attack, **evil)), tmp_path / "1")
     assert not (tmp_path / "done").exists()
-    # It was a real one: a Python of the environment runs it.
+    # The fixture is valid: Python of the environment runs the code.
     python = tmp_path / "1" / "venv" / "bin" / "python3"
     subprocess.run([python, "-c", ""], check=True)
     assert (tmp_path / "done").exists()
 
 
 @pytest.mark.parametrize("path", ["../../../../evil", "/evil", "evil-1.data/scripts/../../evil"])
-def test_a_wheel_with_a_path_outside_of_its_environment_is_refused(tmp_path: Path, path: str) -> None:
+def test_wheel_with_a_path_outside_of_the_environment_is_refused(tmp_path: Path, path: str) -> None:
     artifact = packed(tmp_path / "1.tar", wheel("evil", "1", "", **{path: "attack"}))
     with pytest.raises(
         ReleaseError, match=r"evil-1-py3-none-any\.whl contains .*, which is outside of the environment"
@@ -178,14 +178,14 @@ def test_a_wheel_with_a_path_outside_of_its_environment_is_refused(tmp_path: Pat
     assert read_record(tmp_path / "1") is None
 
 
-def test_two_wheels_may_have_the_same_file(tmp_path: Path) -> None:
+def test_two_wheels_may_contain_the_same_file(tmp_path: Path) -> None:
     wheels = [wheel(name, "1", says_where(name), **{"tests/__init__.py": name}) for name in ("one", "two")]
     make(really, sys.executable, packed(tmp_path / "1.tar", *wheels), tmp_path / "1")
     venv = f"{tmp_path}/1/venv"
     assert [says(tmp_path / "1", name) for name in ("one", "two")] == [f"one {venv}", f"two {venv}"]
 
 
-def test_the_nearest_release_is_linked(tmp_path: Path) -> None:
+def test_release_with_most_common_wheels_is_linked(tmp_path: Path) -> None:
     wheels = {"a": "1", "b": "1", "c": "1"}
     others = {
         tmp_path / "other": Record("0", "", finished="4", wheels={"a": "2"}),
@@ -198,7 +198,7 @@ def test_the_nearest_release_is_linked(tmp_path: Path) -> None:
     assert nearest(wheels, {}) is None
 
 
-def test_an_artifact_with_another_checksum_is_refused(tmp_path: Path, artifact: Path) -> None:
+def test_artifact_with_another_checksum_is_refused(tmp_path: Path, artifact: Path) -> None:
     with (
         pytest.raises(ReleaseError, match="has another checksum than the artifact"),
         unpacked(artifact, "0" * 64, tmp_path),
@@ -206,7 +206,7 @@ def test_an_artifact_with_another_checksum_is_refused(tmp_path: Path, artifact: 
         pass
 
 
-def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path) -> None:
+def test_wheel_with_another_checksum_is_refused(tmp_path: Path) -> None:
     run, record = Commands(), Record("1", "", wheels={"shop-1-py3-none-any.whl": "0" * 64})
     (tmp_path / "shop-1-py3-none-any.whl").write_text("another")
     with pytest.raises(
@@ -216,7 +216,7 @@ def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path) -> None:
     assert run.seen == []
 
 
-def test_only_wheels_that_no_release_has_are_lacking(tmp_path: Path) -> None:
+def test_wheels_of_no_release_are_lacking(tmp_path: Path) -> None:
     others = {tmp_path / "1": Record("1", "", wheels={"a": "1", "b": "1", "d": "1"})}
     assert lacking({"a": "1", "b": "2", "c": "1"}, others) == ["b", "c"]
     assert lacking({"a": "1", "b": "2"}, {}) == ["a", "b"]

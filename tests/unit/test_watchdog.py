@@ -1,4 +1,4 @@
-"""When the watchdog restarts a worker, and when it must not."""
+"""The decisions of the watchdog to restart a worker."""
 
 from __future__ import annotations
 
@@ -27,42 +27,44 @@ PATIENCE = 40.0
 CONFIG = {"patience": PATIENCE, "workers": [{"program": "shop-email", "queues": ["email", "rest"]}]}
 
 
-def sights(**changes: Any) -> list[Any]:
-    """Return a minute of a worker, a look each ten seconds."""
-    sight = {"pid": 7, "answered": True, "done": 5, "active": 0, "waiting": 3} | changes
-    return [watchdog.Sight(at=float(at), **sight) for at in range(0, 61, 10)]
+def samples(**changes: Any) -> list[Any]:
+    """Return a minute of samples, one each ten seconds."""
+    sample = {"pid": 7, "answered": True, "done": 5, "active": 0, "waiting": 3} | changes
+    return [watchdog.Sample(at=float(at), **sample) for at in range(0, 61, 10)]
 
 
-def test_a_worker_that_takes_nothing_from_a_full_queue_is_stuck() -> None:
-    assert watchdog.stuck(sights(), PATIENCE) == "it has taken no task for 60 s, while 3 wait in its queues"
+def test_idle_worker_with_a_backlog_is_stuck() -> None:
+    assert (
+        watchdog.stuck(samples(), PATIENCE) == "it has received no task for 60 s, while 3 messages wait in its queues"
+    )
 
 
-def test_a_worker_that_does_not_answer_is_stuck() -> None:
-    assert watchdog.stuck(sights(answered=False), PATIENCE) == "it has not answered for 60 s"
+def test_worker_without_heartbeat_is_stuck() -> None:
+    assert watchdog.stuck(samples(answered=False), PATIENCE) == "it has not answered for 60 s"
 
 
 @pytest.mark.parametrize("changes", [{"active": 1}, {"held": 1}, {"waiting": 0}])
-def test_a_worker_that_is_busy_or_has_nothing_to_do_is_not(changes: dict[str, int]) -> None:
-    assert not watchdog.stuck(sights(**changes), PATIENCE)
+def test_busy_worker_or_empty_queue_is_not_stuck(changes: dict[str, int]) -> None:
+    assert not watchdog.stuck(samples(**changes), PATIENCE)
 
 
-def test_one_that_took_a_task_or_answered_once_or_was_restarted_is_not() -> None:
+def test_worker_with_a_new_task_heartbeat_or_process_is_not_stuck() -> None:
     for number, changes in ((3, {"done": 6}), (6, {"pid": 8}), (0, {"active": 1})):
-        seen = sights()
-        seen[number] = sights(**changes)[number]
+        seen = samples()
+        seen[number] = samples(**changes)[number]
         assert not watchdog.stuck(seen, PATIENCE)
-    seen = sights(answered=False)
-    seen[2] = sights()[2]
+    seen = samples(answered=False)
+    seen[2] = samples()[2]
     assert not watchdog.stuck(seen, PATIENCE)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
-def test_none_is_restarted_before_its_patience_is_over(answers: list[bool]) -> None:
-    memory = watchdog.Memory(PATIENCE)
+def test_no_restart_before_the_patience_is_over(answers: list[bool]) -> None:
+    history = watchdog.History(PATIENCE)
     silent, patience = 0, PATIENCE
     for number, answered in enumerate(answers):
         silent = 0 if answered else silent + 1
-        reason = memory.add("a", watchdog.Sight(number * 10.0, 1, answered))
+        reason = history.add("a", watchdog.Sample(number * 10.0, 1, answered))
         if reason:
             assert silent * 10 > patience
             silent, patience = 0, patience * 2
@@ -70,18 +72,18 @@ def test_none_is_restarted_before_its_patience_is_over(answers: list[bool]) -> N
             assert (silent - 1) * 10 < patience
 
 
-def test_one_that_a_restart_does_not_mend_is_restarted_less_and_less() -> None:
-    memory, restarts = watchdog.Memory(PATIENCE), []
-    for look in range(0, 40_000, 10):
-        if memory.add("a", watchdog.Sight(float(look), 1, answered=False)):
-            restarts.append(look)
+def test_restarts_without_effect_back_off() -> None:
+    history, restarts = watchdog.History(PATIENCE), []
+    for poll in range(0, 40_000, 10):
+        if history.add("a", watchdog.Sample(float(poll), 1, answered=False)):
+            restarts.append(poll)
     gaps = [after - before for before, after in pairwise(restarts)]
     assert gaps == sorted(gaps)
     assert gaps[0] >= 2 * PATIENCE
     assert gaps[-1] == pytest.approx(64 * PATIENCE, abs=20)
-    # One that did a task since begins anew.
-    assert not memory.add("a", watchdog.Sight(40_000.0, 1, answered=True, done=1))
-    silent = [memory.add("a", watchdog.Sight(40_010.0 + look, 1, answered=False)) for look in range(0, 60, 10)]
+    # A task resets the back-off.
+    assert not history.add("a", watchdog.Sample(40_000.0, 1, answered=True, done=1))
+    silent = [history.add("a", watchdog.Sample(40_010.0 + poll, 1, answered=False)) for poll in range(0, 60, 10)]
     assert any(silent)
 
 
@@ -90,52 +92,52 @@ def report(*queues: str) -> Alive:
 
 
 def judged(
-    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], looks: int, life: float = 100.0, **reports: Alive
+    monkeypatch: pytest.MonkeyPatch, seen: dict[str, Any], polls: int, life: float = 100.0, **reports: Alive
 ) -> dict[str, str]:
-    memory = watchdog.Memory(PATIENCE)
+    history = watchdog.History(PATIENCE)
     found: dict[str, str] = {}
-    for look in range(looks):
-        monkeypatch.setattr(watchdog.time, "monotonic", lambda look=look: look * 10.0)
+    for poll in range(polls):
+        monkeypatch.setattr(watchdog.time, "monotonic", lambda poll=poll: poll * 10.0)
         alive = {f"shop-{name}": each for name, each in reports.items()}
-        found |= watchdog.judge(seen, CONFIG, {"shop-email": (7, life)}, alive, memory)
+        found |= watchdog.judge(seen, CONFIG, {"shop-email": (7, life)}, alive, history)
     return found
 
 
-def test_the_queues_of_a_worker_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlogs_of_a_workers_queues_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     seen, email = {"broker": True, "waiting": {"email": 0, "rest": 2}}, report("email", "rest")
-    assert "while 2 wait" in judged(monkeypatch, seen, looks=6, email=email)["shop-email"]
-    assert judged(monkeypatch, {**seen, "waiting": {"other": 9}}, looks=6, email=email) == {}
+    assert "while 2 messages wait" in judged(monkeypatch, seen, polls=6, email=email)["shop-email"]
+    assert judged(monkeypatch, {**seen, "waiting": {"other": 9}}, polls=6, email=email) == {}
 
 
-def test_a_queue_that_it_was_told_to_leave_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backlog_of_a_cancelled_consumer_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {"broker": True, "waiting": {"email": 0, "rest": 2}}
-    assert judged(monkeypatch, seen, looks=20, email=report("email")) == {}
-    assert "while 2 wait" in judged(monkeypatch, seen, looks=6, email=report("email", "rest"))["shop-email"]
+    assert judged(monkeypatch, seen, polls=20, email=report("email")) == {}
+    assert "while 2 messages wait" in judged(monkeypatch, seen, polls=6, email=report("email", "rest"))["shop-email"]
 
 
-def test_what_the_application_prints_is_passed_over() -> None:
+def test_output_of_the_application_is_skipped() -> None:
     program = "print('loading', flush=True); print('{}'); print('celery-fleet {\"broker\": true}', flush=True); input()"
-    told = watchdog.observations([sys.executable, "-c", program], silence=60)
-    assert next(told) == {"broker": True}
-    told.close()
+    observations = watchdog.observations([sys.executable, "-c", program], silence=60)
+    assert next(observations) == {"broker": True}
+    observations.close()
 
 
-def test_nothing_is_restarted_while_the_broker_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert judged(monkeypatch, {"broker": False, "error": "refused"}, looks=20) == {}
+def test_no_restart_while_the_broker_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert judged(monkeypatch, {"broker": False, "error": "refused"}, polls=20) == {}
 
 
-def test_a_worker_that_has_just_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_restart_of_a_starting_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = {"broker": True, "waiting": {}}
-    assert judged(monkeypatch, silent, looks=20, life=30.0) == {}
-    # A large application is not there after half a minute.
-    assert judged(monkeypatch, silent, looks=20, life=170.0) == {}
-    assert judged(monkeypatch, silent, looks=20, life=190.0)
-    # One that has answered since it started is there.
-    memory = watchdog.Memory(PATIENCE)
-    for look in range(20):
-        monkeypatch.setattr(watchdog.time, "monotonic", lambda look=look: look * 10.0)
-        alive = {} if look else {"shop-email": report("email")}
-        if reasons := watchdog.judge(silent, CONFIG, {"shop-email": (7, 60.0 + 10 * look)}, alive, memory):
+    assert judged(monkeypatch, silent, polls=20, life=30.0) == {}
+    # A large application starts in more than half a minute.
+    assert judged(monkeypatch, silent, polls=20, life=170.0) == {}
+    assert judged(monkeypatch, silent, polls=20, life=190.0)
+    # A worker that has answered once has started.
+    history = watchdog.History(PATIENCE)
+    for poll in range(20):
+        monkeypatch.setattr(watchdog.time, "monotonic", lambda poll=poll: poll * 10.0)
+        alive = {} if poll else {"shop-email": report("email")}
+        if reasons := watchdog.judge(silent, CONFIG, {"shop-email": (7, 60.0 + 10 * poll)}, alive, history):
             break
     assert reasons == {"shop-email": "it has not answered for 40 s"}
-    assert look < 10
+    assert poll < 10

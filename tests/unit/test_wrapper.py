@@ -1,4 +1,4 @@
-"""The wrapper, run by the real shell with a celery that says what it got."""
+"""The wrapper, run by a real shell with a fake celery that prints its arguments and environment."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Host:
         )
         (bin_dir / "celery").write_text(TELL.format(python=sys.executable))
         (bin_dir / "celery").chmod(0o755)
-        shutil.copy(bin_dir / "celery", bin_dir / "tell")
+        shutil.copy(bin_dir / "celery", bin_dir / "show")
         return release
 
     def environment(self, environment: dict[str, str]) -> None:
@@ -89,9 +89,9 @@ class Host:
         output, error = process.communicate(timeout=20)
         assert process.returncode == 0, error
         assert not error
-        told: dict[str, Any] = json.loads(output)
-        assert told["pid"] == process.pid, "the shell did not give its place to the command"
-        return told
+        seen: dict[str, Any] = json.loads(output)
+        assert seen["pid"] == process.pid, "the shell did not give its place to the command"
+        return seen
 
 
 @pytest.fixture
@@ -99,19 +99,19 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def test_celery_gets_the_very_arguments_in_the_shells_place(host: Host) -> None:
+def test_celery_replaces_the_shell_and_gets_its_arguments(host: Host) -> None:
     arguments = ["worker", "-n", "a@%h", "two words", "", "$HOME", "*", "'\"\\", "-Q", "x,y\nz"]
-    told = host.run(*arguments)
-    assert told["argv"] == [str(host.root / "releases/1.0.0/venv/bin/celery"), "-A", "shop.celery:app", *arguments]
-    assert told["cwd"] == str(host.state_dir)
+    seen = host.run(*arguments)
+    assert seen["argv"] == [str(host.root / "releases/1.0.0/venv/bin/celery"), "-A", "shop.celery:app", *arguments]
+    assert seen["cwd"] == str(host.state_dir)
 
 
-def test_celery_run_runs_any_command_of_the_release(host: Host) -> None:
-    told = host.run("tell", "a b", command="celery_run")
-    assert told["argv"] == [str(host.root / "releases/1.0.0/venv/bin/tell"), "a b"]
+def test_celery_run_runs_commands_of_the_release(host: Host) -> None:
+    seen = host.run("show", "a b", command="celery_run")
+    assert seen["argv"] == [str(host.root / "releases/1.0.0/venv/bin/show"), "a b"]
 
 
-def test_the_environment_is_the_applications(host: Host) -> None:
+def test_environment_is_the_applications(host: Host) -> None:
     nasty = "100% 'of' \"it\" $HOME\nend\n"
     host.environment({"SHOP_KEY": nasty, "config": "a", "release": "b", "own": "c"})
     variables = host.run("worker")["environment"]
@@ -125,7 +125,7 @@ def test_the_environment_is_the_applications(host: Host) -> None:
     assert variables["VIRTUAL_ENV"] == str(host.root / "releases/1.0.0/venv")
 
 
-def test_a_programs_own_environment_comes_on_top_for_it_alone(host: Host) -> None:
+def test_environment_of_a_program_applies_to_it_only(host: Host) -> None:
     host.environment({"A": "app", "B": "app"})
     host.own("shop-video", {"A": "video"})
     assert host.run(program="shop-video")["environment"]["A"] == "video"
@@ -135,7 +135,7 @@ def test_a_programs_own_environment_comes_on_top_for_it_alone(host: Host) -> Non
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_a_process_knows_what_it_was_started_from(host: Host, own: bool) -> None:
+def test_process_exports_the_digest_of_its_files(host: Host, own: bool) -> None:
     def started() -> str:
         value: str = host.run(program="shop-video")["environment"]["CELERY_FLEET_STARTED_FROM"]
         assert value == started_from(host.root, host.config_dir, "shop-video")
@@ -163,18 +163,18 @@ def test_a_process_knows_what_it_was_started_from(host: Host, own: bool) -> None
     assert started() == seen[-1]
 
 
-def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host, tmp_path: Path) -> None:
+def test_staged_release_is_checked_with_its_own_files(host: Host, tmp_path: Path) -> None:
     release = host.release("2.0.0")
     config = tmp_path / "check"
     config.mkdir()
     (config / "environment").write_text(environment_text({"A": "new"}))
     (config / "celery_fleet_settings.py").write_text("x = 3\n")
     (config / "celery_fleet_report.py").write_text("y = 3\n")
-    told = host.run(
-        "tell", command="celery_run", CELERY_FLEET_RELEASE=str(release), CELERY_FLEET_CONFIG_DIR=str(config)
+    seen = host.run(
+        "show", command="celery_run", CELERY_FLEET_RELEASE=str(release), CELERY_FLEET_CONFIG_DIR=str(config)
     )
-    variables = told["environment"]
-    assert told["argv"] == [str(release / "venv/bin/tell")]
+    variables = seen["environment"]
+    assert seen["argv"] == [str(release / "venv/bin/show")]
     assert (variables["A"], variables["CELERY_APP_RELEASE"]) == ("new", "2.0.0")
     assert variables["PYTHONPATH"] == f"{config}:{release}/venv/src"
     contents = [
@@ -187,7 +187,7 @@ def test_a_release_is_checked_with_its_own_files_before_it_is_current(host: Host
     assert variables["CELERY_FLEET_STARTED_FROM"] == digest(release, contents)
 
 
-def test_a_missing_release_ends_it(host: Host) -> None:
+def test_missing_release_fails(host: Host) -> None:
     (host.root / "current").unlink()
     run = subprocess.run(
         [host.wrapper, "worker"],
@@ -200,7 +200,7 @@ def test_a_missing_release_ends_it(host: Host) -> None:
     assert "activate" in run.stderr
 
 
-def test_its_syntax(host: Host) -> None:
+def test_wrapper_has_valid_syntax(host: Host) -> None:
     subprocess.run(["sh", "-n", host.wrapper], check=True)
     if shutil.which("shellcheck"):
         subprocess.run(["shellcheck", "--exclude=SC1090,SC1091", host.wrapper], check=True)

@@ -282,7 +282,7 @@ def test_a_setting_that_celery_does_not_know_is_refused(one: Any) -> None:
     more = {"task_ack_late": {"value": True, "reason": "of the test", "declared": True}}
     output = refuse(test_more_settings=more)
     assert (
-        "celery_settings.task_ack_late: the release's Celery knows no such setting. Did you mean task_acks_late?"
+        "celery_settings.task_ack_late: the release's Celery has no such setting. Did you mean task_acks_late?"
         in output
     )
     assert state(one) == before
@@ -408,7 +408,7 @@ def test_a_module_without_the_application_is_refused(one: Any) -> None:
     directories = dict(zip(names, ("/srv/shop", "/etc/shop", "/var/lib/shop", "/var/log/shop"), strict=True))
     output = refuse(celery_app_identity={"name": "shop", "user": "shop", "module": "shop.settings:app", **directories})
     assert "Release 1.0.0 does not import, so nothing was changed or restarted" in output
-    assert "shop.settings imports, but holds no Celery application where celery_app_module says" in output
+    assert "shop.settings imports, but contains no Celery application shop.settings:app (celery_app_module)" in output
     assert state(one) == before
 
 

@@ -64,7 +64,7 @@ def test_it_is_released_under_load_and_rolled_back(nextsteps: Application, tmp_p
     told, sent, releases = nextsteps.release_under_load(send, test_source=source)
     assert "task_acks_late: the fleet's True applies, not the application's False" in told
     assert "timezone: the application's 'America/Anchorage' applies, not the fleet's 'UTC'" in told
-    assert "worker_detect_quorum_queues: left out, because the release's Celery does not know it" in told
+    assert "worker_detect_quorum_queues: left out, because the release's Celery does not have this setting" in told
     wait_until(lambda: {line[0] for line in ledger(nextsteps)} >= set(sent), "tasks are lost")
     done = [line for line in ledger(nextsteps) if line[0] in sent]
     assert len(done) == len(sent)
@@ -93,4 +93,4 @@ def test_priorities_that_no_queue_has_are_refused(tmp_path: Path) -> None:
     source = changed_source(SOURCE, tmp_path / "a", lambda copy: replace_in(copy / CONFIG, "y = 10", "y = 9"))
     told = refused("deploy", test_source=source, celery_queue_defaults={"type": "classic", "time_limit": 60})
     assert "sets task_queue_max_priority to a highest priority of 9" in told
-    assert "Set {type: classic, max_priority: 9} of those queues in celery_queues" in told
+    assert "Set {type: classic, max_priority: 9} for the queues in celery_queues" in told

@@ -169,5 +169,5 @@ def test_a_plan_imports_the_project_and_reports_its_settings() -> None:
     told = play("plan", celery_plan_build=True)
     assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in told
     told = refused("plan", celery_plan_build=True, celery_app_module="proj.missing:app")
-    assert "proj.missing:app (celery_app_module) can't be imported, so no host was touched" in told
+    assert "proj.missing:app (celery_app_module) can't be imported, so no host was changed" in told
     assert "No module named 'proj.missing'" in told

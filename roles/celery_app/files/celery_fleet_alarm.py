@@ -1,10 +1,10 @@
-"""Has a worker go on with its tasks while RabbitMQ has a memory or disk alarm.
+"""Keep a worker running tasks during a memory or disk alarm of RabbitMQ.
 
-Imported by the settings of a program that Supervisor runs. Celery 5.7 sends events and replies to remote control from
-the loop that also receives and acknowledges tasks, and with publisher confirms it waits for the broker to confirm each.
-RabbitMQ confirms nothing over a connection that an alarm blocks, without a time limit: the worker would stand still
-until the alarm is over, and the backlog that raised the alarm would never shrink. Events and replies are dropped
-instead. Tasks that are sent still wait.
+The settings of Supervisor's programs import this module. Celery 5.7 publishes events and replies to remote control from
+the event loop that also receives and acknowledges tasks, and with publisher confirms it waits for each confirm. During
+an alarm, RabbitMQ blocks the connection and confirms nothing, without a timeout. The worker would stop until the end of
+the alarm, and the backlog that raised the alarm would never shrink. So events and replies are dropped. Publishing a
+task still waits.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _blocked: WeakSet[Connection] = WeakSet()
 def is_blocked(producer: Any) -> bool:  # noqa: ANN401 - kombu has no types
     """Return whether RabbitMQ has reported that it blocks a producer's connection.
 
-    RabbitMQ takes and confirms the first message after an alarm, and reports the block before the second.
+    RabbitMQ accepts the first message after an alarm, and reports the block before the second one.
     """
     connection = getattr(producer.channel, "connection", None)
-    # One that is not connected would connect to be read from.
+    # Reading from a closed connection would open it.
     if not isinstance(connection, Connection) or not connection.connected:
         return False
     if connection.on_blocked is None:
         connection.on_blocked = lambda _: _blocked.add(connection)
         connection.on_unblocked = lambda: _blocked.discard(connection)
-    # Ends with a timeout once nothing is left to read. Any other error is for the send to report.
+    # Ends with a timeout when nothing is left to read. Publishing reports any other error.
     with contextlib.suppress(Exception):
         while True:
             connection.drain_events(timeout=0)
@@ -40,8 +40,8 @@ def is_blocked(producer: Any) -> bool:  # noqa: ANN401 - kombu has no types
 
 
 def drop_blocked(**_: object) -> None:
-    """Have this worker drop events and replies that it could not send at once."""
-    from celery.events.dispatcher import EventDispatcher  # noqa: PLC0415 - a sender need not load it
+    """Drop this worker's events and replies while its connection is blocked."""
+    from celery.events.dispatcher import EventDispatcher  # noqa: PLC0415 - a producer does not need it
     from kombu.pidbox import Mailbox  # noqa: PLC0415 - as above
 
     dispatchers: Any = EventDispatcher
@@ -61,6 +61,6 @@ def drop_blocked(**_: object) -> None:
 
 
 def install() -> None:
-    """Drop them in a worker that Supervisor runs."""
+    """Drop events and replies during an alarm, if this process is a worker of Supervisor."""
     if os.environ.get("SUPERVISOR_PROCESS_NAME"):
         signals.celeryd_init.connect(drop_blocked, weak=False, dispatch_uid="celery_fleet_alarm")

@@ -1,9 +1,10 @@
-"""Import the application as its processes do, and report what the release check needs to know of it.
+"""Import the application as its processes do, and write the report for the release check.
 
-Run as ``python -m celery_fleet_check MODULE:APPLICATION`` on a release before it is activated, and on the controller
-before any host has it. The last line of the output is the report, as JSON.
+Run ``python -m celery_fleet_check MODULE:APPLICATION`` on the controller, and on each host before the activation of a
+release. The last line of the output is the report, as JSON.
 
-Exit code 1 says that the application is at fault; NOT_HERE that it may import where its files and services are.
+Exit code 1: the application has an error. NOT_HERE: the application may import on a host, where its files and services
+are.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import celery
-import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
+import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # rendered
 from celery.app.defaults import DEFAULTS
 from celery.app.utils import find_app
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.utils.url import maybe_sanitize_url
 
-#: Exit code for an error that may come from the machine: a file, a variable or a service that it does not have.
+#: Exit code for an error that the machine may cause: a missing file, variable or service.
 NOT_HERE = 3
 _OLDEST = (5, 3)
-# Mistakes of the code itself, on any machine.
+# Errors of the code itself, on any machine.
 _MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError)
 _UNSET = object()
 
 
 def main() -> None:
-    """Print the report on the application that the command line names."""
+    """Print the report on the application in the command line."""
     if celery.VERSION < _OLDEST:
-        sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 of the application")
+        sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 in the application's dependencies")
     try:
         app = load(sys.argv[1])
     except Exception as error:
@@ -47,24 +48,24 @@ def main() -> None:
 
 
 def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
-    """Return the application that ``celery -A`` would take, with its tasks.
+    """Return the application that ``celery -A`` finds, with its tasks.
 
     Raises:
-        SystemExit: if the module holds none.
+        SystemExit: the module contains no application.
     """
     module = importlib.import_module(name.partition(":")[0])
     try:
         app = find_app(name)
     except (AttributeError, ImportError):
         app = None
-        # find_app imports this too, and hides its errors.
+        # find_app imports this module, too, and hides its errors.
         submodule = module.__name__ + ".celery"
         if hasattr(module, "__path__") and importlib.util.find_spec(submodule):
             importlib.import_module(submodule)
     if not isinstance(app, celery.Celery):
         sys.exit(
-            f"{module.__name__} imports, but holds no Celery application where celery_app_module says: {name}. "
-            "Give module:variable, such as shop.celery:app"
+            f"{module.__name__} imports, but contains no Celery application {name} (celery_app_module). "
+            "Set it to module:variable, such as shop.celery:app"
         )
     app.loader.import_default_modules()
     app.finalize()
@@ -72,7 +73,7 @@ def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
 
 
 def report(app: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return what _release_check.py evaluates, as plain data."""
+    """Return the report that _release_check.py evaluates."""
     tasks = {name: task for name, task in sorted(app.tasks.items()) if not name.startswith("celery.")}
     return {
         "tasks": list(tasks),
@@ -98,7 +99,7 @@ def report(app: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def parameters(task: Any) -> list[list[Any]]:  # noqa: ANN401
-    """Return name, kind and whether it is required of each parameter of a task; any where they can't be read."""
+    """Return name, kind and whether it is required for each parameter of a task; any if they can't be read."""
     try:
         found = inspect.signature(task.run).parameters.values()
     except (TypeError, ValueError):
@@ -107,13 +108,14 @@ def parameters(task: Any) -> list[list[Any]]:  # noqa: ANN401
 
 
 def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
-    """Return the settings for which application and fleet say different things.
+    """Return the settings that application and fleet set differently.
 
     Args:
-        app: a Celery application that has this loader.
+        app: a Celery application with the fleet's loader.
 
     Returns:
-        Of each, its name, both values as text without passwords, and whose value applies: "application" or "fleet".
+        For each setting, its name, both values as text without passwords, and whose value applies: "application",
+        "fleet" or "fleet, then application".
     """
     conf, view = app.conf, _own(app)
     found = []
@@ -135,10 +137,10 @@ def _text(value: object) -> str:
 
 
 def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the queues that the application sends tasks to and the fleet does not declare, with where it says so.
+    """Return undeclared queues that the application sends tasks to, with the place that names each.
 
     Args:
-        app: a Celery application that has this loader.
+        app: a Celery application with the fleet's loader.
     """
     declared = {queue.name for queue in fleet.FIRM["task_queues"]}
     found: dict[str, str] = {}
@@ -153,7 +155,7 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
 
 
 def _destinations(app: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa: ANN401
-    """Yield where tasks go, as far as that does not depend on their arguments, each after where it is said."""
+    """Yield the routes that do not depend on arguments of tasks, each after the place that sets it."""
     for name, entry in (app.conf.beat_schedule or {}).items():
         yield f"beat_schedule[{name!r}]", entry.get("options") or {}
     for name, task in app.tasks.items():
@@ -162,16 +164,16 @@ def _destinations(app: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:  # noqa:
             continue
         try:
             route = app.amqp.router.lookup_route(name)
-        except Exception:  # noqa: S112 - a router of the application's that wants arguments
+        except Exception:  # noqa: S112 - a router of the application that needs arguments
             continue
         yield f"the route of the task {name}", {"queue": route} if isinstance(route, str) else route or {}
 
 
 def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
-    """Return the highest priorities that the application wants and no queue of the fleet has, by where it says so.
+    """Return the highest priorities that the application sets and no queue of the fleet has, by place.
 
     Args:
-        app: a Celery application that has this loader.
+        app: a Celery application with the fleet's loader.
     """
     if "task_queue_max_priority" not in fleet.FIRM:  # queues of Redis have priorities without it
         return {}
@@ -193,13 +195,13 @@ def _highest(queue: Any) -> int:  # noqa: ANN401
 
 
 def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-    """Return the tasks whose own time limit is above that of the workers of their queue.
+    """Return the tasks whose time limit is above the time limit of their queue's workers.
 
     Args:
-        app: a Celery application that has this loader.
+        app: a Celery application with the fleet's loader.
 
     Returns:
-        Of each, its name, its queue, and both limits in seconds.
+        For each task, its name, its queue, and both limits in seconds.
     """
     found = []
     for name, task in sorted(app.tasks.items()):
@@ -212,7 +214,7 @@ def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401
 
 
 def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
-    """Return the queue that a task goes to; nothing where that depends on more than its name."""
+    """Return the queue that a task is sent to; empty if the route depends on more than its name."""
     own = getattr(task, "queue", None)
     try:
         return str(app.amqp.router.route({"queue": own} if own else {}, task.name)["queue"].name)
@@ -221,10 +223,10 @@ def queue_of(app: Any, task: Any) -> str:  # noqa: ANN401
 
 
 def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
-    """Return the exchanges that tasks go to and the fleet does not declare, with where it is said.
+    """Return undeclared exchanges that tasks are sent to, with the place that names each.
 
     Args:
-        app: a Celery application that has this loader.
+        app: a Celery application with the fleet's loader.
     """
     declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
     found: dict[str, str] = {}
@@ -237,7 +239,7 @@ def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
 
 
 def _own(app: Any) -> Any:  # noqa: ANN401
-    """Return what the application sets itself, as settings without any default."""
+    """Return the application's own settings, without Celery's and the fleet's."""
     conf = app.conf
     conf.finalize()
     return type(conf)({}, list(getattr(app.loader, "own", ())), conf._keys, conf.prefix)

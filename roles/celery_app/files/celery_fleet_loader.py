@@ -1,9 +1,9 @@
-"""Celery's loader in each process of the fleet, which applies the fleet's settings to any application.
+"""Celery loader that applies the fleet's settings to any application.
 
-CELERY_LOADER names it, so an application needs no line of its own. Settings come from up to three places: the module or
-object that the application names, what its code sets on app.conf, and the fleet (celery_fleet_settings). Of the
-fleet's, FIRM always apply, whatever the application's code sets before or after; DEFAULTS apply where the application
-sets nothing. What the release's Celery does not know is left out.
+CELERY_LOADER names it, so an application needs no change. Settings have up to three sources: the application's
+configuration module or object, its code that sets app.conf, and the fleet (celery_fleet_settings). The fleet's FIRM
+override the application's settings. The application's settings override the fleet's DEFAULTS. Settings that the
+release's Celery does not have are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # it is rendered
+import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # rendered
 from celery.app import base
 from celery.app.defaults import DEFAULTS
 from celery.bootsteps import StartStopStep
@@ -24,47 +24,47 @@ from celery_fleet_alive import INTERVAL_SECONDS, AliveFile  # type: ignore[impor
 
 
 class Loader(AppLoader):  # type: ignore[misc]
-    """Adds the fleet's settings to those of an application once these are read."""
+    """Loader that adds the fleet's settings after the application is configured."""
 
     _connected = False
-    #: The settings that the application was configured by, the strongest first; empty until then.
+    #: The application's own settings, the strongest first; empty before its configuration.
     own: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def conf(self) -> Any:  # noqa: ANN401 - Celery has no types
-        """Return what the application's configuration source says. Celery asks just before it puts all together."""
+        """Return the application's configuration source. Celery reads it just before it merges all settings."""
         if not self._connected:
-            # Not in __init__: with Django, the loader is there before the application's signals are.
+            # Not in __init__: with Django, the loader exists before the application's signals.
             self._connected = True
             self.app.on_after_configure.connect(self.apply, weak=False)
         return super().conf
 
     def apply(self, **_: object) -> None:
-        """Put the fleet's settings around those of the application."""
+        """Merge the fleet's settings with the application's."""
         conf = self.app.conf
         before_task_publish.connect(leave_expiry_to_workers)
-        take_fractions_of_a_second()
+        raise_short_countdowns()
         if fleet.PRODUCER:
             _declare_nothing()
         if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
-            self.app.steps["consumer"].add(SignOfLife)
-        # The last are Celery's defaults. The first takes what code sets from now on.
+            self.app.steps["consumer"].add(Heartbeat)
+        # The last map has Celery's defaults. The first gets the values that code sets from now on.
         *own, defaults = conf.maps
         self.own = tuple(own)
         firm = {name: value for name, value in fleet.FIRM.items() if name in DEFAULTS}
         firm["task_routes"] = [*_listed(fleet.FIRM["task_routes"]), *_listed(conf.get("task_routes"))]
-        # With a namespace, Celery looks for CELERY_TASK_ROUTES in all places before it looks for task_routes.
+        # With a namespace, Celery searches all maps for CELERY_TASK_ROUTES before it searches them for task_routes.
         firm |= {key: value for name, value in firm.items() for key in conf._to_keys(name)}
         weak = {name: value for name, value in fleet.DEFAULTS.items() if name in DEFAULTS}
         conf.__dict__["maps"] = [firm, *own, weak, defaults]
-        # What copies of these settings are made from.
+        # Copies of these settings are made from this.
         conf.__dict__["defaults"] = [firm, *own[1:], weak, defaults]
 
 
-class SignOfLife(StartStopStep):  # type: ignore[misc]
-    """Has a worker report each second that it is alive, from its own event loop."""
+class Heartbeat(StartStopStep):  # type: ignore[misc]
+    """Bootstep that writes a worker's heartbeat each second, from the worker's event loop."""
 
-    # It starts anew when the worker is connected anew, which clears the timers.
+    # A reconnect clears the timers, and restarts this step after the step Tasks.
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, parent: Any, **options: object) -> None:  # noqa: ANN401
@@ -75,7 +75,7 @@ class SignOfLife(StartStopStep):  # type: ignore[misc]
         parent.timer.call_repeatedly(INTERVAL_SECONDS, self.report, (parent,))
 
     def report(self, consumer: Any) -> None:  # noqa: ANN401
-        from celery.worker import state  # noqa: PLC0415 - there in a worker; a sender need not load it
+        from celery.worker import state  # noqa: PLC0415 - a producer does not need it
 
         active = len(state.active_requests)
         self._file.write(
@@ -87,17 +87,17 @@ class SignOfLife(StartStopStep):  # type: ignore[misc]
 
 
 def leave_expiry_to_workers(properties: dict[str, Any], **_: object) -> None:
-    """Let a message that is too late come to a worker, which tells that its task is revoked.
+    """Remove the expiry of a message, so that a worker gets it and revokes its task.
 
-    RabbitMQ would drop it by itself, and for a dead letter: whoever waits for its result would wait for ever.
+    RabbitMQ would dead-letter an expired message, and a caller would wait for the result without end.
     """
     properties.pop("expiration", None)
 
 
-def take_fractions_of_a_second() -> None:
-    """Let a task that is to run within the next second wait for one.
+def raise_short_countdowns() -> None:
+    """Raise countdowns below one second to one second.
 
-    With quorum queues, Celery 5.5 to 5.7 refuses its countdown, and a retry that has one is lost (Celery.send_task).
+    With quorum queues, Celery 5.5 to 5.7 refuses such a countdown, and a retry with it is lost (Celery.send_task).
     """
     calculate = getattr(base, "calculate_routing_key", None)
     if calculate and not hasattr(calculate, "celery_fleet"):
@@ -110,10 +110,10 @@ def take_fractions_of_a_second() -> None:
 
 
 def _declare_nothing() -> None:
-    """Leave queues and exchanges to the workers: the broker lets a producer publish, and nothing else."""
+    """Don't declare queues and exchanges: a producer may only publish. Workers declare them."""
     for queue in fleet.FIRM["task_queues"]:
         queue.no_declare = True
-    # Of Redis, kombu keeps a declared exchange in memory, and needs it.
+    # With Redis, a declared exchange exists in kombu's memory only, and is needed.
     if fleet.FIRM["broker_url"].startswith("amqp"):
         event_exchange.no_declare = True
 

@@ -1,8 +1,8 @@
-"""Reports what becomes of a worker's tasks: into counts that its host keeps, and each task's end into its journal.
+"""Count a worker's tasks in files of its host, and log each task's result to the journal.
 
-Imported by the settings. Where tasks are sent, each is stamped with the moment; how long it waited is what its worker
-sees of that. In a program that Supervisor runs, tasks are counted and their ends told. No event of Celery's is
-involved: those carry no queue, are thrown away under load, and stop when a broker is in trouble.
+The settings import this module. Producers add the time to each message, from which workers compute its time in the
+queue. Programs of Supervisor count tasks and log results. Celery's events are not used: they contain no queue, are
+dropped under load, and stop when the broker has a problem.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from celery_fleet_counts import KINDS, CountsFile  # type: ignore[import-not-fou
 
 SENT_AT = "sent_at"
 STATES = {"done": "SUCCESS", "failed": "FAILURE", "retried": "RETRY"}
-#: RabbitMQ's quorum queues get a task with a countdown by exchanges that read it from the routing key, bit by bit.
+#: The prefix of the routing key of a task with a countdown, for quorum queues: the delay in bits.
 #: Source: kombu.transport.native_delayed_delivery.
 DELAY = re.compile(r"^(?:[01]\.){28}")
-#: To send an entry to a journal whose queue is full, a millisecond apart.
+#: Attempts to send an entry to a journal whose queue is full, a millisecond apart.
 ATTEMPTS = 6
-#: Of an exception's text, in the journal.
+#: Characters of an exception in the journal.
 LONGEST_TEXT = 1000
 
 
 def stamp(headers: dict[str, Any], properties: dict[str, Any] | None = None, **_: object) -> None:
-    """Note when a task is sent, in its message.
+    """Add the time to the message of a task.
 
-    A retry is sent with the headers of the try before, so what is there is replaced.
+    A retry has the headers of the previous attempt, so an existing time is replaced.
     """
     now = time.time()
     headers[SENT_AT] = now
     if properties is not None:
-        # RabbitMQ tells the age of a classic queue's oldest message from this.
+        # RabbitMQ computes the age of a classic queue's oldest message from this.
         properties["timestamp"] = int(now)
 
 
@@ -51,7 +51,7 @@ def number(value: object) -> float | None:
 
 
 def moment(value: object) -> float | None:
-    """Return the time of an eta, in seconds since the epoch; Celery sends it as a text."""
+    """Return the time of an eta in seconds since the epoch; None if there is none or it is invalid."""
     if value is None:
         return None
     try:
@@ -61,18 +61,18 @@ def moment(value: object) -> float | None:
 
 
 def queue_of(request: Any) -> str:  # noqa: ANN401 - Celery has no types of its own
-    """Return the queue that a task came by: with the fleet's settings, what its message was routed by."""
+    """Return the queue of a task from the routing key, which is the queue's name with the fleet's settings."""
     return DELAY.sub("", (request.delivery_info or {}).get("routing_key") or "")
 
 
 @dataclass
 class Run:
-    """A task that this process runs, or of which it tells.
+    """The run of a task.
 
     Attributes:
-        began: seconds since the epoch.
-        wait: seconds; None: nobody noted when it was sent.
-        arguments: as Celery shortens them; empty where they are not to be told.
+        began: start in seconds since the epoch.
+        wait: seconds in the queue; None if the message contains no time.
+        arguments: arguments as Celery shortens them; empty if they are not logged.
     """
 
     queue: str
@@ -85,13 +85,13 @@ class Run:
 
 
 class Report:
-    """What is reported of the tasks of one program.
+    """The counts and the log of a program's tasks.
 
-    A report that fails must not fail a task, so none of these raises what comes of files and sockets.
+    Errors of files and sockets must not fail a task, so no method raises them.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        """Report as a program's environment says."""
+        """Configure the report from a program's environment."""
         self._directory = Path(environment["CELERY_FLEET_COUNTS"])
         self._journal = environment.get("CELERY_FLEET_JOURNAL", "")
         self._arguments = environment.get("CELERY_FLEET_JOURNAL_ARGUMENTS") == "1"
@@ -101,7 +101,7 @@ class Report:
         os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        """Have nothing yet: what a process has is not its children's."""
+        """Reset the state, at the beginning and in each forked child."""
         self._lock = threading.Lock()
         self._mine: CountsFile | None = None
         self._runs: dict[str, Run] = {}
@@ -111,7 +111,7 @@ class Report:
     @property
     def _counts(self) -> CountsFile:
         if self._mine is None:
-            # The first tasks of a pool of threads begin at once.
+            # The first tasks of a thread pool start at the same time.
             with self._lock:
                 if self._mine is None:
                     self._mine = CountsFile(self._directory, f"{self._program}@{self._release}")
@@ -134,16 +134,16 @@ class Report:
             counts.begin(run.queue, run.task, now, sent, run.wait or 0.0)
 
     def became(self, kind: str, task_id: str, task: str, request: Any, exception: object = "") -> None:  # noqa: ANN401
-        """Take up what became of a task: a kind of the counts'."""
+        """Count the outcome of a task, one of KINDS."""
         with contextlib.suppress(OSError):
             counts, now = self._counts, time.time()
-            # Of a child that was killed, its parent says what became of its task, and of its queue unless time was up.
+            # For a killed child, the parent reports the outcome. After a time limit, it does not know the queue.
             run = self._runs.get(task_id) or Run(queue_of(request) if request.id == task_id else "", task, now)
             counts.count(KINDS.index(kind), run.queue, run.task, now)
             if exception:
                 run.exception = f"{type(exception).__name__}: {exception}"[:LONGEST_TEXT]
             if task_id not in self._runs:
-                self._tell(task_id, run, STATES[kind], None)
+                self._log(task_id, run, STATES[kind], None)
 
     def ended(self, task_id: str, state: str) -> None:
         with contextlib.suppress(OSError):
@@ -151,16 +151,20 @@ class Report:
             if run := self._runs.pop(task_id, None):
                 seconds = max(0.0, now - run.began)
                 counts.end(run.queue, run.task, now, seconds)
-                self._tell(task_id, run, state, seconds)
+                self._log(task_id, run, state, seconds)
 
-    def _tell(self, task_id: str, run: Run, state: str, seconds: float | None) -> None:
-        """Send a task's end to the journal; one that does not get there is counted."""
+    def _log(self, task_id: str, run: Run, state: str, seconds: float | None) -> None:
+        """Send a task's result to the journal. Count a result that could not be sent."""
         if self._journal:
             self._counts.tell(lambda number: self._send(self._entry(task_id, run, state, seconds, number)))
 
     def _entry(self, task_id: str, run: Run, state: str, seconds: float | None, number: int) -> bytes:
-        """Return the journal's entry of a task's end, which has this number among those of its file of counts."""
-        told = {
+        """Return the journal entry of a task's result.
+
+        Args:
+            number: sequence number of the result in the file of counts.
+        """
+        result = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "state": state,
             "task": run.task,
@@ -178,7 +182,7 @@ class Report:
             **({"arguments": run.arguments} if run.arguments else {}),
         }
         fields = {
-            "MESSAGE": json.dumps(told),
+            "MESSAGE": json.dumps(result),
             "PRIORITY": "4" if state == "FAILURE" else "6",
             "SYSLOG_IDENTIFIER": "celery",
             "CELERY_TASK": run.task,
@@ -188,15 +192,18 @@ class Report:
             "CELERY_PROGRAM": self._program,
             "CELERY_RELEASE": self._release,
         }
-        # Source: systemd.io/JOURNAL_NATIVE_PROTOCOL. A value with a line break would need another form.
+        # Source: systemd.io/JOURNAL_NATIVE_PROTOCOL. A value with a newline would need the binary format.
         lines = (f"{name}={value.replace(chr(10), ' ')}\n" for name, value in fields.items())
         return "".join(lines).encode(errors="replace")
 
     def _send(self, entry: bytes) -> None:
         """Send an entry to the journal.
 
-        A burst fills its queue, which holds ten entries by default (unix(7), max_dgram_qlen): it gets a moment to make
-        room. One that makes none gets no other for a second, so a journal that hangs costs tasks half a percent.
+        A burst fills the journal's queue of ten entries by default (unix(7), max_dgram_qlen), so retry for some
+        milliseconds. If that fails, don't retry for a second: a hanging journal costs half a percent of the run time.
+
+        Raises:
+            OSError: the journal does not accept the entry.
         """
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -215,7 +222,7 @@ class Report:
 
 
 def connect(report: Report) -> None:
-    """Have Celery's signals tell a report."""
+    """Connect Celery's signals to a report."""
 
     def sent(**_: object) -> None:
         report.sent()
@@ -248,7 +255,7 @@ def connect(report: Report) -> None:
 
 
 def install() -> None:
-    """Stamp what this process sends; where it is a program that Supervisor runs, report its tasks."""
+    """Add the time to messages of this process. Report tasks, if this process is a program of Supervisor."""
     signals.before_task_publish.connect(stamp, weak=False, dispatch_uid="celery_fleet_report.stamp")
     if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
         connect(Report(os.environ))

@@ -1,9 +1,9 @@
-"""Has a worker take no more tasks before it ends, so that none is on its way to a child at that moment.
+"""Stop a worker's consumers before its shutdown, so that no task is in transit to a child at that moment.
 
-Imported by the settings of a program that Supervisor runs. Celery 5.7 may forget to acknowledge a task that it hands to
-a child while it begins to end: the task is done, and then done again by another worker.
+The settings of Supervisor's programs import this module. Celery 5.7 may not acknowledge a task that it passes to a
+child at the beginning of a shutdown. The task runs, and after its redelivery another worker runs it again.
 
-A worker that ends answers nobody, so it says in a file what it is still at.
+A worker does not answer remote control during its shutdown, so it writes its tasks in flight to a file.
 """
 
 from __future__ import annotations
@@ -20,68 +20,69 @@ from typing import Any
 
 from celery import signals
 
-# Redis may still answer a question for a message that was asked before the consumer was cancelled.
+# Redis may still deliver a message for a request from before the cancellation of the consumer.
 SETTLE_SECONDS = 1.5
-# Where many messages were reserved, the rest is handed back.
+# After this time, the shutdown begins, and the broker redelivers messages that have not started.
 LONGEST_SECONDS = 10.0
 TICK_SECONDS = 0.25
 WATCH_SECONDS = 1.0
 
 
 class Stop:
-    """What a TERM does to a worker: it takes no more, and then goes on as Celery has it."""
+    """Handler of SIGTERM that cancels the worker's consumers before Celery's own handler runs."""
 
     def __init__(self, consumer: Any, end: Callable[..., object]) -> None:  # noqa: ANN401 - Celery has no types
-        """Take the place of Celery's handler.
+        """Start the thread that watches the shutdown.
 
         Args:
-            consumer: the worker's.
-            end: what Celery does at a TERM.
+            consumer: the worker's consumer.
+            end: Celery's handler of SIGTERM.
         """
         self._consumer = consumer
         self._end = end
-        self._told = 0.0
+        self._requested = 0.0
         self._ended = False
-        # It waits from the beginning: where gevent calls a handler of signals, no thread can be started.
+        # Not in the handler: with gevent, a signal handler can't start a thread.
         threading.Thread(target=self.watch, daemon=True).start()
 
     def handle(self, *_: object) -> None:
-        """Begin, or, when told again, end at once."""
-        if self._told:
+        """Cancel the consumers. At a second signal, shut down at once."""
+        if self._requested:
             self.end()
             return
-        self._told = time.monotonic()
-        self._consumer.call_soon(self.take_no_more)
+        self._requested = time.monotonic()
+        self._consumer.call_soon(self.cancel_consumers)
 
     def watch(self) -> None:
-        """Once it is told to end, say what it is at; end it in any case if it takes too long to come to that."""
+        """Report the tasks in flight after SIGTERM. Shut down after LONGEST_SECONDS in any case."""
         while True:
             time.sleep(WATCH_SECONDS)
-            if self._told:
-                self.tell()
-                # A worker whose broker is away does not come to what it is asked to do soon.
-                if time.monotonic() - self._told >= LONGEST_SECONDS:
+            if self._requested:
+                self.report()
+                # Without a broker, the event loop does not run the calls of call_soon.
+                if time.monotonic() - self._requested >= LONGEST_SECONDS:
                     self.end()
 
-    def take_no_more(self) -> None:
+    def cancel_consumers(self) -> None:
         for queue in list(self._consumer.app.amqp.queues.consume_from):
             self._consumer.cancel_task_queue(queue)
-        self._consumer.timer.call_repeatedly(TICK_SECONDS, self.look)
+        self._consumer.timer.call_repeatedly(TICK_SECONDS, self.poll)
 
-    def look(self) -> None:
-        """End, once every task that was received has begun."""
-        from celery.worker import state  # noqa: PLC0415 - there in a worker; a sender need not load it
+    def poll(self) -> None:
+        """Shut down once all received tasks have started."""
+        from celery.worker import state  # noqa: PLC0415 - a producer does not need it
 
-        begun = len(state.reserved_requests) <= len(state.active_requests)
-        if begun and time.monotonic() - self._told >= SETTLE_SECONDS:
+        started = len(state.reserved_requests) <= len(state.active_requests)
+        if started and time.monotonic() - self._requested >= SETTLE_SECONDS:
             self.end()
 
-    def tell(self) -> None:
+    def report(self) -> None:
+        """Write the tasks in flight to a file, with the start of each."""
         from celery.worker import state  # noqa: PLC0415 - as above
 
         path = Path(os.environ["CELERY_FLEET_COUNTS"], f"{os.environ['SUPERVISOR_PROCESS_NAME']}.ending")
         temporary = path.with_suffix(".part")
-        # A set that changes meanwhile, or a disk that is full: the next time then.
+        # The set may change during the iteration, and the disk may be full. The next report follows within a second.
         with contextlib.suppress(RuntimeError, OSError):
             tasks = [{"name": task.name, "since": task.time_start} for task in list(state.active_requests)]
             temporary.write_text(json.dumps({"pid": os.getpid(), "tasks": tasks}), encoding="utf-8")
@@ -94,7 +95,7 @@ class Stop:
 
 
 def install() -> None:
-    """Stop the worker so, if it is a program that Supervisor runs."""
+    """Replace Celery's handler of SIGTERM, if this process is a program of Supervisor."""
     if not os.environ.get("SUPERVISOR_PROCESS_NAME") or not os.environ.get("CELERY_FLEET_COUNTS"):
         return
 
@@ -104,7 +105,7 @@ def install() -> None:
             signal.signal(signal.SIGTERM, Stop(sender, end).handle)
             from celery.worker.control import Panel  # noqa: PLC0415 - as above
 
-            # By remote control it is to end in the same way: Celery's own leaves the loop at once.
+            # Celery's own remote shutdown leaves the event loop at once.
             Panel.data["shutdown"] = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
 
     signals.worker_ready.connect(replace, weak=False, dispatch_uid="celery_fleet_stop")

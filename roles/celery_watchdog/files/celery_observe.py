@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Report the depths of an application's queues at intervals, a line of JSON each time.
+"""Report the depths of an application's queues at intervals, as a line of JSON each.
 
 Runs in the application's environment, as its user: celery_run celery_observe.py APP CONFIG. Ends when the application's
-release or environment is another one than at its start, so that it is started anew on that.
+release or environment has changed, so that the watchdog restarts it with the new ones.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from typing import Any
 from celery.app.utils import find_app
 
 REPLY_SECONDS = 5
-# Tells its lines from what the application prints.
+# Prefix of its lines, which distinguishes them from output of the application.
 MARK = "celery-fleet "
 
 
-def ground(config: dict[str, Any]) -> list[object]:
-    """Return what this process was started from."""
+def sources(config: dict[str, Any]) -> list[object]:
+    """Return the release, and the modification times of the environment and the settings."""
     files = [Path(config["config_dir"]) / name for name in ("environment", "celery_fleet_settings.py")]
     return [os.readlink(config["current"]), *(path.stat().st_mtime_ns for path in files if path.exists())]  # noqa: PTH115
 
 
 def observe(app: Any, queues: set[str]) -> dict[str, Any]:  # noqa: ANN401 - Celery has no types
-    """Return the depth of each queue, or why the broker can't be asked."""
+    """Return the depth of each queue, or the error if the broker is unavailable."""
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=REPLY_SECONDS)
-            # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
+            # With Redis, a declaration has no effect, and a passive one ignores the key prefix (kombu 5.7).
             passive = connection.transport.driver_type != "redis"
             waiting = {}
             for queue in queues:
-                # Each in a channel of its own, since a queue that is not there yet closes it.
+                # A channel per queue, because a missing queue closes the channel.
                 with connection.channel() as channel:
                     try:
                         waiting[queue] = channel.queue_declare(queue, passive=passive).message_count
                     except connection.channel_errors:
                         waiting[queue] = 0
-    except Exception as error:  # whatever it is, nothing is known of the queues then
+    except Exception as error:  # after any error, the depths are unknown
         return {"broker": False, "error": f"{type(error).__name__}: {error}"}
     return {"broker": True, "waiting": waiting}
 
@@ -50,10 +50,10 @@ def observe(app: Any, queues: set[str]) -> dict[str, Any]:  # noqa: ANN401 - Cel
 def main() -> None:
     name, path = sys.argv[1:]
     config = json.loads(Path(path).read_text(encoding="utf-8"))
-    started_from = ground(config)
+    started_from = sources(config)
     queues = {queue for worker in config["workers"] for queue in worker["queues"]}
     app = find_app(name)
-    while ground(config) == started_from:
+    while sources(config) == started_from:
         began = time.monotonic()
         print(MARK + json.dumps(observe(app, queues)), flush=True)
         time.sleep(max(0.0, config["interval"] - (time.monotonic() - began)))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Restart a worker of this host that runs, but takes no tasks: warm, through Supervisor, and with its reason said.
+"""Restart stuck workers of this host: workers that run, but receive no tasks. Log the reason of each warm restart.
 
-A worker may go on without its queue after its broker was away (celery/celery#8030, #8091, #8990, #10205). The workers
-report in files of their own; a process of the application's user asks the broker for the depths of its queues. This one
-evaluates both, and talks to Supervisor alone.
+A worker may lose its consumers after an outage of its broker (celery/celery#8030, #8091, #8990, #10205). Workers write
+heartbeats to files, and celery_observe.py polls the depths of queues as the application's user. This process evaluates
+both, and connects to Supervisor only.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# The application's configuration directory, which is root's, is on the path.
+# From the application's configuration directory, where only root can write.
 from celery_fleet_alive import Alive, is_fresh, read_alive  # type: ignore[import-not-found]  # module_utils/_alive.py
 
-# As long as a release waits for a worker to be at work.
+# As long as a release waits for a worker to become ready.
 START_SECONDS = 180.0
-# At the beginning of what celery_observe.py tells.
+# Prefix of celery_observe.py's lines.
 MARK = "celery-fleet "
 MOST_DOUBLINGS = 6
 SLOW_INTERVALS = 2.5
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What was seen of a worker at one time.
+class Sample:
+    """A sample of a worker's state.
 
     Attributes:
-        at: seconds, of a clock that does not jump.
-        pid: its process.
-        answered: it said how it is; what follows is known only then.
-        done: tasks that it took since it started.
-        active: tasks that it is at work on.
-        held: tasks that it has received and not begun, as under a rate limit.
+        at: seconds of the monotonic clock.
+        pid: process ID.
+        answered: whether its heartbeat is fresh. Otherwise, done, active and held are unknown.
+        done: tasks that were received since its start.
+        active: running tasks.
+        held: tasks that were received and not started, such as under a rate limit.
         waiting: messages in the queues that it consumes.
     """
 
@@ -56,75 +56,82 @@ class Sight:
     waiting: int = 0
 
 
-def stuck(sights: list[Sight], patience: float) -> str:
-    """Return why a worker is to be restarted; an empty text if it is not.
+def stuck(samples: list[Sample], patience: float) -> str:
+    """Return why a worker must be restarted; an empty text if it is healthy.
 
     Args:
-        sights: the latest last, without a gap in which the broker was away.
-        patience: seconds that it must have looked so.
+        samples: samples in order of time, all since the last outage of the broker.
+        patience: seconds for which a worker must be stuck.
     """
-    if not sights or sights[-1].at - sights[0].at < patience or len({sight.pid for sight in sights}) > 1:
+    if not samples or samples[-1].at - samples[0].at < patience or len({sample.pid for sample in samples}) > 1:
         return ""
-    last = sights[-1]
-    if not any(sight.answered for sight in sights):
-        return f"it has not answered for {last.at - sights[0].at:.0f} s"
-    idle = all(sight.answered and not (sight.active or sight.held) and sight.waiting for sight in sights)
-    if idle and len({sight.done for sight in sights}) == 1:
-        return f"it has taken no task for {last.at - sights[0].at:.0f} s, while {last.waiting} wait in its queues"
+    last = samples[-1]
+    if not any(sample.answered for sample in samples):
+        return f"it has not answered for {last.at - samples[0].at:.0f} s"
+    idle = all(sample.answered and not (sample.active or sample.held) and sample.waiting for sample in samples)
+    if idle and len({sample.done for sample in samples}) == 1:
+        return (
+            f"it has received no task for {last.at - samples[0].at:.0f} s, while {last.waiting} messages wait in its "
+            "queues"
+        )
     return ""
 
 
-class Memory:
-    """The recent sights of each worker, and how often it was restarted in vain."""
+class History:
+    """The recent samples of each worker, and the number of its restarts without effect."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._sights: dict[str, list[Sight]] = {}
+        self._samples: dict[str, list[Sample]] = {}
         self._restarts: dict[str, int] = {}
         self._answered: dict[str, int] = {}
 
     def has_answered(self, name: str, pid: int, *, now: bool) -> bool:
-        """Return whether a process of a worker has ever answered, now included."""
+        """Return whether a worker's process has ever had a fresh heartbeat.
+
+        Args:
+            now: whether it has one now.
+        """
         if now:
             self._answered[name] = pid
         return self._answered.get(name) == pid
 
-    def forget(self) -> None:
-        """Begin anew, since for a while nothing was seen."""
-        self._sights.clear()
+    def clear(self) -> None:
+        """Remove all samples after a gap in the observations."""
+        self._samples.clear()
 
-    def add(self, name: str, sight: Sight) -> str:
-        """Note a sight and return why the worker is to be restarted, if it is."""
-        sights = [*self._sights.get(name, []), sight]
-        if sight.done:
+    def add(self, name: str, sample: Sample) -> str:
+        """Add a sample. Return why the worker must be restarted, or an empty text."""
+        samples = [*self._samples.get(name, []), sample]
+        if sample.done:
             self._restarts.pop(name, None)
-        # What a restart did not mend, another does not mend sooner.
+        # Back off: what one restart did not fix, the next one is unlikely to fix.
         restarts = self._restarts.get(name, 0)
         patience = self._patience * 2 ** min(restarts, MOST_DOUBLINGS)
-        # One more than patience spans, so that the span can be as long.
-        while len(sights) > 2 and sight.at - sights[1].at >= patience:  # noqa: PLR2004
-            sights.pop(0)
-        reason = stuck(sights, patience)
-        self._sights[name] = [] if reason else sights
+        # Keep one sample more, so that the samples span the patience.
+        while len(samples) > 2 and sample.at - samples[1].at >= patience:  # noqa: PLR2004
+            samples.pop(0)
+        reason = stuck(samples, patience)
+        self._samples[name] = [] if reason else samples
         if reason:
             self._restarts[name] = restarts + 1
         return reason
 
 
 class Supervisor:
-    """Supervisor of this host."""
+    """The API of this host's Supervisor."""
 
     def __init__(self, socket: str) -> None:
-        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - there only where Supervisor is
+        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - exists only on hosts with Supervisor
 
         self._transport: Callable[[], Any] = partial(SupervisorTransport, None, None, f"unix://{socket}")
 
-    def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - XML-RPC gives anything
+    def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - XML-RPC returns any type
         server: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport())
         return getattr(server.supervisor, method)(*arguments)
 
     def running(self) -> dict[str, tuple[int, float]]:
-        """Return process and seconds of life of each program that runs and is not being stopped."""
+        """Return process ID and uptime in seconds of each program in the state RUNNING."""
         return {
             info["group"]: (info["pid"], info["now"] - info["start"])
             for info in self._call("getAllProcessInfo")
@@ -132,24 +139,24 @@ class Supervisor:
         }
 
     def restart(self, name: str) -> None:
-        """Stop a program warm, wait until it has ended, and start it."""
+        """Restart a program warm: send SIGTERM, wait for its end, and start it."""
         self._call("stopProcess", name, True)
         self._call("startProcess", name, False)
 
 
-def say(text: str) -> None:
-    """Write a line for the journal."""
+def log(text: str) -> None:
+    """Write a line to the journal."""
     print(text, flush=True)
 
 
 def restart(supervisor: Supervisor, name: str) -> None:
-    """Restart a program and say how it went."""
+    """Restart a program and log the outcome."""
     try:
         supervisor.restart(name)
     except (OSError, xmlrpc.client.Fault) as error:
-        say(f"{name} could not be restarted: {error}")
+        log(f"Restart of {name} failed: {error}")
     else:
-        say(f"{name} is restarted")
+        log(f"Restarted {name}")
 
 
 def judge(
@@ -157,39 +164,44 @@ def judge(
     config: dict[str, Any],
     running: dict[str, tuple[int, float]],
     reports: dict[str, Alive],
-    memory: Memory,
+    history: History,
 ) -> dict[str, str]:
     """Return the programs to restart, each with its reason.
 
     Args:
-        seen: what celery_observe.py told.
-        config: the workers of this host.
-        running: as Supervisor.running gives it.
-        reports: those of workers whose event loop turns, by program.
+        seen: an observation of celery_observe.py.
+        config: the watchdog's configuration, with the workers of this host.
+        running: result of Supervisor.running.
+        reports: fresh heartbeats by program.
     """
     if not seen["broker"]:
-        memory.forget()
+        history.clear()
         return {}
     reasons = {}
     for worker in config["workers"]:
         pid, life = running.get(worker["program"], (0, 0.0))
         report = reports.get(worker["program"])
-        # A large application takes its time to start.
-        started = memory.has_answered(worker["program"], pid, now=bool(report))
+        # A large application needs a long time to start.
+        started = history.has_answered(worker["program"], pid, now=bool(report))
         if not pid or life < (config["patience"] if started else max(config["patience"], START_SECONDS)):
             continue
-        # Of a queue that it was told to consume no more, it takes nothing.
+        # Remote control may have cancelled the consumer of a queue.
         consumed = report.queues if report else worker["queues"]
         waiting = sum(seen["waiting"].get(name, 0) for name in worker["queues"] if name in consumed)
         done, active, held = (report.done, report.active, report.held) if report else (0, 0, 0)
-        sight = Sight(time.monotonic(), pid, bool(report), done, active, held, waiting)
-        if reason := memory.add(worker["program"], sight):
+        sample = Sample(time.monotonic(), pid, bool(report), done, active, held, waiting)
+        if reason := history.add(worker["program"], sample):
             reasons[worker["program"]] = reason
     return reasons
 
 
-def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - JSON gives anything
-    """Yield what the observer tells; None when it said nothing for too long, or ended, and was started anew."""
+def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - JSON contains any type
+    """Yield the observer's observations, and None before each restart of the observer.
+
+    Args:
+        command: the observer's argument list.
+        silence: seconds without output after which the observer is restarted.
+    """
     while True:
         lines: queue.Queue[str | None] = queue.Queue()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -202,7 +214,7 @@ def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - J
             threading.Thread(target=read, daemon=True).start()
             try:
                 while (line := lines.get(timeout=silence)) is not None:
-                    # The application may print, too.
+                    # Skip output of the application.
                     if line.startswith(MARK):
                         yield json.loads(line.removeprefix(MARK))
             except (queue.Empty, ValueError):
@@ -215,14 +227,14 @@ def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - J
 
 def main() -> None:
     path = sys.argv[1]
-    # Ends as by an exception, so that the observer ends too.
+    # By an exception, so that the observer is killed, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     supervisor = Supervisor(config["socket"])
-    memory = Memory(config["patience"])
+    history = History(config["patience"])
     counts = Path(config["counts"])
     user = config["user"]
-    # Not runuser, which would stay between the two, where a signal to end does not reach the other.
+    # Not runuser, which would remain as a parent process and not pass on signals.
     command = [
         "setpriv",
         f"--reuid={user}",
@@ -232,28 +244,28 @@ def main() -> None:
         "python",
     ]
     command += [f"{config['bin']}/celery_observe.py", config["app"], path]
-    away = ""
+    last_error = ""
     busy: dict[str, threading.Thread] = {}
-    say(f"Watching {', '.join(worker['program'] for worker in config['workers'])}")
-    told = time.monotonic()
+    log(f"Watching {', '.join(worker['program'] for worker in config['workers'])}")
+    previous = time.monotonic()
     for seen in observations(command, silence=6 * config["interval"]):
-        late = time.monotonic() - told > SLOW_INTERVALS * config["interval"]
-        told = time.monotonic()
+        late = time.monotonic() - previous > SLOW_INTERVALS * config["interval"]
+        previous = time.monotonic()
         if seen is None or late:
-            # Where the observer itself is slow, so may be the answers of workers that are well.
-            memory.forget()
+            # If the observer is slow, heartbeats of healthy workers may be late, too.
+            history.clear()
             continue
         error = "" if seen["broker"] else seen["error"]
-        if bool(error) != bool(away):
-            say(f"The broker can't be asked: {error}" if error else "The broker can be asked again")
-        away = error
+        if bool(error) != bool(last_error):
+            log(f"The broker is unavailable: {error}" if error else "The broker is available again")
+        last_error = error
         running = supervisor.running()
         reports = {name: read_alive(counts, name, pid) for name, (pid, _) in running.items()}
         fresh = {name: report for name, report in reports.items() if report and is_fresh(report)}
-        for name, reason in judge(seen, config, running, fresh, memory).items():
+        for name, reason in judge(seen, config, running, fresh, history).items():
             if name in busy and busy[name].is_alive():
                 continue
-            say(f"Restarting {name}, warm: {reason}")
+            log(f"Restarting {name}, warm: {reason}")
             busy[name] = threading.Thread(target=restart, args=(supervisor, name))
             busy[name].start()
 
