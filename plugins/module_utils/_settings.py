@@ -49,6 +49,11 @@ def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
     }
 
 
+#: How often, and after how many seconds each, sending is tried again: for a minute and a quarter.
+_RETRY = {"max_retries": 20, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 5}
+#: The same for a process that has no connection to the broker yet, where kombu 5.7 gives up after six seconds.
+_CONNECT_RETRY = _RETRY | {"connect_retries_timeout": 90}
+
 _COMMON = {
     "task_serializer": Setting("json", "with pickle, anyone who can publish a message can run code", firm=False),
     "result_serializer": Setting("json", "see task_serializer", firm=False),
@@ -80,8 +85,8 @@ _COMMON = {
     "broker_pool_limit": Setting(10, "maximum number of a process's connections for publishing", firm=False),
     "task_publish_retry": Setting(True, "publishing survives a restart of the broker"),
     "task_publish_retry_policy": Setting(
-        {"max_retries": 20, "interval_start": 0.2, "interval_step": 0.5, "interval_max": 5},
-        "publishing is retried for a minute and a half, instead of Celery's default of 0.6 s",
+        _RETRY,
+        "publishing is retried for a minute and a quarter, instead of Celery's default of 0.6 s",
     ),
 }
 
@@ -93,7 +98,7 @@ _RABBITMQ = {
         10, "the broker redelivers the tasks of a failed host within 20 s instead of two minutes"
     ),
     "broker_transport_options": Setting(
-        {"confirm_publish": True, "read_timeout": 15, "write_timeout": 15},
+        {"confirm_publish": True, "read_timeout": 15, "write_timeout": 15} | _CONNECT_RETRY,
         "a task is sent once the broker has confirmed it; a connection that does not respond is closed",
     ),
     "broker_channel_error_retry": Setting(
@@ -132,6 +137,7 @@ def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
                 "socket_connect_timeout": 5,
                 "socket_keepalive": True,
                 "health_check_interval": 10,
+                **_CONNECT_RETRY,
             },
             "a long task does not run twice, fleets may share a broker, a connection that does not respond is closed",
         ),

@@ -3,8 +3,8 @@
 The settings of Supervisor's programs import this module. Celery 5.7 publishes events and replies to remote control from
 the event loop that also receives and acknowledges tasks, and with publisher confirms it waits for each confirm. During
 an alarm, RabbitMQ blocks the connection and confirms nothing, without a timeout. The worker would stop until the end of
-the alarm, and the backlog that raised the alarm would never shrink. So events and replies are dropped. Publishing a
-task still waits.
+the alarm, and the backlog that raised the alarm would never shrink. So events and replies are not confirmed, and they
+are dropped while their connection is blocked. Publishing a task is confirmed, and waits.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ import os
 from typing import Any
 from weakref import WeakSet
 
-from amqp import Connection
+from amqp import Channel, Connection
 from celery import signals
 
 _blocked: WeakSet[Connection] = WeakSet()
 
 
-def is_blocked(producer: Any) -> bool:  # noqa: ANN401 - kombu has no types
-    """Return whether RabbitMQ has reported that it blocks a producer's connection.
-
-    RabbitMQ accepts the first message after an alarm, and reports the block before the second one.
-    """
-    connection = getattr(producer.channel, "connection", None)
+def is_blocked(channel: object) -> bool:
+    """Return whether RabbitMQ has reported that it blocks a channel's connection."""
+    connection = channel.connection if isinstance(channel, Channel) else None
     # Reading from a closed connection would open it.
-    if not isinstance(connection, Connection) or not connection.connected:
+    if connection is None or not connection.connected:
         return False
     if connection.on_blocked is None:
         connection.on_blocked = lambda _: _blocked.add(connection)
@@ -39,28 +36,41 @@ def is_blocked(producer: Any) -> bool:  # noqa: ANN401 - kombu has no types
     return connection in _blocked
 
 
-def drop_blocked(**_: object) -> None:
-    """Drop this worker's events and replies while its connection is blocked."""
+def wait_for_none(instance: Any, conf: Any, **_: object) -> None:  # noqa: ANN401 - Celery has no types
+    """Publish a starting worker's events and replies without waiting for confirms."""
+    if not conf.broker_transport_options.get("confirm_publish"):
+        return
     from celery.events.dispatcher import EventDispatcher  # noqa: PLC0415 - a producer does not need it
     from kombu.pidbox import Mailbox  # noqa: PLC0415 - as above
+    from kombu.pools import producers  # noqa: PLC0415 - as above
 
     dispatchers: Any = EventDispatcher
     mailboxes: Any = Mailbox
-    publish, publish_reply = dispatchers._publish, mailboxes._publish_reply
+    publish_confirmed, publish_reply = dispatchers._publish, mailboxes._publish_reply
+    app = instance.app
 
-    def publish_event(self: Any, event: object, producer: Any, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as above
-        if producer is None or not is_blocked(producer):
-            publish(self, event, producer, *arguments, **options)
+    def publish(self: Any, event: object, producer: Any, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as above
+        # The event of a sent task is published by the task's own producer, which confirms.
+        if producer is not None and producer is self.producer:
+            channel = producer.channel
+            if is_blocked(channel):
+                return
+            if isinstance(channel, Channel):
+                channel.basic_publish = channel._basic_publish
+        publish_confirmed(self, event, producer, *arguments, **options)
 
     def reply(self: Any, *arguments: Any, channel: Any = None, producer: Any = None, **options: Any) -> None:  # noqa: ANN401 - as above
         with self.producer_or_acquire(producer, channel) as acquired:
-            if not is_blocked(acquired):
+            if not is_blocked(acquired.channel):
                 publish_reply(self, *arguments, channel=channel, producer=acquired, **options)
 
-    dispatchers._publish, mailboxes._publish_reply = publish_event, reply
+    dispatchers._publish, mailboxes._publish_reply = publish, reply
+    # Not the connections that publish tasks: an unread confirm would be taken for that of a later task.
+    replies = app.connection_for_write(transport_options={"confirm_publish": False})
+    app.control.mailbox.producer_pool = producers[replies]
 
 
 def install() -> None:
-    """Drop events and replies during an alarm, if this process is a worker of Supervisor."""
+    """Do so in a worker that Supervisor runs."""
     if os.environ.get("SUPERVISOR_PROCESS_NAME"):
-        signals.celeryd_init.connect(drop_blocked, weak=False, dispatch_uid="celery_fleet_alarm")
+        signals.celeryd_init.connect(wait_for_none, weak=False, dispatch_uid="celery_fleet_alarm")
