@@ -137,7 +137,7 @@ def listen_addresses(
                 )
             )
         return addresses
-    if not clients or not broker.address:
+    if not broker.address or (not clients and str(raw.get("broker_address") or "127.0.0.1") in LOOPBACK):
         return ["127.0.0.1"]
     if ip_address(broker.address).is_global:
         problems.append(

@@ -311,9 +311,18 @@ def test_the_broker_listens_where_the_fleet_needs_it(
     assert [problem in str(found) for found in made.problems] == [True] * bool(problem)
 
 
-def test_a_fleet_of_one_host_has_a_broker_on_loopback() -> None:
+@pytest.mark.parametrize(
+    ("declared", "reached", "listens"),
+    [
+        ("", "127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("10.0.0.2", "10.0.0.2", "10.0.0.2"),
+    ],
+)
+def test_a_fleet_of_one_host_reaches_its_broker_where_it_listens(declared: str, reached: str, listens: str) -> None:
     groups = {name: ["worker1"] for name in ("all", "broker", "workers", "beat", "flower")}
-    assert make_plan(declaration(), groups, FACTS).values["broker"]["listen_addresses"] == ["127.0.0.1"]
+    broker = make_plan(declaration(broker_address=declared), groups, FACTS).values["broker"]
+    assert (broker["address"], broker["listen_addresses"]) == (reached, [listens])
 
 
 def test_a_handover_has_two_slots_and_memory_for_both() -> None:
