@@ -236,7 +236,7 @@ class Result:
     alerts: dict[str, float]
     doctor: list[str]
     status: list[str]
-    watchdog: list[str]
+    watchdog: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -244,12 +244,12 @@ class Result:
 
 
 def result_of(values: Mapping[str, Any]) -> Result:
-    """Return a result from its JSON, which may say more."""
-    known = {each.name: values[each.name] for each in fields(Result)}
+    """Return a result from its JSON, which may say more, or less."""
+    known = {each.name: values[each.name] for each in fields(Result) if each.name in values}
     return Result(**known | {"outcome": Outcome(**values["outcome"])})
 
 
-HEADINGS = ("fault", "sent", "done", "lost", "repeated", "refused", "whole after", "alerts", "doctor", "watchdog")
+HEADINGS = ("fault", "sent", "done", "lost", "repeated", "refused", "whole after", "alerts", "doctor")
 
 
 def table(results: Iterable[Result], names: Mapping[str, str] | None = None) -> list[str]:
@@ -270,7 +270,6 @@ def table(results: Iterable[Result], names: Mapping[str, str] | None = None) -> 
                 "never" if result.seconds is None else f"{result.seconds:.0f} s",
                 ", ".join(f"{name} ({seconds:.0f} s)" for name, seconds in alerts) or "none",
                 ", ".join(checks) or "nothing",
-                "; ".join(sorted({line.partition(": ")[2] for line in result.watchdog})) or "nothing",
             )
         )
     return ["| " + " | ".join(row) + " |" for row in rows]

@@ -26,6 +26,8 @@ SMALL_MEGABYTES = 32
 DISK_SERVICES = f"supervisor {APP}-exporter"
 JOURNALS = f"systemd-journald systemd-journald@{APP}"
 DEPLOY_SECONDS = 600
+#: Who runs a playbook, as its lock says.
+OWNER = re.compile(r"\b[\w.-]+@[\w.-]+")
 
 
 @dataclass
@@ -272,7 +274,7 @@ def kill_deploy(reached: Callable[[Hosts, str], bool]) -> Callable[[Hosts, Seen]
         seen.status += status_says(hosts.status(), hosts.fleet.app_hosts)
         again = hosts.playbook("deploy", **variables)
         if told := re.search(r"A rollout that is dead.*? It is taken over", " ".join(again.output.split())):
-            seen.notes.append(f"the second run said: {told[0]}")
+            seen.notes.append(f"the second run said: {OWNER.sub('USER@CONTROLLER', told[0])}")
         deployed(hosts, seen, again, version)
 
     return inject
@@ -286,7 +288,8 @@ def deploy_twice(hosts: Hosts, seen: Seen) -> None:
         at_work = run.process.poll() is None
         run.end()
     said = re.search(r"fatal: .* msg: '?(.*?)'? PLAY RECAP", " ".join(other.output.split()))
-    seen.notes.append(f"the other one was told: {said[1] if said else other.output[-500:]}")
+    told = said[1] if said else other.output[-500:]
+    seen.notes.append(f"the other one was told: {OWNER.sub('USER@CONTROLLER', told)}")
     if other.process.returncode == 0 or not at_work:
         seen.trouble.append(f"the other one was not refused while the first was at work: see {other.log}")
     deployed(hosts, seen, run, first)
