@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -111,6 +111,11 @@ def broker_port(raw: Mapping[str, Any], default: int, problems: list[Problem]) -
         problems.append(Problem("celery_broker_port", f"{value!r} is not a port", "Set it to a number from 1 to 65535"))
         return default
     return port
+
+
+def reached_at(raw: Mapping[str, Any], address: str, listening: Sequence[str]) -> str:
+    """Return the address that workers connect to: the given one, or loopback if the broker listens on nothing else."""
+    return "127.0.0.1" if not raw.get("broker_address") and listening == ["127.0.0.1"] else address
 
 
 def listen_addresses(

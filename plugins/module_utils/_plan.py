@@ -23,6 +23,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     maxclients,
     memory_limit,
     need_of,
+    reached_at,
     web_processes,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
@@ -467,18 +468,15 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     warnings += unknown_variables({name for host in used for name in host.variables}, problems)
     _check_secrets_dir(str(raw.get("secrets_dir") or "/"), problems)
     demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)
-    listening = listen_addresses(raw, broker_on, [*names, *producers], problems)
-    if not raw.get("broker_address") and listening == ["127.0.0.1"]:
-        broker_address = "127.0.0.1"
     broker = {
         "kind": kind,
         "flavor": flavor,
         "host": broker_on.name,
-        "address": broker_address,
+        "listen_addresses": (listening := listen_addresses(raw, broker_on, [*names, *producers], problems)),
+        "address": reached_at(raw, broker_address, listening),
         "port": broker_port(raw, BROKERS[flavor].port, problems),
         "user": app,
         "producer": f"{app}-producer" if producers else "",
-        "listen_addresses": listening,
         "metrics_address": str(raw.get("broker_metrics_address") or "")
         or (broker_on.address if monitor_host not in ("", broker_on.name) else "127.0.0.1"),
     } | BROKERS[flavor].values(demand, problems, warnings)
