@@ -159,8 +159,18 @@ def pack_tree(source: Path, name: str, directory: Path) -> Path:
 
     Args:
         name: name of the distribution.
+
+    Raises:
+        ReleaseError: if git ignores all files of the directory, or it has none.
     """
     files = tree_files(source)
+    if not files:
+        top = (_git(source, "rev-parse", "--show-toplevel") or "").strip()
+        ignored = f" that git does not ignore in the repository {top}" if top else ""
+        raise ReleaseError(
+            f"{source} (celery_app_source) has no file{ignored}. Name a directory that has, or remove what matches it "
+            "from .gitignore"
+        )
     contents = {str(path.relative_to(source)): path for path in files}
     version = f"0+{digest_of(files, source)[:12]}"
     project = name.replace("-", "_")

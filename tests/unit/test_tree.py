@@ -82,6 +82,14 @@ def test_tree_contains_files_that_git_does_not_ignore(site: Path) -> None:
     assert found == {"manage.py", "mysite/__init__.py", "polls/templates/mail.txt", "requirements.txt", "new.py"}
 
 
+def test_a_tree_that_a_repository_around_it_ignores_is_refused(site: Path, tmp_path: Path) -> None:
+    (site / ".gitignore").write_text("/build_of_mine/\n")
+    (site / "build_of_mine").mkdir()
+    (site / "build_of_mine" / "requirements.txt").touch()
+    with pytest.raises(ReleaseError, match=r"has no file that git does not ignore in the repository .*my-site\. Name"):
+        pack_tree(site / "build_of_mine", "mine", tmp_path)
+
+
 def test_tree_is_packed_unchanged_with_its_data(site: Path, tmp_path: Path) -> None:
     wheel = pack_tree(site, "my-site", tmp_path)
     target = tmp_path / "venv"
