@@ -389,7 +389,7 @@ def test_old_releases_go_but_none_that_runs(shop: Shop) -> None:
         (
             "deploy",
             {"celery_app_version": "1.7.0", "celery_rollout_batches": ["1", "200%", "few"]},
-            "'200%' is neither a number of hosts nor a percentage .*'few' is neither",
+            r"'200%' is neither a number of hosts nor a percentage\. .*'few' is neither",
         ),
         ("drain", {}, "No worker would consume customers, email, reports, ticks, video."),
     ],
