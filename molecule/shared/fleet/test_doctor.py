@@ -233,11 +233,13 @@ def test_a_broker_that_complains_is_found(shop: Shop, doctor: Doctor) -> None:
     waiting = shop.send(*[call("video.transcode", video, 0.2) for video in range(number)])
     with shop.altered("broker1", ALARM, memory(shop)):
         # The backlog that raises an alarm shrinks, though RabbitMQ takes no events and replies of the workers.
-        shop.wait_for(waiting)
+        if waiting:
+            shop.wait_for(waiting)
         found = doctor(celery_doctor_window_hours=0, celery_doctor_min_disk_free=1)
     words = {"rabbitmq": "Memory alarm", "redis": "memory is full"}[BROKER]
     assert told(found, "the broker", f"{BROKER} on broker1", words, "docs/alerts.md")
     assert set(found) == {"the broker"}
     wait_until(lambda: answers(shop), "not all workers answer")
     assert len(shop.run(call("customers.noop"))) == 1
-    assert len(shop.wait_for(waiting)) == number, "a task was done twice"
+    if waiting:
+        assert len(shop.wait_for(waiting)) == number, "a task was done twice"
