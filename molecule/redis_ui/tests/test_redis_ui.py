@@ -236,7 +236,7 @@ def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
 def test_a_wrong_password_of_redis_is_noticed_and_not_logged(host: Any) -> None:
     result = converge_host(host, redis_ui_redis_password="not the password of Redis")
     assert result.returncode != 0
-    assert "has logged in to Redis" in result.stdout
+    assert "Wait for the Redis UI to log in to Redis" in result.stdout
     assert "not the password of Redis" not in host.check_output("journalctl --no-pager -u redis-ui")
 
 
