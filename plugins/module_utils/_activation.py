@@ -57,7 +57,7 @@ class Observed:
     Attributes:
         state: its state in Supervisor.
         current: whether it was started from the release, the environment and the settings that are on disk.
-        answers: whether it answered a ping by its node name.
+        answers: whether its heartbeat is fresh, or it answered by remote control.
         queues: queues that it consumes, by its own answer.
         tried: seconds since this activation started it, or first observed that it is current; None if neither.
         idle: whether this activation, or one that failed, started it and it was never ready. It has no tasks then.

@@ -13,7 +13,7 @@ description:
   - A program with one slot is restarted warm. The old worker ends its tasks, then the new one starts.
   - A program with two slots is handed over. The new worker starts beside the old one, which ends its tasks once the
     new one consumes.
-  - A program is done once it runs on the release, answers a ping by remote control and consumes its queues.
+  - A program is done once it runs on the release, its heartbeat is fresh and it consumes its queues.
   - Returns after O(seconds), whether all programs are done or not. Call it again until RV(done) is true. It continues
     where it was, also after a crash of the controller or of the host.
 author: Celery Fleet (@celery-fleet)
