@@ -94,4 +94,4 @@ def test_a_limit_above_that_of_the_workers_is_refused(tmp_path: Path) -> None:
 
     told = refused("deploy", test_source=changed_source(SOURCE, tmp_path / "a", change))
     assert "The task shopfront.tasks.ship sets time_limit=600" in told
-    assert "Set time_limit: 600 of the queue shipping in celery_queues" in told
+    assert "Set time_limit: 600 for the queue shipping in celery_queues" in told
