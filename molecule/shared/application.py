@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 from shared.deployed import wait_until
@@ -24,6 +23,18 @@ def attempt(call):
     except Exception as error:
         return type(error).__name__
     return "allowed"
+"""
+
+# Sends tasks until a file is removed, which it makes when it has sent the first ones.
+LOAD = """
+from pathlib import Path
+from time import sleep
+sent, flag = {tasks}, Path({flag!r})
+flag.touch()
+while flag.exists():
+    sleep(1)
+    sent += {tasks}
+print(json.dumps(sent))
 """
 
 
@@ -57,32 +68,34 @@ class Application:
         return Path(self.host.check_output(f"readlink /srv/{self.name}/current")).name
 
     @contextmanager
-    def load(self, code: str) -> Iterator[list[str]]:
-        """Run code that sends tasks and prints their ids, repeatedly until the end of the block; yield the ids."""
-        stop = Event()
+    def load(self, tasks: str) -> Iterator[list[str]]:
+        """Send tasks from one process until the end of the block; yield their ids, which are known after it.
+
+        Args:
+            tasks: expression that sends tasks, as a list of their ids.
+        """
+        flag = f"/var/lib/{self.name}/sending"
         sent: list[str] = []
-
-        def send() -> None:
-            while not stop.is_set():
-                sent.extend(self.python(code))
-
         with ThreadPoolExecutor(1) as pool:
-            sending = pool.submit(send)
+            sending = pool.submit(self.python, LOAD.format(tasks=tasks, flag=flag))
             try:
-                wait_until(lambda: sent, "nothing is sent")
+                wait_until(lambda: sending.done() or self.host.file(flag).exists, "nothing is sent")
                 yield sent
             finally:
-                stop.set()
-            sending.result()
+                self.host.check_output(f"rm -f {flag}")
+            sent += sending.result()
 
-    def release_under_load(self, send: str, **release: Any) -> tuple[str, list[str], set[str]]:
-        """Deploy another release, and roll it back, while code sends tasks.
+    def release_under_load(self, tasks: str, **release: Any) -> tuple[str, list[str], set[str]]:
+        """Deploy another release, and roll it back, while tasks are sent.
+
+        Args:
+            tasks: see load.
 
         Returns:
             What deploy.yml said, the ids of the tasks, and the two releases.
         """
         first = self.release()
-        with self.load(send) as sent:
+        with self.load(tasks) as sent:
             told = play("deploy", **release)
             second = self.release()
             play("rollback")

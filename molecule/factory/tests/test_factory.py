@@ -13,7 +13,7 @@ from shared.playbook import changed, converge
 SOURCE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "application"
 PROJECT, FACTORY, TASKS = Path("pyproject.toml"), Path("shopfront", "__init__.py"), Path("shopfront", "tasks.py")
 MOMENTS = ("before_stage", "before_activate", "after_activate", "after_release", "after_rollback")
-SEND = "print(json.dumps([tasks.greet.delay(str(n)).id for n in range(10)]))"
+SEND = "[tasks.greet.delay(str(n)).id for n in range(10)]"
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_it_is_released_under_load_and_rolled_back(tutorial: Application, tmp_pa
         SOURCE, tmp_path / "a", lambda copy: replace_in(copy / TASKS, "return x + y", "return y + x")
     )
     began = counted(tutorial)[-1]
-    send = "print(json.dumps([tasks.add.delay(n, n).id for n in range(10)]))"
+    send = "[tasks.add.delay(n, n).id for n in range(10)]"
     told, sent, releases = tutorial.release_under_load(send, test_source=source)
     assert "task_acks_late: the fleet's True applies, not the application's False" in told
     assert "timezone: the application's 'Australia/Tasmania' applies, not the fleet's 'UTC'" in told
