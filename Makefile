@@ -6,7 +6,7 @@ export MOLECULE_COMMAND_BORDERS := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-quick lint unit lock readmes dashboards
+.PHONY: help setup demo demo-down test test-quick lint unit lock readmes dashboards docs
 
 help: ## list the commands
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -44,5 +44,8 @@ readmes: setup ## write the variable tables of the roles' READMEs
 dashboards: setup ## write the Grafana dashboards from scripts/dashboards.py
 	@.venv/bin/python scripts/dashboards.py
 
-lock: ## write requirements.lock from pyproject.toml
+docs: ## build the documentation site in .cache/docs/site
+	@scripts/docs
+
+lock: ## write requirements.lock and docs/requirements.lock from pyproject.toml
 	@scripts/lock

@@ -48,7 +48,9 @@ def problems_of(role: str, defaults: dict[str, Any], spec: dict[str, Any]) -> li
             problems.append(f"{role}: {name} is required, yet it has a default")
         if "default" in option and name not in defaults:
             problems.append(f"{role}: the spec gives {name} a default that defaults/main.yml does not have")
-        if "default" not in option and not option.get("required") and name in defaults:
+        # Ansible's documentation refuses a template as the default of an option that is no string.
+        shown = option.get("type") == "str" or "{{" not in text_of(defaults.get(name))
+        if "default" not in option and not option.get("required") and name in defaults and shown:
             problems.append(f"{role}: the spec does not show the default of {name}")
         if "default" in option and name in defaults and text_of(option["default"]) != text_of(defaults[name]):
             problems.append(f"{role}: {name} defaults to {defaults[name]!r}, but its spec says {option['default']!r}")

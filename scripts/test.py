@@ -139,6 +139,8 @@ def lint_steps() -> list[Step]:
         "argument-specs": [python, "scripts/check_argument_specs.py"],
         "role-readmes": [python, "scripts/role_readmes.py", "--check"],
         "dashboards": [python, "scripts/dashboards.py", "--check"],
+        # Fails on documentation that ansible-doc or a site can't show, and on broken links.
+        "docs": ["scripts/docs"],
     }
     return [Step(name, "lint", command) for name, command in commands.items()]
 

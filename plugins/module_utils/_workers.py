@@ -119,9 +119,7 @@ class RemoteControl:
             shutdown: shut the nodes down warm first.
         """
         try:
-            assert self._process.stdin  # noqa: S101 - it is a pipe
-            self._process.stdin.write(json.dumps([list(nodes), shutdown]) + "\n")
-            self._process.stdin.flush()
+            print(json.dumps([list(nodes), shutdown]), file=self._process.stdin, flush=True)
             line = self._lines.get(timeout=REPLY_SECONDS)
             # Skip what the application prints when it is imported.
             while line and not line.startswith("{"):

@@ -343,7 +343,9 @@ def main() -> None:
             "queues": _objects(
                 name=text, durable={"type": "bool", "default": True}, arguments={"type": "dict", "default": {}}
             ),
-            "bindings": _objects(exchange=text, queue=text, routing_key={"type": "str", "default": ""}),
+            "bindings": _objects(
+                exchange=text, queue=text, routing_key={"type": "str", "default": "", "no_log": False}
+            ),
             "policies": _objects(
                 name=text,
                 pattern=text,
