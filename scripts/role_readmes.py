@@ -48,19 +48,26 @@ def shown(value: object) -> str:
     return f"`{text}`".replace("|", "\\|")
 
 
-def table(options: dict[str, Any]) -> list[str]:
-    """Return the table of an entry point's options."""
-    rows = ["| variable | type | default | what it is |", "| --- | --- | --- | --- |"]
+def rows(options: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return a row of a table for each option, each followed by the rows of its suboptions."""
+    found = []
     for name, option in options.items():
         kind = option.get("type", "str")
+        suboptions = option.get("options", {})
         if option.get("elements"):
-            kind += f" of {option['elements']}"
+            kind += f" of {'dict' if suboptions else option['elements']}"
         default = "**required**" if option.get("required") else shown(option["default"]) if "default" in option else ""
         description = plain(option.get("description", ""))
         if option.get("choices"):
             description += " One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + "."
-        rows.append(f"| `{name}` | {kind} | {default} | {description} |")
-    return rows
+        found.append(f"| `{prefix}{name}` | {kind} | {default} | {description} |")
+        found += rows(suboptions, f"{prefix}{name}{'[]' if option.get('elements') else ''}.")
+    return found
+
+
+def table(options: dict[str, Any]) -> list[str]:
+    """Return the table of an entry point's options."""
+    return ["| variable | type | default | what it is |", "| --- | --- | --- | --- |", *rows(options)]
 
 
 def section(spec: dict[str, Any]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, read_queue, read_worker
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULES = sorted(path.stem for path in (PLUGINS / "modules").glob("*.py"))
@@ -49,3 +50,38 @@ def test_each_filter_has_its_documentation() -> None:
         assert documentation["DOCUMENTATION"]["name"] == name
         assert f"fleet.celery.{name}" in documentation["EXAMPLES"], name
     assert {path.stem for path in (PLUGINS / "filter").glob("*.yml")} == FilterModule().filters().keys()
+
+
+def documented(variable: str) -> dict[str, Any]:
+    specs = yaml.safe_load((PLUGINS.parent / "roles/celery/meta/argument_specs.yml").read_text(encoding="utf-8"))
+    options: dict[str, Any] = specs["argument_specs"]["main"]["options"][variable]["options"]
+    return options
+
+
+def defaults_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, option in options.items():
+        if suboptions := option.get("options"):
+            found[name] = defaults_of(suboptions)
+        elif "default" in option:
+            found[name] = option["default"]
+    return {name: value for name, value in found.items() if value != {}}
+
+
+@pytest.mark.parametrize(
+    ("variable", "read", "least"),
+    [
+        ("celery_queues", read_queue, {"name": "email"}),
+        ("celery_workers", read_worker, {"name": "email", "group": "workers", "queues": ["email"]}),
+    ],
+)
+def test_options_of_queues_and_workers_are_documented_with_their_defaults(
+    variable: str, read: Callable[..., Any], least: dict[str, Any]
+) -> None:
+    options = documented(variable)
+    problems: list[Problem] = []
+    assert read(least | defaults_of(options), "", problems) == read(least, "", problems)
+    assert not problems
+    assert {name for name, option in options.items() if option.get("required")} == least.keys()
+    read(least | {"nothing": 1}, "", problems)
+    assert problems[0].fix == f"The options are {', '.join(sorted(options))}"
