@@ -12,6 +12,8 @@ from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
+from playwright.sync_api import HttpCredentials
+
 SCENARIO = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", "."))
 SECRETS = SCENARIO.parents[1] / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
 PORTS = {"prometheus": 9090, "alertmanager": 9093}
@@ -44,6 +46,10 @@ class Monitor:
 
     address: str
 
+    def credentials(self, program: str) -> HttpCredentials:
+        password = (SECRETS / program).read_text(encoding="utf-8").strip()
+        return {"username": "prometheus", "password": password}
+
     def page(self, program: str, path: str, password: str | None = None, **options: str) -> tuple[int, str]:
         """Return the status and the text of a page.
 
@@ -51,7 +57,7 @@ class Monitor:
             password: another than the right one.
         """
         if password is None:
-            password = (SECRETS / program).read_text(encoding="utf-8").strip()
+            password = self.credentials(program)["password"]
         credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
         url = f"http://{self.address}:{PORTS[program]}{path}?{urlencode(options)}"
         try:

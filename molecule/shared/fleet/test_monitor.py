@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared.browser import BROWSER_MILLISECONDS, chromium
 from shared.dashboards import queries
 from shared.deployed import RUN, Shop, call, wait_until
 from shared.monitor import SECRETS, Monitor
@@ -178,6 +179,22 @@ def test_there_is_a_page_of_the_fleet(monitor: Monitor) -> None:
     assert {of["queue"] for of, _ in monitor.query("celery_queue_depth")} == {
         "customers", "email", "video", "reports", "ticks"
     }  # fmt: skip
+
+
+@whatever_the_broker
+def test_the_page_plots_the_history_of_each_queue(monitor: Monitor) -> None:
+    with chromium() as browser, browser.new_context(http_credentials=monitor.credentials("prometheus")) as context:
+        page = context.new_page()
+        page.set_default_timeout(BROWSER_MILLISECONDS)
+        page.goto(f"http://{monitor.address}:9090/consoles/fleet.html")
+        page.get_by_role("img", name=re.compile(f"^depth of customers: now .*, highest {BACKLOG:,}")).wait_for()
+        for queue in ("customers", "email", "video", "reports", "ticks"):
+            for what in ("depth", "oldest task", "started per second"):
+                assert page.get_by_role("img", name=re.compile(f"^{what} of {queue}: now")).count() == 1, (what, queue)
+        assert page.get_by_role("img", name=re.compile("^failed per hour of customers: now")).count() == 1
+        # The tables are brought up to date in place.
+        page.evaluate("document.querySelector('#now h2').textContent = 'old'")
+        page.get_by_role("heading", name="Alerts").wait_for()
 
 
 def test_each_dashboard_has_something_to_show(monitor: Monitor) -> None:
