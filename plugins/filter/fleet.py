@@ -271,7 +271,8 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
 def _state(program: Mapping[str, Any]) -> str:
     """Return the state of a program, with the time for which its worker has not responded."""
     silent = program.get("silent")
-    return f"{program['state']}, not responding for {silent} s" if silent else str(program["state"])
+    what = "not responding" if program.get("connected", True) else "no connection to the broker"
+    return f"{program['state']}, {what} for {silent} s" if silent else str(program["state"])
 
 
 def _config_file_entries(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:

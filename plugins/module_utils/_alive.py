@@ -1,7 +1,8 @@
 """A worker's heartbeat: a file that the worker rewrites each second, and how to read it.
 
-The heartbeat proves that the worker's event loop runs, with any broker and also while the broker is down. The file is
-rewritten in place, so a full disk does not stop the heartbeat of a healthy worker.
+The heartbeat proves that the worker's event loop runs, with any broker. While the worker has no connection to its
+broker, the loop stands still, and the file says so. The file is rewritten in place, so a full disk does not stop the
+heartbeat of a healthy worker.
 
 Standard library only: workers import this module as celery_fleet_alive, whatever their environment contains.
 """
@@ -31,11 +32,12 @@ class Alive:
 
     Attributes:
         pid: process ID.
-        at: time in seconds of the host's monotonic clock.
+        at: time in seconds of the host's monotonic clock. Without a connection, the time at which it was lost.
         queues: queues that the worker consumes.
         active: number of running tasks.
         held: number of tasks that were received and not started, such as under a rate limit.
         done: number of tasks that were received since the process started.
+        connected: whether the worker has a connection to its broker.
     """
 
     pid: int
@@ -44,6 +46,12 @@ class Alive:
     active: int
     held: int
     done: int
+    connected: bool = True
+
+    @property
+    def age(self) -> float:
+        """Return the seconds since the heartbeat."""
+        return max(0.0, time.monotonic() - self.at)
 
 
 class AliveFile:
@@ -53,9 +61,9 @@ class AliveFile:
         self._path = directory / f"{program}{_SUFFIX}"
         self._file = -1
 
-    def write(self, queues: Iterable[str], *, active: int, held: int, done: int) -> None:
+    def write(self, queues: Iterable[str], *, active: int, held: int, done: int, connected: bool = True) -> None:
         """Write a heartbeat. Ignore disk errors: the next heartbeat follows within a second."""
-        alive = Alive(os.getpid(), time.monotonic(), tuple(queues), active, held, done)
+        alive = Alive(os.getpid(), time.monotonic(), tuple(queues), active, held, done, connected)
         text = json.dumps(asdict(alive)).encode()
         with contextlib.suppress(OSError):
             if self._file < 0:
@@ -89,7 +97,8 @@ def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
         raw = json.loads(os.pread(file, _SIZE, 0))
         queues = tuple(map(str, raw["queues"]))
         numbers = (int(raw["active"]), int(raw["held"]), int(raw["done"]))
-        found = Alive(int(raw["pid"]), float(raw["at"]), queues, *numbers)
+        # Workers of an earlier release do not write connected.
+        found = Alive(int(raw["pid"]), float(raw["at"]), queues, *numbers, bool(raw.get("connected", True)))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     finally:
@@ -98,5 +107,5 @@ def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
 
 
 def is_fresh(alive: Alive | None) -> bool:
-    """Return whether a worker's last heartbeat is at most FRESH_SECONDS old."""
-    return alive is not None and 0 <= time.monotonic() - alive.at <= FRESH_SECONDS
+    """Return whether a worker's last heartbeat is at most FRESH_SECONDS old, and the worker is connected."""
+    return alive is not None and alive.connected and 0 <= time.monotonic() - alive.at <= FRESH_SECONDS

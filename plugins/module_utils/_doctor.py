@@ -408,22 +408,66 @@ def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 "It runs beside the program's own process, and doubles its memory and concurrency",
                 f"Run kill -TERM {stray['pid']} there. It takes no more tasks, and exits once its own have ended",
             )
-    if "consumed" not in fleet.answers:
-        return
+    planned = fleet.plan["broker"]
+    broker_is_down = not any(_connected(symptoms) for symptoms in fleet.hosts.values()) and "error" in fleet.answers
     for host, program, nodes in fleet.programs():
-        consumed = {queue for node in nodes for queue in fleet.answers["consumed"].get(node, ())}
-        if missing := sorted(set(program["queues"]) - consumed):
-            answered = any(node in fleet.answers["consumed"] for node in nodes)
-            states = {each["name"]: each["state"] for each in fleet.hosts[host]["programs"]}
-            state = ", ".join(states[slot["name"]] for slot in program["slots"] if slot["name"] in states)
+        slots = {slot["name"]: node for slot, node in zip(program["slots"], nodes, strict=True)}
+        running = {each["name"]: each for each in fleet.hosts[host]["programs"] if each["name"] in slots}
+        if what := _what_is_missing(program, slots, running, fleet.answers.get("consumed")):
+            lost = what.startswith(_DISCONNECTED)
+            # The finding about the broker explains it.
+            if lost and broker_is_down:
+                continue
             yield Finding(
                 f"{program['name']} on {host}",
-                f"does not consume {', '.join(missing)}"
-                if answered
-                else f"does not answer; its state in Supervisor: {state or 'not configured'}",
+                what,
                 "Only other hosts, if any, consume its queues",
-                "Read the end of its log, and journalctl -u of the watchdog. Then run playbooks/restart.yml",
+                f"Check that {planned['address']}:{planned['port']} is reachable from {host}. The worker reconnects by "
+                "itself"
+                if lost
+                else "Read the end of its log, and journalctl -u of the watchdog. Then run playbooks/restart.yml",
             )
+
+
+_DISCONNECTED = "has had no connection to the broker"
+
+
+def _connected(symptoms: Mapping[str, Any]) -> bool:
+    """Return whether a worker of a host is connected to the broker, by its heartbeat."""
+    return any((each.get("heartbeat") or {}).get("fresh") for each in symptoms["programs"])
+
+
+def _what_is_missing(
+    program: Mapping[str, Any],
+    slots: Mapping[str, str],
+    running: Mapping[str, Mapping[str, Any]],
+    answers: Mapping[str, Sequence[str]] | None,
+) -> str:
+    """Return what a worker lacks to consume its queues; empty if nothing.
+
+    Args:
+        slots: the node name of each of its programs.
+        running: those of its programs that Supervisor has, with their heartbeats.
+        answers: queues of each node that answered by remote control, for programs without a heartbeat; None: nobody
+            could be queried.
+    """
+    heartbeats = {name: each["heartbeat"] for name, each in running.items() if each.get("heartbeat")}
+    consumed = {name: heartbeat["queues"] for name, heartbeat in heartbeats.items() if heartbeat["fresh"]}
+    for name, node in slots.items():
+        if name not in heartbeats and node in (answers or {}):
+            consumed[name] = (answers or {})[node]
+    if missing := sorted(set(program["queues"]).difference(*consumed.values())):
+        if consumed:
+            return f"does not consume {', '.join(missing)}"
+        if heartbeats:
+            heartbeat = min(heartbeats.values(), key=lambda each: each["age"])
+            lacks = "has not turned its event loop" if heartbeat["connected"] else _DISCONNECTED
+            return f"{lacks} for {heartbeat['age']} s"
+        states = [running[name]["state"] for name in slots if name in running]
+        # A worker that runs without a heartbeat may well work if nobody could be queried.
+        if answers is not None or not set(states) & {"STARTING", "RUNNING"}:
+            return f"does not answer; its state in Supervisor: {', '.join(states) or 'not configured'}"
+    return ""
 
 
 def known_bugs(fleet: Fleet, _: Limits) -> Iterator[Finding]:

@@ -11,7 +11,9 @@ short_description: Collect the symptoms of a host, or evaluate those of all host
 description:
   - With O(app), collects a host's symptoms. These are killed processes, run times of tasks, free disk space, the clock,
     the release of each program, installed versions, and on the broker's host the broker's alarms.
+    For each worker, they include its last heartbeat, which it writes to a file on its host.
   - With O(app) and O(ask), also queries the broker for queue depths, and the workers for their queues and tasks.
+    Whether a worker works is taken from these answers only if it has no heartbeat file, as with an earlier release.
   - With O(plan), collects nothing, and returns the findings from the symptoms in O(observations).
 author: Celery Fleet (@celery-fleet)
 extends_documentation_fragment: [fleet.celery.supervisor]
@@ -137,6 +139,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils._counts import read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     KNOWN_BUGS,
@@ -153,6 +156,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import DRAIN
 from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
+    Process,
     SupervisorError,
     programs_of,
     state_of,
@@ -301,6 +305,15 @@ def run_times(directory: Path) -> dict[str, tuple[float, int]]:
     return total
 
 
+def heartbeat(directory: Path, process: Process) -> dict[str, Any] | None:
+    """Return the last heartbeat of a worker; None if it does not run, or has written none."""
+    alive = read_alive(directory, process.name, process.pid) if process.state == "RUNNING" else None
+    if alive is None:
+        return None
+    fresh = {"fresh": is_fresh(alive), "connected": alive.connected, "age": round(alive.age)}
+    return fresh | {"queues": list(alive.queues)}
+
+
 def versions(release: Path) -> dict[str, str]:
     """Return the installed versions of the packages with known bugs, in a release."""
     parts = {bug.part for bug in KNOWN_BUGS}
@@ -384,7 +397,9 @@ def collect(module: AnsibleModule) -> dict[str, Any]:
     record = read_record(current.resolve())
     try:
         processes, _ = programs_of(app["name"], Path(module.params["socket"]), Path(module.params["directory"]))
-        programs, supervisor = [state_of(process) for process in processes.values()], ""
+        counts = state_dir / "counts"
+        programs = [state_of(process) | {"heartbeat": heartbeat(counts, process)} for process in processes.values()]
+        supervisor = ""
     except SupervisorError as error:
         programs, supervisor = [], str(error)
     directories = ["/", "/var/log", app["root"], app["state_dir"], app["log_dir"]]

@@ -112,6 +112,7 @@ programs:
   description:
     - C(name), C(state) and C(release) of each program.
     - C(silent) is the number of seconds for which the event loop of a running worker has not turned, or 0.
+    - C(connected) is V(false) if that is because the worker has no connection to its broker.
   type: list
   elements: dict
   returned: success
@@ -237,10 +238,14 @@ def previous(root: Path) -> str:
     return release
 
 
-def silent(directory: Path, process: Process) -> int:
-    """Return the seconds for which a worker's event loop has not turned; 0 if it turns, or has never reported."""
+def liveness(directory: Path, process: Process) -> dict[str, Any]:
+    """Return for how long a worker's event loop has not turned, and whether the worker is connected to its broker.
+
+    The time is 0 if the loop turns, or has never reported.
+    """
     alive = read_alive(directory, process.name, process.pid) if process.state == "RUNNING" else None
-    return 0 if alive is None or is_fresh(alive) else round(time.monotonic() - alive.at)
+    silent = 0 if alive is None or is_fresh(alive) else round(alive.age)
+    return {"silent": silent, "connected": alive is None or alive.connected}
 
 
 def releases(root: Path) -> list[dict[str, Any]]:
@@ -305,7 +310,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         "current": current.readlink().name if current.is_symlink() else "",
         "previous": previous(root),
         "releases": releases(root),
-        "programs": [{**state_of(process), "silent": silent(directory, process)} for process in processes.values()],
+        "programs": [{**state_of(process), **liveness(directory, process)} for process in processes.values()],
         "strays": strays_of(module.params["app_name"]),
         "ended": {name: process.ended for name, process in gone.items()},
         "counts": {release: dict(each.totals) for release, each in counts.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -26,6 +27,25 @@ def test_last_heartbeat_is_read(tmp_path: Path) -> None:
     assert is_fresh(found)
     assert not is_fresh(replace(found, at=found.at - _alive.FRESH_SECONDS - 1))
     assert not is_fresh(replace(found, at=time.monotonic() + 60))
+
+
+def test_worker_without_a_connection_is_not_fresh(tmp_path: Path) -> None:
+    AliveFile(tmp_path, "shop-email").write([], active=1, held=0, done=1, connected=False)
+    found = read_alive(tmp_path, "shop-email", ME)
+    assert found
+    assert not found.connected
+    assert not is_fresh(found)
+    assert 0 <= found.age < 60
+
+
+def test_heartbeat_of_an_earlier_release_is_that_of_a_connected_worker(tmp_path: Path) -> None:
+    file = AliveFile(tmp_path, "shop-email")
+    file.write(["email"], active=0, held=0, done=0)
+    path = tmp_path / "shop-email.alive"
+    raw = json.loads(path.read_text())
+    del raw["connected"]
+    path.write_text(json.dumps(raw))
+    assert is_fresh(read_alive(tmp_path, "shop-email", ME))
 
 
 def test_other_process_or_program_has_no_heartbeat(tmp_path: Path) -> None:

@@ -136,6 +136,19 @@ def test_a_loop_that_does_not_turn_is_seen(
     assert 90 <= age < 600
 
 
+def test_a_worker_without_its_broker_is_seen_and_consumes_nothing(
+    tell: Callable[..., dict[str, float]], start: Callable[[str, str], int], tmp_path: Path
+) -> None:
+    pid = start("shop-mail", "1.4.0")
+    for connected in (True, False):
+        alive = _alive.Alive(pid, time.monotonic(), ("email",), 0, 0, 0, connected)
+        (tmp_path / "shop-mail.alive").write_text(json.dumps(asdict(alive)))
+        told = tell()
+        assert told[series("celery_worker_connected", program="shop-mail", slot="shop-mail")] == connected
+        assert told[series("celery_worker_consumes", program="shop-mail", queue="email")] == connected
+        assert told[series("celery_worker_up", program="shop-mail")] == 1
+
+
 def test_a_handover_exports_both_slots(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:
     start("shop-email-a", "1.4.0")
     start("shop-email-b", "1.5.0")

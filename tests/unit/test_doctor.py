@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._alive import AliveFile
 from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     CHECKS,
     KNOWN_BUGS,
@@ -26,6 +29,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     summary,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Process
 from ansible_collections.fleet.celery.plugins.modules import celery_doctor
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
@@ -182,6 +186,72 @@ def test_each_symptom_is_one_finding(seen: Fleet, check: str, words: list[str]) 
     assert list(findings) == [check]
     (told,) = findings[check]
     assert all(word in told for word in words), told
+
+
+def running(queues: list[str], *, fresh: bool = True, connected: bool = True, age: int = 0) -> list[dict[str, Any]]:
+    """Return the program of a host, with its heartbeat."""
+    heartbeat = {"fresh": fresh, "connected": connected, "age": age, "queues": queues}
+    return [{"name": "shop-email-a", "state": "RUNNING", "release": "1.4.0", "heartbeat": heartbeat}]
+
+
+def with_heartbeats(asked: dict[str, Any], programs: list[dict[str, Any]]) -> Fleet:
+    """Return a fleet of workers with heartbeats, with these answers and these programs on worker1."""
+    seen = fleet(programs=programs)
+    seen.hosts["worker2"]["programs"][:] = running(["email"])
+    seen.hosts["worker2"]["asked"].clear()
+    seen.hosts["worker2"]["asked"].update(asked)
+    return seen
+
+
+DOWN = {"error": "refused"}
+
+
+@pytest.mark.parametrize("asked", [{"depths": {}, "consumed": {}}, DOWN])
+def test_workers_are_judged_by_their_heartbeats_and_not_by_remote_control(asked: dict[str, Any]) -> None:
+    assert "consumers" not in found(with_heartbeats(asked, running(["email"])))
+    (told,) = found(with_heartbeats(asked, running([], fresh=True)))["consumers"]
+    assert told.startswith("shop-email on worker1: does not consume email")
+    (told,) = found(with_heartbeats(asked, running(["email"], fresh=False, age=40)))["consumers"]
+    assert told.startswith("shop-email on worker1: has not turned its event loop for 40 s")
+
+
+def test_a_worker_that_alone_has_no_connection_is_a_finding() -> None:
+    answers: tuple[dict[str, Any], ...] = ({"depths": {}, "consumed": {}}, DOWN)
+    for asked in answers:
+        seen = with_heartbeats(asked, running([], fresh=False, connected=False, age=50))
+        (told,) = found(seen)["consumers"]
+        assert told.startswith("shop-email on worker1: has had no connection to the broker for 50 s")
+        assert "10.0.0.1:6379 is reachable from worker1" in told
+
+
+def test_a_broker_that_is_down_is_no_finding_about_its_workers() -> None:
+    lost = running([], fresh=False, connected=False, age=50)
+    seen = with_heartbeats(DOWN, lost)
+    seen.hosts["worker2"]["programs"][:] = lost
+    assert list(found(seen)) == ["the broker"]
+
+
+def test_a_stopped_worker_is_found_while_the_broker_is_down() -> None:
+    stopped = [{"name": "shop-email-a", "state": "FATAL", "release": "", "heartbeat": None}]
+    (told,) = found(with_heartbeats(DOWN, stopped))["consumers"]
+    assert told.startswith("shop-email on worker1: does not answer; its state in Supervisor: FATAL")
+
+
+def test_a_worker_without_a_heartbeat_is_judged_by_its_answer() -> None:
+    old = [{"name": "shop-email-a", "state": "RUNNING", "release": "1.4.0", "heartbeat": None}]
+    assert found(with_heartbeats({"depths": {}, "consumed": {NODES[0]: ["email"]}}, old)) == {}
+    (told,) = found(with_heartbeats({"depths": {}, "consumed": {}}, old))["consumers"]
+    assert told.startswith("shop-email on worker1: does not answer; its state in Supervisor: RUNNING")
+    assert "consumers" not in found(with_heartbeats(DOWN, old))
+
+
+def test_the_heartbeat_of_a_running_worker_is_read(tmp_path: Path) -> None:
+    AliveFile(tmp_path, "shop-email").write(["email"], active=0, held=0, done=0)
+    process = Process("shop-email", "RUNNING", os.getpid(), "", "")
+    told = celery_doctor.heartbeat(tmp_path, process)
+    assert told == {"fresh": True, "connected": True, "age": 0, "queues": ["email"]}
+    assert celery_doctor.heartbeat(tmp_path, replace(process, state="STOPPING")) is None
+    assert celery_doctor.heartbeat(tmp_path, replace(process, pid=1)) is None
 
 
 def test_an_unreachable_host_is_a_finding_and_the_others_are_examined() -> None:

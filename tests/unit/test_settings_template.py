@@ -457,3 +457,35 @@ def test_settings_apply_to_older_versions_of_celery(project: Project, older: tup
     assert ("worker_detect_quorum_queues" in found["left_out"]) == (version < "5.5")
     assert "task_acks_late" not in found["left_out"]
     assert (found["celery"], found["quorum_queues"]) == (version, ["customers", "video"])
+
+
+def test_heartbeat_tells_whether_the_worker_has_a_connection(project: Project, tmp_path: Path) -> None:
+    code = f"""
+import json, pathlib
+from types import SimpleNamespace
+from celery.bootsteps import CLOSE, RUN
+from celery_fleet_loader import Heartbeat
+path = pathlib.Path({str(tmp_path)!r}, "shop-video.alive")
+said = []
+def read():
+    raw = json.loads(path.read_text())
+    said.append([raw["connected"], raw["queues"]])
+queues = [SimpleNamespace(name="video")]
+consumer = SimpleNamespace(
+    steps=[], blueprint=SimpleNamespace(state=RUN), task_consumer=SimpleNamespace(queues=queues),
+    timer=SimpleNamespace(call_repeatedly=lambda seconds, call, arguments: call(*arguments)))
+step = Heartbeat(consumer)
+read()
+step.start(consumer)
+read()
+step.stop(consumer)
+read()
+step.start(consumer)
+consumer.blueprint.state = CLOSE
+step.stop(consumer)
+read()
+print(json.dumps(said))
+"""
+    said = project.run(code, CELERY_FLEET_COUNTS=str(tmp_path), SUPERVISOR_PROCESS_NAME="shop-video")
+    # A worker that shuts down finishes its tasks with its connection.
+    assert said == [[False, []], [True, ["video"]], [False, []], [True, ["video"]]]

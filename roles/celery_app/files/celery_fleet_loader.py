@@ -9,14 +9,14 @@ release's Celery does not have are left out.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # rendered
 from celery.app import base
 from celery.app.defaults import DEFAULTS
-from celery.bootsteps import StartStopStep
+from celery.bootsteps import CLOSE, TERMINATE, StartStopStep
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish
@@ -62,7 +62,10 @@ class Loader(AppLoader):  # type: ignore[misc]
 
 
 class Heartbeat(StartStopStep):  # type: ignore[misc]
-    """Bootstep that writes a worker's heartbeat each second, from the worker's event loop."""
+    """Bootstep that writes a worker's heartbeat each second, from the worker's event loop.
+
+    While the worker connects, the loop stands still. The last heartbeat before that says so.
+    """
 
     # A reconnect clears the timers, and restarts this step after the step Tasks.
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -70,19 +73,29 @@ class Heartbeat(StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: object) -> None:  # noqa: ANN401
         super().__init__(parent, **options)
         self._file = AliveFile(Path(os.environ["CELERY_FLEET_COUNTS"]), os.environ["SUPERVISOR_PROCESS_NAME"])
+        self._write((), connected=False)
 
     def start(self, parent: Any) -> None:  # noqa: ANN401
         parent.timer.call_repeatedly(INTERVAL_SECONDS, self.report, (parent,))
 
+    def stop(self, parent: Any) -> None:  # noqa: ANN401
+        # Celery also stops the steps of a worker that shuts down. That worker has its connection still.
+        if parent.blueprint.state not in {CLOSE, TERMINATE}:
+            self._write((), connected=False)
+
     def report(self, consumer: Any) -> None:  # noqa: ANN401
+        self._write([queue.name for queue in consumer.task_consumer.queues], connected=True)
+
+    def _write(self, queues: Iterable[str], *, connected: bool) -> None:
         from celery.worker import state  # noqa: PLC0415 - a producer does not need it
 
         active = len(state.active_requests)
         self._file.write(
-            [queue.name for queue in consumer.task_consumer.queues],
+            queues,
             active=active,
             held=max(0, len(state.reserved_requests) - active),
             done=sum(state.total_count.values()),
+            connected=connected,
         )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 # They are in the application's configuration directory, which is on PYTHONPATH.
-from celery_fleet_alive import read_alive  # type: ignore[import-not-found]
+from celery_fleet_alive import Alive, read_alive  # type: ignore[import-not-found]
 from celery_fleet_counts import BOUNDS, Counts, Tasks, read_counts  # type: ignore[import-not-found]
 from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -53,6 +53,7 @@ HELP = {
     "celery_worker_tasks_retried": "Tasks of the worker that were retried.",
     "celery_worker_memory_bytes": "Resident memory of the worker in bytes.",
     "celery_worker_start_time_seconds": "When the worker's process was started. During a handover there are two.",
+    "celery_worker_connected": "Whether the worker's process is connected to its broker.",
     "celery_worker_heartbeat_age_seconds": "Seconds since the event loop of the worker's process last turned.",
     "celery_worker_broken_off": "Tasks that were in flight when their process was killed.",
     "celery_worker_untold": "Task results that the journal did not accept.",
@@ -120,12 +121,25 @@ class Program:
     queues: tuple[str, ...]
     parents: list[Process] = field(default_factory=list)
     children: list[Process] = field(default_factory=list)
+    #: The last heartbeat of each of its processes that has written one, by slot.
+    heartbeats: dict[str, Alive] = field(default_factory=dict)
 
     def add(self, running: Iterable[Process]) -> None:
         """Add the processes of its slots, of all running ones."""
         mine = {process.pid: process for process in running if process.program in self.slots}
         for process in mine.values():
             (self.children if process.parent in mine else self.parents).append(process)
+
+    def read_heartbeats(self, counts: Path) -> None:
+        """Read the heartbeats of its processes from the directory of counts."""
+        for process in self.parents:
+            if alive := read_alive(counts, process.program, process.pid):
+                self.heartbeats[process.program] = alive
+
+    @property
+    def consumers(self) -> int:
+        """Return the number of its processes that are not known to have lost their broker."""
+        return len(self.parents) - sum(not alive.connected for alive in self.heartbeats.values())
 
 
 class Families:
@@ -210,7 +224,7 @@ def add_programs(families: Families, programs: Iterable[Program], counts: Mappin
             memory = sum(process.memory for process in processes)
             families.gauge("celery_worker_memory_bytes", memory, **name, process=kind)
         for queue in program.queues:
-            families.gauge("celery_worker_consumes", len(program.parents), **name, queue=queue)
+            families.gauge("celery_worker_consumes", program.consumers, **name, queue=queue)
         for process in program.parents:
             labels = {**name, "slot": process.program, "release": process.release}
             families.gauge("celery_worker_start_time_seconds", process.started, **labels)
@@ -269,16 +283,17 @@ def metrics(
     ]
     for program in programs:
         program.add(running)
+        program.read_heartbeats(Path(config["counts"]))
     summed = by_program(counts, programs, now)
     add_programs(families, programs, summed)
     for sender, sent in latest_sent(counts).items():
         families.gauge("celery_program_sent_timestamp_seconds", sent, program=sender)
     add_tasks(families, summed, now)
     for program in programs:
-        for process in program.parents:
-            if alive := read_alive(Path(config["counts"]), process.program, process.pid):
-                age = max(0.0, time.monotonic() - alive.at)
-                families.gauge("celery_worker_heartbeat_age_seconds", age, program=program.name, slot=process.program)
+        for slot, alive in program.heartbeats.items():
+            labels = {"program": program.name, "slot": slot}
+            families.gauge("celery_worker_heartbeat_age_seconds", alive.age, **labels)
+            families.gauge("celery_worker_connected", alive.connected, **labels)
     families.gauge("celery_host_drained", Path(config["drained"]).exists())
     current = Path(config["current"])
     if current.is_symlink():
