@@ -10,6 +10,7 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Reader, closest
 
 SEVERITIES = ("page", "warn")
+_URL = re.compile(r"https?://[^\s/]+(/[^\s#?]*)?")
 _ENDPOINT = re.compile(r"https://[^\s/]+(/\S*)?|[^\s/:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}")
 
 
@@ -40,6 +41,7 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryQueueSlow": Alert("warn", 600),
     "CeleryQueueWithoutConsumer": Alert("page", 180),
     "CeleryWorkerGone": Alert("page", 120),
+    "CeleryWorkerDisconnected": Alert("page", 120),
     "CeleryWorkerFlapping": Alert("page", 0, threshold=3, window=900),
     "CeleryTasksKilled": Alert("warn", 0, threshold=0, window=600),
     "CeleryTasksFail": Alert("warn", 120, threshold=5, min_samples=10, window=600),
@@ -52,6 +54,7 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryBrokerMemory": Alert("page", 60, threshold=90),
     "CeleryBrokerDisk": Alert("page", 60),
     "CeleryBrokerConnections": Alert("page", 60, threshold=80),
+    "CeleryHostDisk": Alert("warn", 300, threshold=90),
     "CeleryCertificateExpires": Alert("warn", 3600, threshold=14 * 24 * 3600),
     "CeleryExporterDown": Alert("page", 120),
     "CeleryMetricsAbsent": Alert("page", 300),
@@ -94,6 +97,21 @@ def _read_alert(name: str, raw: object, default: Alert, problems: list[Problem])
     reader.known.add("enabled")
     reader.unknown_keys()
     return alert | {key: value for key, value in given.items() if value is not None}
+
+
+def runbook_base(raw: object, problems: list[Problem]) -> str:
+    """Return the prefix of the alerts' runbook_url: celery_docs_url, or the path of docs in the collection."""
+    if not raw:
+        return "docs"
+    if not isinstance(raw, str) or not _URL.fullmatch(raw):
+        problems.append(
+            Problem(
+                "celery_docs_url",
+                f"{raw!r} is not a URL",
+                "Set it to where alerts.md is, e.g. https://git.example.com/fleet/blob/main/docs, or remove it",
+            )
+        )
+    return str(raw).rstrip("/")
 
 
 def read_certificates(raw: object, problems: list[Problem]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._alerts import read_alerts, read_certificates
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import read_alerts, read_certificates, runbook_base
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     Senders,
     broker_flavor,
@@ -570,6 +570,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "default_queue": declaration.default_queue,
         "thresholds": {queue.name: asdict(queue.alerts) for queue in declaration.queues},
         "alerts": alerts,
+        "runbook_base": runbook_base(raw.get("docs_url"), problems),
         "certificates": certificates,
         "hooks": hooks,
         "longest_task": max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),

@@ -20,6 +20,7 @@ _OF_ROLES = """
     celery_beat_log_level celery_beat_program_template celery_broker celery_broker_address
     celery_broker_group celery_broker_listen_addresses celery_broker_memory
     celery_broker_metrics_address celery_broker_port celery_certificate_targets celery_default_queue
+    celery_docs_url
     celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs
     celery_exporter_textfile_dir celery_fleet_name celery_flower_group celery_hooks celery_key_prefix
     celery_longest_countdown celery_monitor_group celery_producer_broker_url celery_producer_config_dir

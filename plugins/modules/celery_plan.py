@@ -68,6 +68,10 @@ alerts:
   description: Settings of all alerts, by name.
   type: dict
   returned: success
+runbook_base:
+  description: Prefix of the alerts' runbook_url.
+  type: str
+  returned: success
 certificates:
   description: Endpoints whose certificates are monitored.
   type: list

@@ -19,9 +19,9 @@ QUEUES = [
 WORKERS = [{"name": "a", "group": "workers", "queues": ["customers", "video"], "concurrency": 1}]
 
 
-def groups(broker: str) -> dict[str, list[dict[str, Any]]]:
+def groups(broker: str, **given: Any) -> dict[str, list[dict[str, Any]]]:
     """Return the rules of a fleet, by their group."""
-    found = make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker), GROUPS, FACTS)
+    found = make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker, **given), GROUPS, FACTS)
     assert not found.problems
     environment = Environment(  # noqa: S701 - no HTML
         loader=FileSystemLoader(ROOT / "templates"),
@@ -71,3 +71,26 @@ def test_each_alert_has_a_runbook(broker: str) -> None:
         assert rule["labels"]["severity"] in ("page", "warn")
         assert rule["annotations"]["runbook_url"] == f"docs/alerts.md#{rule['alert'].lower()}"
         assert rule["annotations"]["summary"]
+        # A receiver shows it at night: one or two sentences that say what to do.
+        assert 20 < len(rule["annotations"]["description"]) < 250
+
+
+def test_runbooks_are_links_where_the_docs_have_an_address() -> None:
+    url = "https://git.example.com/fleet/blob/main/docs"
+    for given in (url, f"{url}/"):
+        rules = groups("redis", docs_url=given)["celery-shop"]
+        assert {rule["annotations"]["runbook_url"].partition("#")[0] for rule in rules} == {f"{url}/alerts.md"}
+
+
+@pytest.mark.parametrize("url", ["git.example.com/docs", "https://", "https://x/docs#a", 7])
+def test_an_address_of_the_docs_that_is_none_is_refused(url: object) -> None:
+    problems = make_plan(declaration(queues=QUEUES, workers=WORKERS, docs_url=url), GROUPS, FACTS).problems
+    assert [problem.where for problem in problems] == ["celery_docs_url"]
+
+
+def test_disks_of_the_fleets_directories_are_watched() -> None:
+    (rule,) = [rule for rule in groups("rabbitmq")["celery-shop"] if rule["alert"] == "CeleryHostDisk"]
+    watched = rule["expr"].partition('mountpoint=~"')[2].partition('"')[0].split("|")
+    assert {"/", "/var", "/var/log", "/var/log/shop", "/var/lib/shop", "/var/lib/rabbitmq", "/srv/shop"} <= {*watched}
+    assert "/boot" not in watched
+    assert "> 90" in rule["expr"]

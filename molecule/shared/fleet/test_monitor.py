@@ -112,7 +112,10 @@ def test_nobody_looks_without_a_password(monitor: Monitor, program: str) -> None
 
 def test_the_rules_say_what_they_should(shop: Shop) -> None:
     """Of what takes days, or can't be brought about on hosts."""
+    address = shop.host("broker1").ansible.get_variables()["ansible_host"]
+    port = {"rabbitmq": 5672, "redis": 6379}[BROKER]
     tests = Path(__file__).with_name("rules.yml").read_text(encoding="utf-8").replace("DEPTH_OF_VIDEO", DEPTH_OF_VIDEO)
+    tests = tests.replace("BROKER", f"{address}:{port}")
     command = f"printf %s {shlex.quote(tests)} >/run/rules.yml && promtool test rules /run/rules.yml"
     told = shop.host("control1").run(command)
     assert told.rc == 0, told.stdout + told.stderr
