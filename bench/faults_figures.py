@@ -13,7 +13,7 @@ from typing import Any
 #: What a handover puts at the end of a worker's name.
 SLOT = re.compile(r"-[ab]$")
 #: In what the doctor says of processes that were killed.
-LAST_AT = re.compile(r"the last at (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
+LAST_AT = re.compile(r"\blast at (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 #: What Prometheus and the kernel may differ by, and how exact the doctor's times are.
 CLOCK_SECONDS = 2
 

@@ -64,7 +64,7 @@ def inventory(kind: str, image: str) -> dict[str, Any]:
         "celery_app_environment": {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_LEDGER_DIR": LEDGER},
         "celery_app_artifact_dir": str(state / "artifacts"),
         "celery_secrets_dir": str(state / "secrets"),
-        "celery_rollout_page_dir": str(state / "rollouts"),
+        "celery_rollout_report_dir": str(state / "rollouts"),
         "celery_host_memory": "2GB",
         "celery_queues": [
             {"name": "customers", "tasks": ["customers.*"], "time_limit": 30, "backlog": 10000},
@@ -81,11 +81,11 @@ def inventory(kind: str, image: str) -> dict[str, Any]:
         ],
         # None is sent for later, so that what Redis holds for a worker that is gone is soon given to others.
         "celery_longest_countdown": 10,
-        "celery_rollout_judge_seconds": 5,
+        "celery_rollout_observe_seconds": 5,
         "prometheus_listen_address": "{{ ansible_host }}",
         "alertmanager_listen_address": "{{ ansible_host }}",
         # What takes minutes elsewhere takes seconds here.
-        "prometheus_interval": "5s",
+        "prometheus_scrape_interval": "5s",
         "celery_queue_defaults": {"alerts": {"age": 20, "depth": 200}},
         "celery_alerts": {
             name: {"for": 0}
@@ -94,6 +94,8 @@ def inventory(kind: str, image: str) -> dict[str, Any]:
                 "CeleryQueueDeep",
                 "CeleryQueueWithoutConsumer",
                 "CeleryWorkerGone",
+                "CeleryWorkerDisconnected",
+                "CeleryHostDisk",
                 "CeleryBrokerDown",
                 "CeleryBrokerMemory",
                 "CeleryBrokerDisk",
@@ -102,7 +104,7 @@ def inventory(kind: str, image: str) -> dict[str, Any]:
             )
         }
         | {name: {"window": 30} for name in ("CeleryTasksKilled", "CeleryTaskLogLoses")}
-        | {"CeleryWorkerFlapping": {"window": 60}, "CeleryBeatSilent": {"above": 45}},
+        | {"CeleryWorkerFlapping": {"window": 60}, "CeleryBeatSilent": {"threshold": 45}},
     }
     hosts = {name: {"ansible_host": address} for name, address in ADDRESSES.items()}
     hosts[BROKER]["lab_packages"] = PACKAGES["broker"]  # type: ignore[assignment]
@@ -285,7 +287,7 @@ class Hosts:
 
     def doctor(self) -> dict[str, list[dict[str, str]]]:
         """Return what each check of playbooks/doctor.yml found."""
-        found = self.told("doctor", "celery_doctor_json")
+        found = self.told("doctor", "celery_doctor_file")
         if found is None:
             raise DemoError("doctor.yml did not come to its end: see its log")
         checks: dict[str, list[dict[str, str]]] = found["checks"]

@@ -273,7 +273,7 @@ def kill_deploy(reached: Callable[[Hosts, str], bool]) -> Callable[[Hosts, Seen]
         seen.notes.append(f"killed with hosts on {found}")
         seen.status += status_says(hosts.status(), hosts.fleet.app_hosts)
         again = hosts.playbook("deploy", **variables)
-        if told := re.search(r"A rollout that is dead.*? It is taken over", " ".join(again.output.split())):
+        if told := re.search(r"Took over the stale lock of another rollout: .*? ago", " ".join(again.output.split())):
             seen.notes.append(f"the second run said: {OWNER.sub('USER@CONTROLLER', told[0])}")
         deployed(hosts, seen, again, version)
 

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import read_alerts
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._variables import OF_PLAYBOOKS
 
 from bench.faults import keep
 from bench.faults_figures import (
@@ -26,9 +30,10 @@ from bench.faults_figures import (
     table,
     takers,
 )
-from bench.faults_fleet import Load, Started, descendants, inventory, wait_until
+from bench.faults_fleet import Hosts, Load, Started, descendants, fleet_of, inventory, wait_until
 from bench.faults_injected import FAULTS
 
+ROLES = Path(__file__).parents[2] / "roles"
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC).timestamp()
 
 
@@ -136,7 +141,7 @@ def test_alerts_that_fired_before_do_not_count() -> None:
 
 
 def test_processes_that_were_killed_before_do_not_count() -> None:
-    what = "a child process was killed by SIGKILL, 1 times in 24 hours, the last at {} UTC"
+    what = "a child process was killed by SIGKILL 1 times in the last 24 hours, last at {} UTC"
     checks = {
         "processes that were killed": [
             {"where": "shop-email on worker1", "what": what.format("2026-11-29 11:59:00")},
@@ -229,3 +234,29 @@ def test_each_worker_is_on_two_hosts_so_that_none_is_missed_for_long(kind: str) 
     values = inventory(kind, "debian12")["all"]
     assert {worker["group"] for worker in values["vars"]["celery_workers"]} == {"general"}
     assert len(values["children"]["general"]["hosts"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "redis"])
+def test_its_inventory_sets_only_options_that_exist(kind: str) -> None:
+    variables = inventory(kind, "debian12")["all"]["vars"]
+    specs = (yaml.safe_load(path.read_text()) for path in ROLES.glob("*/meta/argument_specs.yml"))
+    known = {name for spec in specs for name in spec["argument_specs"]["main"]["options"]} | OF_PLAYBOOKS
+    outside = ("lab_", "ansible_")
+    assert {name for name in variables if not name.startswith(outside)} <= known
+    problems: list[Problem] = []
+    read_alerts(variables["celery_alerts"], problems)
+    assert problems == []
+
+
+def test_it_reads_the_files_that_playbooks_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: set[str] = set()
+
+    def run(_: Hosts, _name: str, **variables: str) -> None:
+        options.update(variables)
+        Path(*variables.values()).write_text('{"checks": {}}')
+
+    monkeypatch.setattr(Hosts, "playbook", run)
+    hosts = Hosts(fleet_of("redis"), tmp_path / "redis.json")
+    assert hosts.doctor() == {}
+    assert hosts.status()
+    assert options <= OF_PLAYBOOKS
