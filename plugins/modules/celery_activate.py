@@ -121,7 +121,7 @@ options:
     type: int
     default: 180
   seconds:
-    description: Seconds after which the module returns. V(0) is 15 seconds at first, and up to 300 later.
+    description: Seconds after which the module returns. V(0) is 15 seconds at first, and up to 600 later.
     type: int
     default: 0
 """

@@ -172,7 +172,7 @@ def test_a_day_of_waiting_takes_fewer_calls_than_ansible_can_nest() -> None:
     while waited < 86400:
         waited += slice_seconds(waited)
         calls += 1
-    assert calls < 400
-    assert slice_seconds(0) == slice_seconds(299) == 15
-    # A lock that is not renewed for 15 minutes is stale.
+    assert calls < 200
+    assert slice_seconds(0) == slice_seconds(149) == 15
+    # Hosts of a batch may take turns, and a lock that is not renewed in time is stale.
     assert slice_seconds(10**6) < STALE_SECONDS / 2

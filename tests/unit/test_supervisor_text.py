@@ -69,7 +69,8 @@ def test_a_stop_is_warm(tmp_path: Path) -> None:
     assert process.stopsignal.name == "SIGTERM"
     assert not process.stopasgroup
     assert process.stopwaitsecs == 90
-    assert process.startretries >= 30
+    # Each wait is a second longer than the one before, so this is never.
+    assert process.startretries > 10_000
     assert process.environment in (None, {})
 
 
