@@ -242,9 +242,11 @@ def _host_statuses(
         name: variable in which each host registered the result of celery_status.
     """
     keys = ("current", "previous", "drained", "programs", "releases")
+    hosts = list(hosts)
+    found = _registered(hostvars, hosts, name)
     return {
-        host: {key: status[key] for key in keys} if "current" in status else {"unreachable": True}
-        for host, status in _registered(hostvars, hosts, name).items()
+        host: {key: found[host][key] for key in keys} if "current" in found.get(host, {}) else {"unreachable": True}
+        for host in hosts
     }
 
 
@@ -255,11 +257,15 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
         name: variable in which each host registered the result of celery_status.
     """
     rows = []
-    for host, status in _registered(hostvars, hosts, name).items():
+    hosts = list(hosts)
+    found = _registered(hostvars, hosts, name)
+    for host in hosts:
+        status = found.get(host, {"unreachable": True})
         programs = [(each["name"], each["release"] or "-", _state(each)) for each in status.get("programs", [])]
-        if status.get("unreachable"):
-            rows.append((host, "-", "-", "-", "unreachable"))
-        elif status["drained"]:
+        if "current" not in status:
+            rows.append((host, "-", "-", "-", "unreachable" if status.get("unreachable") else "can't be read"))
+            continue
+        if status["drained"]:
             rows.append((host, status["current"], "-", "-", "drained"))
         rows += [(host, status["current"], *program) for program in programs]
         rows += [

@@ -119,11 +119,15 @@ def reached_at(raw: Mapping[str, Any], address: str, listening: Sequence[str]) -
 
 
 def listen_addresses(
-    raw: Mapping[str, Any], broker: Host, fleet_hosts: Iterable[str], problems: list[Problem]
+    raw: Mapping[str, Any],
+    broker: Host,
+    fleet_hosts: Iterable[str],
+    problems: list[Problem],
+    warnings: list[str],
 ) -> list[str]:
     """Return the addresses on which the broker listens: celery_broker_listen_addresses, or what the fleet needs.
 
-    A public address must be set explicitly.
+    A public address must be set explicitly. Of several addresses without a default route, one must be.
     """
     value = raw.get("broker_listen_addresses") or []
     if not isinstance(value, list):
@@ -144,15 +148,32 @@ def listen_addresses(
         return addresses
     if not broker.address or (not clients and str(raw.get("broker_address") or "127.0.0.1") in LOOPBACK):
         return ["127.0.0.1"]
-    if ip_address(broker.address).is_global:
+    declared = str(raw.get("broker_address") or "")
+    address = declared if declared in broker.addresses else broker.address
+    if _is_global(address):
         problems.append(
             Problem(
                 "celery_broker_listen_addresses",
-                f"is not set, and the address of {broker.name}, {broker.address}, is public",
+                f"is not set, and the address of {broker.name}, {address}, is public",
                 "Set it to the addresses on which the broker must listen, preferably private ones",
             )
         )
-    return [broker.address]
+    if broker.guessed and address != declared:
+        which = f"{broker.name} has several addresses: {', '.join(broker.addresses)}"
+        if address in broker.addresses:
+            warnings.append(f"{which}. The fleet uses {address}. To change it, set celery_host_address of that host")
+        else:
+            fix = "Set it in the variables of that host to the address that other hosts reach"
+            problems.append(Problem(f"celery_host_address of {broker.name}", f"is not set, and {which}", fix))
+    return [address]
+
+
+def _is_global(address: str) -> bool:
+    """Return whether an address is a public one. A name stands for a host whose facts are not known."""
+    try:
+        return ip_address(address).is_global
+    except ValueError:
+        return False
 
 
 def web_processes(raw: Mapping[str, Any], problems: list[Problem]) -> int:

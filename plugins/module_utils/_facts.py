@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from itertools import chain
 from pathlib import PurePath
 from typing import Any
@@ -56,16 +57,21 @@ _DATA = PurePath("/var/lib")
 def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a host; None where they are not known.
 
-    disk: bytes of the file system of the brokers' data. system: the distribution and its major version.
-    login: the user that Ansible logs in as. role_variables: those of DERIVED_ROLE_VARIABLES that are set.
-    variables: all variables whose names begin with celery_. passwords: a token for each of SHARED_PASSWORDS.
+    address: see _address. guessed: whether the host has others, and nothing says which one to use.
+    addresses: those of its interfaces, except loopback and link-local ones. disk: bytes of the file system of the
+    brokers' data. system: the distribution and its major version. login: the user that Ansible logs in as.
+    role_variables: those of DERIVED_ROLE_VARIABLES that are set. variables: all variables that begin with celery_.
+    passwords: a token for each of SHARED_PASSWORDS.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
-    route: Mapping[str, Any] = facts.get("default_ipv4") or {}
+    addresses = _own_addresses(facts)
+    address, guessed = _address(variables, addresses, str((facts.get("default_ipv4") or {}).get("address") or ""))
     return {
         "memory_mb": facts.get("memtotal_mb"),
         "processors": facts.get("processor_vcpus"),
-        "address": route.get("address") or variables.get("ansible_host"),
+        "address": address,
+        "addresses": addresses,
+        "guessed": guessed,
         "declared_memory": variables.get("celery_host_memory"),
         "disk": _file_system_size(facts.get("mounts") or ()),
         "system": [facts["distribution"], facts["distribution_major_version"]] if "distribution" in facts else None,
@@ -80,6 +86,34 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
             if name in variables
         },
     }
+
+
+def _own_addresses(facts: Mapping[str, Any]) -> list[str]:
+    """Return the addresses of a host's interfaces, except loopback and link-local ones."""
+    found = [*(facts.get("all_ipv4_addresses") or ()), *(facts.get("all_ipv6_addresses") or ())]
+    return [each for each in found if not (ip_address(each).is_loopback or ip_address(each).is_link_local)]
+
+
+def _address(variables: Mapping[str, Any], addresses: list[str], route: str) -> tuple[str, bool]:
+    """Return the address of a host for other hosts, and whether it is a guess among several.
+
+    celery_host_address; else the address that Ansible connects to, if an interface has it; else that of the default
+    route. The address that Ansible connects to may be a name, or that of a NAT, on which nothing can listen. It is used
+    only if nothing else is known.
+
+    Args:
+        addresses: addresses of the host's interfaces.
+        route: address of its default route; empty if it has none or is not known.
+    """
+    if declared := variables.get("celery_host_address"):
+        return str(declared), False
+    reached = str(variables.get("ansible_host") or variables.get("inventory_hostname") or "")
+    if reached in addresses:
+        return reached, False
+    if route:
+        family = [each for each in addresses if ip_address(each).version == ip_address(route).version]
+        return route, len(family) > 1
+    return (addresses[0], False) if len(addresses) == 1 else (reached, len(addresses) > 1)
 
 
 def _file_system_size(mounts: Iterable[Mapping[str, Any]]) -> int | None:

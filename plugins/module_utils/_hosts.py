@@ -20,6 +20,8 @@ class Host:
         memory: bytes that the fleet may use.
         processors: number of processors.
         address: its address for other hosts.
+        addresses: all addresses of its interfaces.
+        guessed: whether address is a guess among them.
         disk: bytes of the file system of /var/lib.
         system: the distribution and its major version.
         role_variables: variables of the brokers' roles that are set, though the plan sets them.
@@ -42,6 +44,8 @@ class Host:
     login: str = ""
     variables: tuple[str, ...] = ()
     passwords: Mapping[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    guessed: bool = False
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -72,6 +76,8 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             str(facts.get("login") or ""),
             tuple(facts.get("variables") or ()),
             facts.get("passwords") or {},
+            tuple(facts.get("addresses") or ()),
+            bool(facts.get("guessed")),
         )
     return hosts
 

@@ -472,7 +472,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "kind": kind,
         "flavor": flavor,
         "host": broker_on.name,
-        "listen_addresses": (listening := listen_addresses(raw, broker_on, [*names, *producers], problems)),
+        "listen_addresses": (listening := listen_addresses(raw, broker_on, [*names, *producers], problems, warnings)),
         "address": reached_at(raw, broker_address, listening),
         "port": broker_port(raw, BROKERS[flavor].port, problems),
         "user": app,

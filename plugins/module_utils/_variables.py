@@ -49,7 +49,7 @@ _OF_ROLES = """
 OF_ROLES = frozenset(_OF_ROLES.split())
 _OF_PLAYBOOKS = """
     celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
-    celery_drain_deadline celery_drain_force celery_host_memory celery_logs_grep celery_logs_lines
+    celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_logs_grep celery_logs_lines
     celery_logs_programs celery_plan celery_plan_build celery_restart_programs celery_restart_queues
     celery_run_command celery_status_file
 """

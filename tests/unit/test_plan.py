@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
+from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
 from fleet import FACTS, GROUPS, MIB, declaration, with_queue, with_worker
@@ -374,3 +375,75 @@ def test_hosts_that_send_tasks_only_have_a_user_of_their_own_and_reach_the_broke
     assert (values["producers"], values["broker"]["producer"]) == (["web1"], "shop-producer")
     assert values["broker"]["listen_addresses"] == ["10.0.0.1"]
     assert list(values["hosts"]) == ["vm1"]
+
+
+OWN = {"all_ipv4_addresses": ["127.0.0.1", "10.0.2.15", "192.168.56.11"], "all_ipv6_addresses": ["fe80::1"]}
+ROUTE = OWN | {"default_ipv4": {"address": "10.0.2.15"}}
+ONE = {"all_ipv4_addresses": ["10.0.2.15"], "default_ipv4": {"address": "10.0.2.15"}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "facts", "address", "guessed"),
+    [
+        # Ansible's own address, if an interface has it: the default route may be a NAT's, the same on all hosts.
+        ({"ansible_host": "192.168.56.11"}, ROUTE, "192.168.56.11", False),
+        ({"inventory_hostname": "192.168.56.11"}, ROUTE, "192.168.56.11", False),
+        # A NAT's public address, or a name.
+        ({"ansible_host": "203.0.113.5"}, ONE, "10.0.2.15", False),
+        ({"ansible_host": "b1.example.com"}, ROUTE, "10.0.2.15", True),
+        ({"inventory_hostname": "b1"}, ONE, "10.0.2.15", False),
+        ({"inventory_hostname": "b1"}, ROUTE, "10.0.2.15", True),
+        # No default route.
+        ({"ansible_host": "b1"}, {"all_ipv6_addresses": ["fd00::5", "fe80::1"]}, "fd00::5", False),
+        ({"ansible_host": "b1"}, OWN, "b1", True),
+        # No facts.
+        ({"ansible_host": "192.168.56.11"}, {}, "192.168.56.11", False),
+        ({"inventory_hostname": "b1"}, {}, "b1", False),
+        ({"celery_host_address": "10.9.9.9", "ansible_host": "192.168.56.11"}, ROUTE, "10.9.9.9", False),
+    ],
+)
+def test_a_host_has_the_address_that_other_hosts_reach(
+    variables: dict[str, Any], facts: dict[str, Any], address: str, guessed: bool
+) -> None:
+    found = host_facts(variables | {"ansible_facts": facts})
+    assert (found["address"], found["guessed"]) == (address, guessed)
+
+
+def broker_with(variables: dict[str, Any], facts: dict[str, Any], **given: Any) -> Plan:
+    return plan(declaration(**given), broker1={**FACTS["broker1"], **_address_of(variables, facts)})
+
+
+def _address_of(variables: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    found = host_facts(variables | {"ansible_facts": facts})
+    return {name: found[name] for name in ("address", "addresses", "guessed")}
+
+
+def test_a_guess_among_several_addresses_of_the_broker_is_reported() -> None:
+    made = broker_with({"ansible_host": "b1"}, ROUTE)
+    assert not made.problems
+    assert made.values["broker"]["address"] == "10.0.2.15"
+    (told,) = [warning for warning in made.warnings if "several addresses" in warning]
+    assert told.startswith("broker1 has several addresses: 10.0.2.15, 192.168.56.11. The fleet uses 10.0.2.15")
+    assert "celery_host_address" in told
+    told_by: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+        ({"ansible_host": "192.168.56.11"}, {}),
+        ({"celery_host_address": "192.168.56.11"}, {}),
+        ({}, {"broker_address": "192.168.56.11"}),
+    )
+    for variables, declared in told_by:
+        made = broker_with(variables, ROUTE, **declared)
+        assert made.values["broker"]["address"] == "192.168.56.11"
+        assert made.values["broker"]["listen_addresses"] == ["192.168.56.11"]
+        assert "several addresses" not in " ".join(made.warnings)
+
+
+def test_a_broker_of_several_addresses_without_a_default_route_must_say_which() -> None:
+    (problem,) = broker_with({"ansible_host": "b1"}, OWN).problems
+    assert problem.where == "celery_host_address of broker1"
+    assert "10.0.2.15, 192.168.56.11" in str(problem)
+
+
+def test_a_plan_for_reading_is_made_though_the_broker_cannot_be_reached() -> None:
+    made = broker_with({"inventory_hostname": "b1.example.com"}, {})
+    assert not made.problems
+    assert made.values["broker"]["address"] == "b1.example.com"

@@ -73,11 +73,21 @@ def test_the_verdict_names_unreachable_hosts_as_a_possible_cause_of_a_deep_queue
 def test_the_table_has_a_line_for_each_process_stray_and_unreachable_host() -> None:
     at_work = {"name": "shop-email", "release": "1.1", "state": "RUNNING"}
     stray = {"program": "shop-email", "pid": 4711}
-    status = {"current": "1.1", "drained": False, "programs": [at_work], "strays": [stray]}
-    hostvars = {"w1": {"status": status}, "w2": {"status": {"unreachable": True}}}
-    table = FilterModule().filters()["status_table"](hostvars, ["w1", "w2"], "status")
+    status: dict[str, Any] = {"current": "1.1", "drained": False, "programs": [at_work], "strays": [stray]}
+    failed = {"failed": True, "msg": "Supervisor does not answer"}
+    cut_off = {"name": "shop-video", "release": "1.1", "state": "RUNNING", "silent": 40, "connected": False}
+    status["programs"].append(cut_off)
+    # A host that could not even be asked for its facts has no result.
+    hostvars: dict[str, Any] = {"w1": {"status": status}, "w2": {"status": {"unreachable": True}}}
+    hostvars |= {"w3": {}, "w4": {"status": failed}}
+    table = FilterModule().filters()["status_table"](hostvars, [*hostvars], "status")
     assert [line.split() for line in table[2:]] == [
         ["w1", "1.1", "shop-email", "1.1", "RUNNING"],
+        ["w1", "1.1", "shop-video", "1.1", "RUNNING,", *["no", "connection", "to", "the", "broker", "for", "40", "s"]],
         ["w1", "1.1", "shop-email", "-", "of", "no", "Supervisor"],
         ["w2", "-", "-", "-", "unreachable"],
+        ["w3", "-", "-", "-", "unreachable"],
+        ["w4", "-", "-", "-", "can't", "be", "read"],
     ]
+    values = FilterModule().filters()["host_statuses"](hostvars, ["w2", "w3"], "status")
+    assert values == {"w2": {"unreachable": True}, "w3": {"unreachable": True}}
