@@ -11,22 +11,15 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.fleet.celery.plugins.module_utils._batches import batches, read_sizes
+from ansible_collections.fleet.celery.plugins.module_utils._batches import read_sizes
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
-from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins, batch_failures, depth_limits
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
-from ansible_collections.fleet.celery.plugins.module_utils._report import Results, page, rollout_of
-from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
-    activation_progress,
-    rollback_release,
-    staging_failures,
-    verdict,
-)
+from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
-from ansible_collections.fleet.celery.plugins.module_utils._table import table
+from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
 
 
@@ -35,14 +28,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
-            "activation_progress": _activation_progress,
-            "batch_failures": _batch_failures,
             "batch_size_errors": _batch_size_errors,
-            "batches": _batches,
             "bcrypt": _bcrypt,
             "broker_url": broker_url,
             "config_file_entries": _config_file_entries,
-            "depth_limits": _depth_limits,
             "environment_text": environment_text,
             "host_facts": _host_facts,
             "host_statuses": _host_statuses,
@@ -52,9 +41,6 @@ class FilterModule:
             "platform": _platform,
             "python_literal": _python_literal,
             "result_url": result_url,
-            "rollback_release": rollback_release,
-            "rollout_page": _rollout_page,
-            "rollout_verdict": _rollout_verdict,
             "salted_sha1": _salted_sha1,
             "staging_failures": _staging_failures,
             "status_table": _status_table,
@@ -65,24 +51,6 @@ class FilterModule:
 
 def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {host: host_facts(hostvars[host]) for host in hosts}
-
-
-def _batches(hosts: Iterable[str], plan: Mapping[str, Mapping[str, Any]], sizes: Iterable[object]) -> list[list[str]]:
-    """Return the hosts of each batch.
-
-    Args:
-        plan: the plan's hosts.
-        sizes: celery_rollout_batches.
-    """
-    read = read_sizes(list(sizes), [])
-    hosts = list(hosts)
-    workloads = {host: [item["worker"] for item in plan[host]["programs"]] for host in hosts}
-    consumed = {host: {queue for item in plan[host]["programs"] for queue in item["queues"]} for host in hosts}
-    # Hosts that only send tasks, such as beat's, come last: a worker of the old release would discard a new task.
-    working = {host: workers for host, workers in workloads.items() if workers}
-    result = batches(working, {host: consumed[host] for host in working}, read)
-    senders = [host for host in hosts if host not in working]
-    return [*result, senders] if senders else result
 
 
 def _log_names(host: str, plan: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -108,63 +76,6 @@ def _registered(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str],
     return {host: values[name] for host in hosts if name in (values := hostvars[host])}
 
 
-def _activation_progress(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str) -> dict[str, Any]:
-    """Return the state of hosts: waiting, progress and failures.
-
-    Args:
-        name: variable in which each host registered the result of celery_activate.
-    """
-    hosts = list(hosts)
-    return asdict(activation_progress(_registered(hostvars, hosts, name), hosts))
-
-
-def _batch_failures(
-    hostvars: Mapping[str, Mapping[str, Any]],
-    batch: Iterable[str],
-    *,
-    hosts: Iterable[str],
-    before: str,
-    activated: str,
-    hooks: str,
-    after: str,
-    margins: Mapping[str, float],
-) -> list[str]:
-    """Return why a batch is unhealthy; empty if it is healthy.
-
-    Args:
-        hosts: all hosts of the rollout.
-        before: variable in which each host registered the result of celery_status before the rollout.
-        activated: variable of the result of celery_activate.
-        hooks: variable of the message of a failed hook.
-        after: variable of the result of celery_status after the activation.
-    """
-    batch = list(batch)
-    slices = _registered(hostvars, batch, activated)
-    failures = activation_progress(slices, batch).failures
-    if failures:
-        return [f"{host}: {text}" for host, texts in failures.items() for text in texts]
-    if failed := _registered(hostvars, batch, hooks):
-        return [f"{host}: {text}" for host, text in failed.items()]
-    versions = {host: str(result["version"]) for host, result in slices.items()}
-    baseline = _registered(hostvars, hosts, before)
-    return batch_failures(versions, baseline, _registered(hostvars, batch, after), _margins(margins))
-
-
-def _depth_limits(
-    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], before: str, margins: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the depth that each queue may have.
-
-    Args:
-        before: variable in which each host registered the result of celery_status before the rollout.
-    """
-    return depth_limits(_registered(hostvars, hosts, before), _margins(margins))
-
-
-def _margins(given: Mapping[str, float]) -> Margins:
-    return Margins(**{name: type(getattr(Margins, name))(value) for name, value in given.items()})
-
-
 def _staging_failures(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], failure: str, release: str
 ) -> list[str]:
@@ -178,59 +89,6 @@ def _staging_failures(
     failures = _registered(hostvars, hosts, failure)
     staged = {host for host, result in _registered(hostvars, hosts, release).items() if not result.get("unreachable")}
     return staging_failures(failures, [host for host in hosts if host not in failures and host not in staged])
-
-
-def _rollout_verdict(
-    hostvars: Mapping[str, Mapping[str, Any]],
-    hosts: Iterable[str],
-    *,
-    label: str,
-    everyone: Iterable[str],
-    slices: str,
-    reasons: str,
-    after: str,
-) -> str:
-    """Return the report of a failed rollout; empty if no host was marked for rollback.
-
-    Args:
-        hosts: hosts that were marked for rollback.
-        everyone: all hosts of the rollout.
-        slices: variable in which each host registered the result of celery_activate.
-        reasons: variable of the reasons why the batch is unhealthy.
-        after: variable of the result of celery_status at the end.
-    """
-    hosts = list(hosts)
-    if not hosts:
-        return ""
-    why = _registered(hostvars, hosts, reasons)
-    statuses = _registered(hostvars, everyone, after)
-    unreachable = [host for host, status in statuses.items() if status.get("unreachable")]
-    return verdict(label, why[hosts[-1]], _registered(hostvars, hosts, slices), unreachable)
-
-
-def _rollout_page(
-    hostvars: Mapping[str, Mapping[str, Any]],
-    hosts: Iterable[str],
-    *,
-    app: str,
-    label: str,
-    began: float,
-    verdict: str,
-) -> str:
-    """Return the report of a rollout as an HTML page, from the results that each host registered."""
-    hosts = list(hosts)
-    names = (
-        "__celery_rollout_baseline",
-        "__celery_app_release",
-        "__celery_rollout_activation",
-        "__celery_rollout_final_status",
-    )
-    before, staged, slices, after = (_registered(hostvars, hosts, name) for name in names)
-    results = {
-        host: Results(before.get(host, {}), staged.get(host, {}), slices.get(host, {}), after.get(host, {}))
-        for host in hosts
-    }
-    return page(rollout_of(app, label, float(began), results, verdict))
 
 
 def _host_statuses(
@@ -256,29 +114,9 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
     Args:
         name: variable in which each host registered the result of celery_status.
     """
-    rows = []
     hosts = list(hosts)
     found = _registered(hostvars, hosts, name)
-    for host in hosts:
-        status = found.get(host, {"unreachable": True})
-        programs = [(each["name"], each["release"] or "-", _state(each)) for each in status.get("programs", [])]
-        if "current" not in status:
-            rows.append((host, "-", "-", "-", "unreachable" if status.get("unreachable") else "can't be read"))
-            continue
-        if status["drained"]:
-            rows.append((host, status["current"], "-", "-", "drained"))
-        rows += [(host, status["current"], *program) for program in programs]
-        rows += [
-            (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
-        ]
-    return table(("host", "current", "program", "runs", "state"), rows)
-
-
-def _state(program: Mapping[str, Any]) -> str:
-    """Return the state of a program, with the time for which its worker has not responded."""
-    silent = program.get("silent")
-    what = "not responding" if program.get("connected", True) else "no connection to the broker"
-    return f"{program['state']}, {what} for {silent} s" if silent else str(program["state"])
+    return status_table({host: found.get(host, {"unreachable": True}) for host in hosts})
 
 
 def _config_file_entries(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:

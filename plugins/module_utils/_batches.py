@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 
@@ -32,6 +33,27 @@ def read_sizes(raw: Sequence[object], problems: list[Problem]) -> list[tuple[int
     if not sizes and not problems:
         problems.append(Problem("celery_rollout_batches", "is empty", 'Set it to a list, e.g. ["1", "25%", "100%"]'))
     return sizes
+
+
+def fleet_batches(
+    hosts: Iterable[str], workers: Mapping[str, Sequence[Mapping[str, Any]]], raw: Sequence[object]
+) -> list[list[str]]:
+    """Return the hosts of each batch.
+
+    Args:
+        hosts: hosts of the rollout, in their order.
+        workers: for each host, the plan's programs, each with worker and queues.
+        raw: celery_rollout_batches.
+    """
+    hosts = list(hosts)
+    sizes = read_sizes(raw, [])
+    # Hosts that only send tasks, such as beat's, come last: a worker of the old release would discard a new task.
+    working = [host for host in hosts if workers.get(host)]
+    senders = [host for host in hosts if not workers.get(host)]
+    workloads = {host: [item["worker"] for item in workers[host]] for host in working}
+    consumed = {host: {queue for item in workers[host] for queue in item["queues"]} for host in working}
+    result = batches(workloads, consumed, sizes)
+    return [*result, senders] if senders else result
 
 
 def batches(

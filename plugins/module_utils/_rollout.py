@@ -83,7 +83,9 @@ def verdict(
         slices: for each of these hosts, the latest result of celery_activate.
         unreachable: hosts of the whole fleet that are unreachable. A queue that only they consume grows.
     """
-    lines = [f"{label} failed:", *(f"  {reason}" for reason in reasons), "Hosts that it was activated on:"]
+    lines = [f"{label} failed:", *(f"  {reason}" for reason in reasons)]
+    if slices:
+        lines.append("Hosts that it was activated on:")
     progress = activation_progress(slices, slices)
     for host, result in slices.items():
         waits = "; ".join(["not done", *result.get("waits", [])]) if host in progress.waiting else ""

@@ -1,4 +1,4 @@
-"""The plan as tables of plain text."""
+"""The plan, and the state of programs, as tables of plain text."""
 
 from __future__ import annotations
 
@@ -14,6 +14,35 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     cells.insert(1, tuple("-" * width for width in widths))
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def status_table(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table of all programs, with their releases and states.
+
+    Args:
+        statuses: for each host, the result of celery_status.
+    """
+    rows = []
+    for host, status in statuses.items():
+        if "current" not in status:
+            rows.append((host, "-", "-", "-", "unreachable" if status.get("unreachable") else "can't be read"))
+            continue
+        if status["drained"]:
+            rows.append((host, status["current"], "-", "-", "drained"))
+        rows += [
+            (host, status["current"], each["name"], each["release"] or "-", _state(each)) for each in status["programs"]
+        ]
+        rows += [
+            (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
+        ]
+    return table(("host", "current", "program", "runs", "state"), rows)
+
+
+def _state(program: Mapping[str, Any]) -> str:
+    """Return the state of a program, with the time for which its worker has not responded."""
+    silent = program.get("silent")
+    what = "not responding" if program.get("connected", True) else "no connection to the broker"
+    return f"{program['state']}, {what} for {silent} s" if silent else str(program["state"])
 
 
 def plan_tables(values: Mapping[str, Any]) -> list[str]:

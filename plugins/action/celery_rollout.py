@@ -1,0 +1,135 @@
+"""Activate a release in batches, check each batch, and roll back a failed one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.fleet.celery.plugins.module_utils._controller import this_run
+from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins
+from ansible_collections.fleet.celery.plugins.plugin_utils._module_runner import ModuleRunner
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import Hooks, Lock, Order, Part, Rollout
+
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "app": {"type": "dict", "required": True},
+    "hosts": {"type": "dict", "required": True},
+    "lock_host": {"type": "str", "required": True},
+    "run": {"type": "str", "required": True},
+    "label": {"type": "str", "required": True},
+    "report_dir": {"type": "path", "required": True},
+    "queues": {"type": "list", "elements": "str", "default": []},
+    "batches": {"type": "list", "elements": "raw", "default": ["1", "25%", "100%"]},
+    "only": {"type": "list", "elements": "str", "default": []},
+    "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},
+    "start_timeout": {"type": "int", "default": 180},
+    "keep_releases": {"type": "int", "default": 5},
+    "observe_tasks": {"type": "int", "default": 20},
+    "observe_seconds": {"type": "int", "default": 30},
+    "margins": {"type": "dict", "default": {}},
+    "auto_rollback": {"type": "bool", "default": True},
+    "hooks": {
+        "type": "dict",
+        "default": {},
+        "options": {
+            name: {"type": "list", "elements": "dict", "default": []}
+            for name in ("after_activate", "after_rollback", "after_success")
+        },
+    },
+}
+
+
+class AnsibleFleet:
+    """The hosts of the inventory, as a rollout needs them."""
+
+    def __init__(self, runner: ModuleRunner, report_dir: Path) -> None:
+        self._runner, self._report_dir = runner, report_dir
+        self.changed = False
+        self.diff: list[dict[str, Any]] = []
+
+    def run(self, module: str, arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Run a module on hosts at the same time, and return the result of each host."""
+        results = self._runner.run(module, arguments)
+        for name, result in results.items():
+            self.changed = self.changed or bool(result.get("changed"))
+            for diff in result.get("diff") or []:
+                headers = {key: f"{name}: {diff[key]}" for key in ("before_header", "after_header") if key in diff}
+                self.diff.append({**diff, **headers})
+        return results
+
+    def now(self) -> float:
+        """Return the time, in seconds since the epoch."""
+        return time.time()
+
+    def report(self, lines: Iterable[str]) -> None:
+        """Show lines to the user at once."""
+        for line in lines:
+            Display().display(line)
+
+    def write_page(self, name: str, content: str) -> str:
+        """Write the report of the rollout to a file that only its user can read, and return its path."""
+        path = self._report_dir / name
+        try:
+            self._report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(content, encoding="utf-8")
+        except OSError as error:
+            return f"The report could not be written: {error}"
+        return str(path)
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+    """Run the rollout on the controller."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Run the rollout, and fail with its verdict."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
+        runner = ModuleRunner(self, int(variables.get("ansible_forks") or 5))
+        fleet = AnsibleFleet(runner, Path(options["report_dir"]))
+        failure = Rollout(_order(options, check=bool(variables.get("ansible_check_mode"))), fleet).run()
+        result: dict[str, Any] = {"changed": fleet.changed, "diff": fleet.diff}
+        if runner.warnings:
+            result["warnings"] = list(runner.warnings.values())
+        return {**result, "failed": True, "msg": failure} if failure else result
+
+
+def _order(options: Mapping[str, Any], *, check: bool) -> Order:
+    controller = asdict(this_run())
+    hosts: Mapping[str, Mapping[str, Any]] = options["hosts"]
+    parts = {
+        name: Part(
+            version=str(host["version"]),
+            programs=host["programs"],
+            restart_before=float(host.get("restart_before", 0)),
+            staged=host.get("staged", {}),
+        )
+        for name, host in hosts.items()
+    }
+    return Order(
+        label=options["label"],
+        app=options["app"],
+        lock=Lock(options["lock_host"], options["run"], controller | {"processes": list(controller["processes"])}),
+        parts=parts,
+        workers={name: host["workers"] for name, host in hosts.items()},
+        queues=options["queues"],
+        sizes=options["batches"],
+        only=options["only"],
+        stop_by=options["stop_by"],
+        start_timeout=options["start_timeout"],
+        keep_releases=options["keep_releases"],
+        observe_tasks=options["observe_tasks"],
+        observe_seconds=options["observe_seconds"],
+        margins=Margins(**{name: type(getattr(Margins, name))(value) for name, value in options["margins"].items()}),
+        auto_rollback=options["auto_rollback"],
+        hooks=Hooks(**options["hooks"]),
+        check=check,
+    )
