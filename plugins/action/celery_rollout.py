@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
 from ansible_collections.fleet.celery.plugins.module_utils._controller import this_run
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins
-from ansible_collections.fleet.celery.plugins.plugin_utils._module_runner import ModuleRunner
+from ansible_collections.fleet.celery.plugins.plugin_utils._ansible_fleet import AnsibleFleet
 from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import Hooks, Lock, Order, Part, Rollout
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
@@ -43,45 +40,6 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 }
 
 
-class AnsibleFleet:
-    """The hosts of the inventory, as a rollout needs them."""
-
-    def __init__(self, runner: ModuleRunner, report_dir: Path) -> None:
-        self._runner, self._report_dir = runner, report_dir
-        self.changed = False
-        self.diff: list[dict[str, Any]] = []
-
-    def run(self, module: str, arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Run a module on hosts at the same time, and return the result of each host."""
-        results = self._runner.run(module, arguments)
-        for name, result in results.items():
-            self.changed = self.changed or bool(result.get("changed"))
-            for diff in result.get("diff") or []:
-                headers = {key: f"{name}: {diff[key]}" for key in ("before_header", "after_header") if key in diff}
-                self.diff.append({**diff, **headers})
-        return results
-
-    def now(self) -> float:
-        """Return the time, in seconds since the epoch."""
-        return time.time()
-
-    def report(self, lines: Iterable[str]) -> None:
-        """Show lines to the user at once."""
-        for line in lines:
-            Display().display(line)
-
-    def write_page(self, name: str, content: str) -> str:
-        """Write the report of the rollout to a file that only its user can read, and return its path."""
-        path = self._report_dir / name
-        try:
-            self._report_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(content, encoding="utf-8")
-        except OSError as error:
-            return f"The report could not be written: {error}"
-        return str(path)
-
-
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
     """Run the rollout on the controller."""
 
@@ -93,13 +51,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
-        runner = ModuleRunner(self, int(variables.get("ansible_forks") or 5))
-        fleet = AnsibleFleet(runner, Path(options["report_dir"]))
-        failure = Rollout(_order(options, check=bool(variables.get("ansible_check_mode"))), fleet).run()
-        result: dict[str, Any] = {"changed": fleet.changed, "diff": fleet.diff}
-        if runner.warnings:
-            result["warnings"] = list(runner.warnings.values())
-        return {**result, "failed": True, "msg": failure} if failure else result
+        fleet = AnsibleFleet(self, variables)
+        failure = Rollout(_order(options, check=bool(variables["ansible_check_mode"])), fleet).run()
+        return fleet.result() | ({"failed": True, "msg": failure} if failure else {})
 
 
 def _order(options: Mapping[str, Any], *, check: bool) -> Order:
@@ -120,6 +74,7 @@ def _order(options: Mapping[str, Any], *, check: bool) -> Order:
         lock=Lock(options["lock_host"], options["run"], controller | {"processes": list(controller["processes"])}),
         parts=parts,
         workers={name: host["workers"] for name, host in hosts.items()},
+        report_dir=options["report_dir"],
         queues=options["queues"],
         sizes=options["batches"],
         only=options["only"],

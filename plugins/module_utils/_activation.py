@@ -15,20 +15,6 @@ CRASH_SECONDS = 10.0
 _UP = frozenset({"STARTING", "RUNNING"})
 DOWN = frozenset({"STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN"})
 
-SLICE_LEAST_SECONDS, SLICE_MOST_SECONDS = 15.0, 600.0
-
-
-def slice_seconds(waited: float) -> float:
-    """Return for how many seconds a call waits before it reports its progress.
-
-    Each call is an Ansible task nested in the previous one, and Ansible 2.19 fails after 247 of them. So later calls
-    wait longer: a day takes 183 calls. A call returns earlier once all programs are done.
-
-    Args:
-        waited: seconds that earlier calls have waited.
-    """
-    return min(max(waited / 10, SLICE_LEAST_SECONDS), SLICE_MOST_SECONDS)
-
 
 @dataclass(frozen=True)
 class Wanted:

@@ -121,9 +121,9 @@ options:
     type: int
     default: 180
   seconds:
-    description: Seconds after which the module returns. V(0) is 15 seconds at first, and up to 600 later.
+    description: Seconds after which the module returns.
     type: int
-    default: 0
+    default: 15
 """
 
 EXAMPLES = r"""
@@ -194,7 +194,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._activation import (
     Step,
     Wanted,
     next_step,
-    slice_seconds,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
@@ -249,7 +248,6 @@ class State:
         # Programs that this activation, or one that failed, started and that were never ready.
         self.idle: set[str] = set(raw.get("idle", []))
         self.phases: dict[str, list[list[Any]]] = mine.get("phases", {})
-        self.began: float = mine.get("began", time.time())
 
     def phase(self, program: str, name: str) -> None:
         """Record that a program enters a phase now."""
@@ -268,7 +266,6 @@ class State:
             "shut_down": self.shut_down,
             "idle": sorted(self.idle),
             "phases": self.phases,
-            "began": self.began,
         }
         write_file(self._path, json.dumps(state, indent=1) + "\n", 0o600, "root")
 
@@ -489,7 +486,7 @@ class Activation:
         diff = self.link_current()
         if self.module.check_mode:
             return self._predicted(diff)
-        deadline = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.state.began))
+        deadline = time.monotonic() + self.parameters["seconds"]
         waits: dict[str, str] = {}
         failures: list[str] = []
         try:
@@ -587,7 +584,7 @@ def main() -> None:
             "stop_by": {"type": "str", "choices": ["supervisor", "remote_control"], "default": "supervisor"},
             "keep_releases": {"type": "int", "default": 0},
             "start_timeout": {"type": "int", "default": 180},
-            "seconds": {"type": "int", "default": 0},
+            "seconds": {"type": "int", "default": 15},
             **OPTIONS,
         },
         supports_check_mode=True,

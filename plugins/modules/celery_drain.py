@@ -48,9 +48,9 @@ options:
     type: int
     default: 0
   seconds:
-    description: Seconds after which the module returns. V(0) is 15 seconds at first, and up to 600 later.
+    description: Seconds after which the module returns.
     type: int
-    default: 0
+    default: 15
 """
 
 EXAMPLES = r"""
@@ -90,7 +90,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._activation import slice_seconds
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
 from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, stop_strays, strays, supervisord
@@ -170,7 +169,7 @@ class Drain:
             waits = [f"{name} would be stopped" for name, process in self.left().items() if not process.stopped]
             return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
         broken_off: set[str] = set()
-        until = time.monotonic() + (self.parameters["seconds"] or slice_seconds(time.time() - self.since))
+        until = time.monotonic() + self.parameters["seconds"]
         while True:
             self.stop_workers()
             left, strays_left = self.left(), self.strays()
@@ -226,7 +225,7 @@ def main() -> None:
             "programs": {"type": "list", "elements": "str", "required": True},
             "drained": {"type": "bool", "default": True},
             "deadline": {"type": "int", "default": 0},
-            "seconds": {"type": "int", "default": 0},
+            "seconds": {"type": "int", "default": 15},
             **OPTIONS,
         },
         supports_check_mode=True,

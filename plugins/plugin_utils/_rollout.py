@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._batches import fleet_batches
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
@@ -18,41 +18,19 @@ from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins
 from ansible_collections.fleet.celery.plugins.module_utils._lock import STALE_SECONDS
 from ansible_collections.fleet.celery.plugins.module_utils._report import Results, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
-    UNREACHABLE,
     activation_progress,
     rollback_release,
     verdict,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
+from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import Fleet, ProgressReports, Result, failure_of
 
 ACTIVATE, STATUS, LOCK = "fleet.celery.celery_activate", "fleet.celery.celery_status", "fleet.celery.celery_lock"
 COMMAND = "ansible.builtin.command"
-# Seconds between two polls of an activation, after each of which the lock is renewed, and at most between two reports.
-SLICE_SECONDS, REPORT_SECONDS = 15, 300
+# Seconds between two polls of an activation, after each of which the lock is renewed.
+SLICE_SECONDS = 15
 # Task results are collected from so many seconds before the rollout, to show the rate before it.
 LEAD_SECONDS = 30
-
-Result = Mapping[str, Any]
-
-
-class Fleet(Protocol):
-    """The hosts, and the machine that controls them."""
-
-    def run(self, module: str, arguments: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Result]:
-        """Run a module on hosts at the same time, and return the result of each host.
-
-        Args:
-            arguments: of each host that runs the module.
-        """
-
-    def now(self) -> float:
-        """Return the time, in seconds since the epoch."""
-
-    def report(self, lines: Iterable[str]) -> None:
-        """Show lines to the user."""
-
-    def write_page(self, name: str, content: str) -> str:
-        """Write the report of the rollout to a file, and return its path."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +85,7 @@ class Order:
         workers: for each host, the plan's programs, each with worker and queues.
         queues: queues whose depth is compared with the baseline.
         sizes: celery_rollout_batches.
+        report_dir: directory of the HTML report.
         only: programs to restart; all if empty.
         check: whether this is a run in check mode, which changes nothing.
     """
@@ -116,6 +95,7 @@ class Order:
     lock: Lock
     parts: Mapping[str, Part]
     workers: Mapping[str, Sequence[Mapping[str, Any]]]
+    report_dir: str
     queues: Sequence[str] = ()
     sizes: Sequence[object] = ("1", "25%", "100%")
     only: Sequence[str] = ()
@@ -153,13 +133,6 @@ class Host:
 
 class StoppedError(Exception):
     """The rollout can't go on. The message says why."""
-
-
-def failure_of(result: Result) -> str:
-    """Return why a module failed on a host; empty if it succeeded."""
-    if result.get("unreachable"):
-        return UNREACHABLE
-    return str(result.get("msg") or "the module failed") if result.get("failed") else ""
 
 
 class Rollout:
@@ -226,17 +199,13 @@ class Rollout:
         A failed host ends the activation of the others, but not their rollback.
         """
         waiting = list(hosts)
-        began = reported = self._fleet.now()
+        reports = ProgressReports(self._fleet)
         while waiting:
             results = self._fleet.run(ACTIVATE, {host.name: self._activation(host, rollback) for host in waiting})
             for host in waiting:
                 host.activation = results[host.name]
             progress = activation_progress({host.name: host.activation for host in hosts}, _ids(hosts))
-            now = self._fleet.now()
-            # The longer it waits, the less often it reports.
-            if progress.progress and now - reported >= min((now - began) / 20, REPORT_SECONDS):
-                self._fleet.report(progress.progress)
-                reported = now
+            reports.show(progress.progress)
             self._renew_lock()
             if progress.failures and not rollback:
                 return
@@ -303,7 +272,7 @@ class Rollout:
         why = self._verdict()
         lines = status_table({host.name: host.final for host in self._in_batch_order()})
         if not self.order.check:
-            lines += ["", self._fleet.write_page(self._page_name(), self._page(why))]
+            lines += ["", self._fleet.write_page(self.order.report_dir, self._page_name(), self._page(why))]
         self._fleet.report(lines)
         return why
 

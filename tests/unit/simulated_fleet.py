@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._activation import Observed, Step, Wanted, next_step
 from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder, acquire
+from ansible_collections.fleet.celery.plugins.plugin_utils._drain import DRAIN
 from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import ACTIVATE, COMMAND, LOCK, STATUS
 
 LOCK_HOST = "broker"
@@ -54,6 +55,7 @@ class SimulatedHost:
     activation: tuple[str, str] = ("", "")
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     lost: bool = False
+    drained_since: int = 0
 
     def add(self, worker: str, queues: Iterable[str], slots: int = 1) -> None:
         names = [worker] if slots == 1 else [f"{worker}-a", f"{worker}-b"]
@@ -105,14 +107,15 @@ class SimulatedFleet:
     def report(self, lines: Iterable[str]) -> None:
         self.lines += lines
 
-    def write_page(self, name: str, content: str) -> str:
+    def write_page(self, directory: str, name: str, content: str) -> str:
         self.pages[name] = content
-        return f"/reports/{name}"
+        return f"{directory}/{name}"
 
     def run(self, module: str, arguments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         if self.killed:
             raise KilledError
-        call = {ACTIVATE: self._activate, STATUS: self._status, LOCK: self._lock, COMMAND: self._command}[module]
+        calls = {ACTIVATE: self._activate, STATUS: self._status, LOCK: self._lock, COMMAND: self._command}
+        call = {**calls, DRAIN: self._drain}[module]
         results: dict[str, dict[str, Any]] = {}
         began = self.clock
         while True:
@@ -219,6 +222,24 @@ class SimulatedFleet:
             "ended": {},
             "strays": [],
         }
+
+    def _drain(self, name: str, options: Mapping[str, Any], waited: int) -> dict[str, Any] | None:
+        host = self.hosts[name]
+        programs = [host.slots[each] for each in options["programs"]]
+        interrupted = []
+        for slot in programs:
+            if slot.state in {"STARTING", "RUNNING"}:
+                host.drained_since = self.clock
+                slot.state, slot.stopped_at = "STOPPING", self.clock + host.drain_seconds
+            late = options["deadline"] and self.clock >= host.drained_since + options["deadline"]
+            if slot.state == "STOPPING" and late:
+                interrupted.append(slot.name)
+                slot.state = "STOPPED"
+        left = [slot.name for slot in programs if slot.state == "STOPPING"]
+        if left and not interrupted and waited < options["seconds"]:
+            return None
+        waits = [f"{slot} is finishing its tasks" for slot in left]
+        return {"done": not left, "waits": waits, "broken_off": interrupted}
 
     def _activate(self, name: str, options: Mapping[str, Any], waited: int) -> dict[str, Any] | None:
         host, version = self.hosts[name], options["version"]

@@ -10,9 +10,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._activation import (
     Step,
     Wanted,
     next_step,
-    slice_seconds,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._lock import STALE_SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,14 +163,3 @@ def test_a_handover_stops_no_worker_before_the_other_is_ready(mine: Observed, be
     if step.stop == "shop-email-a":
         assert programs["shop-email-b"].answers
         assert programs["shop-email-b"].current
-
-
-def test_a_day_of_waiting_takes_fewer_calls_than_ansible_can_nest() -> None:
-    waited, calls = 0.0, 0
-    while waited < 86400:
-        waited += slice_seconds(waited)
-        calls += 1
-    assert calls < 200
-    assert slice_seconds(0) == slice_seconds(149) == 15
-    # Hosts of a batch may take turns, and a lock that is not renewed in time is stale.
-    assert slice_seconds(10**6) < STALE_SECONDS / 2

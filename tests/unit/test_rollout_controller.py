@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder
+from ansible_collections.fleet.celery.plugins.plugin_utils._drain import Drain
 from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import LOCK, Hooks, Lock, Order, Part, Rollout
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -49,6 +50,7 @@ def order(fleet: SimulatedFleet, run: str = "run1", version: str = "1.1", **chan
             ]
             for name, host in fleet.hosts.items()
         },
+        "report_dir": "/reports",
         "observe_seconds": 10,
         "start_timeout": 60,
     }
@@ -219,6 +221,27 @@ def test_a_killed_controller_leaves_the_lock_to_the_next_run() -> None:
     assert rollout_of(fleet, "run2").run() == ""
     assert set().union(*releases(fleet).values()) == {"1.1"}
     assert fleet.holder is None
+
+
+def test_a_drain_interrupts_tasks_at_its_deadline_and_names_the_programs() -> None:
+    fleet = fleet_of(hosts=2)
+    fleet.hosts["w2"].drain_seconds = 10**6
+    programs = {name: [*fleet.hosts[name].slots] for name in ("w1", "w2")}
+    drain = Drain(APP, programs, 7200, fleet)
+    drain.run()
+    assert drain.interrupted == {"w1": [], "w2": ["shop-email", "shop-reports-a"]}
+    assert not drain.failures
+    assert "w2: shop-email is finishing its tasks" in fleet.lines
+    assert {slot.state for name in ("w1", "w2") for slot in fleet.hosts[name].slots.values()} == {"STOPPED"}
+
+
+def test_a_host_that_is_lost_does_not_end_the_drain_of_the_others() -> None:
+    fleet = fleet_of(hosts=2, drain_seconds=600)
+    fleet.events[fleet.clock + 100] = [partial(fleet.lose, "w1", power=False)]
+    drain = Drain(APP, {name: [*fleet.hosts[name].slots] for name in ("w1", "w2")}, 0, fleet)
+    drain.run()
+    assert drain.failures == {"w1": "unreachable"}
+    assert {slot.state for slot in fleet.hosts["w2"].slots.values()} == {"STOPPED"}
 
 
 # ---- Random fleets ----

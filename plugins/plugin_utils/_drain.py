@@ -1,0 +1,65 @@
+"""A drain of hosts: their workers finish their tasks, and stay stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import Fleet, ProgressReports, failure_of
+
+DRAIN = "fleet.celery.celery_drain"
+# Seconds between two polls.
+SLICE_SECONDS = 15
+
+
+class Drain:
+    """A drain.
+
+    Attributes:
+        interrupted: for each host, the programs that did not finish before the deadline.
+        failures: for each host on which the drain failed, why.
+    """
+
+    def __init__(
+        self, app: Mapping[str, Any], programs: Mapping[str, Sequence[str]], deadline: int, fleet: Fleet
+    ) -> None:
+        """Prepare the drain.
+
+        Args:
+            app: the plan's app.
+            programs: for each host, its workers' programs.
+            deadline: seconds after which tasks are interrupted; 0: never.
+        """
+        self._arguments = {
+            host: {
+                "app_name": app["name"],
+                "root": app["root"],
+                "state_dir": app["state_dir"],
+                "programs": list(names),
+                "deadline": deadline,
+                "seconds": SLICE_SECONDS,
+            }
+            for host, names in programs.items()
+        }
+        self._fleet = fleet
+        self.interrupted: dict[str, list[str]] = {}
+        self.failures: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Drain the hosts. One that fails does not end the drain of the others, which have a deadline to keep."""
+        reports = ProgressReports(self._fleet)
+        waiting = dict(self._arguments)
+        while waiting:
+            results = self._fleet.run(DRAIN, waiting)
+            for host, result in results.items():
+                if failure := failure_of(result):
+                    self.failures[host] = failure
+                else:
+                    interrupted = {*self.interrupted.get(host, ()), *result["broken_off"]}
+                    self.interrupted[host] = sorted(interrupted)
+            waiting = {
+                host: arguments
+                for host, arguments in waiting.items()
+                if host not in self.failures and not results[host]["done"]
+            }
+            reports.show([f"{host}: {text}" for host, result in results.items() for text in result.get("waits", [])])
