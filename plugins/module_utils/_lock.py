@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# A rollout renews the lock with each call of a module, which takes up to ten minutes. Hosts of a batch may take turns.
-STALE_SECONDS = 1800.0
+# A rollout renews the lock between its steps and with each poll. Staging a release on a slow host takes longest.
+STALE_SECONDS = 900.0
 
 
 @dataclass(frozen=True)

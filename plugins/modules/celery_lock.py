@@ -11,7 +11,7 @@ short_description: Acquire, renew or release the rollout lock of a fleet
 description:
   - A fleet has one rollout at a time. The lock is a file on one of its hosts.
   - Acquires the lock, renews it where this run holds it already, or releases it.
-  - A lock that was not renewed for 30 minutes is stale, and another run may acquire it.
+  - A lock that was not renewed for 15 minutes is stale, and another run may acquire it.
   - A lock is also stale once the process of its run has ended. Only a run on the same controller can know that.
 author: Celery Fleet (@celery-fleet)
 attributes:
