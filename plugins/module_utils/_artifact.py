@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -24,11 +25,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from ansible_collections.fleet.celery.plugins.module_utils._libraries import needed_libraries
 from ansible_collections.fleet.celery.plugins.module_utils._locked import locked
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import OLDEST_GLIBC
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
 from ansible_collections.fleet.celery.plugins.module_utils._resolve import (
     Package,
+    end_of,
+    export_lock,
     locked_hashes,
     normalized,
     redacted,
@@ -39,17 +43,23 @@ from ansible_collections.fleet.celery.plugins.module_utils._tree import (
     described,
     digest_of,
     is_buildable,
+    left_out,
     pack_tree,
+    read_pyproject,
     source_files,
 )
 
 if TYPE_CHECKING:
     from packaging.tags import Tag
 
+#: The oldest supported version of Celery, also checked by celery_fleet_check.
+OLDEST_CELERY = (5, 3)
 # The earliest time in a zip archive. A fixed time makes builds reproducible.
 _EPOCH = "315532800"
 # The part of a wheel's platform tag before the machine.
 _LINUX = re.compile(r"(?:many|musl)?linux(?:\d+|_\d+_\d+)?_")
+# Lock files in formats of other tools.
+_OTHER_LOCKS = ("poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml")
 # Lines of a requirements file that include another file, and lines that install a directory or a file.
 _REFERENCE = re.compile(r"\s*(?:-r|--requirement|-c|--constraint)(?:\s*=\s*|\s+|(?<=-[rc]))(\S+)(?:\s+#.*)?\s*")
 _INSTALLED = re.compile(
@@ -57,13 +67,44 @@ _INSTALLED = re.compile(
 )
 
 
-def find_requirements(source: Path | None) -> Path | None:
-    """Return the requirements file in a source directory, if there is one."""
+def find_requirements(source: Path | None, kept: Path) -> Path | None:
+    """Return the requirements file of a source directory, if there is one.
+
+    The first of: ``requirements.lock``, ``requirements.txt``, ``uv.lock``, and the ``pyproject.toml`` of a project that
+    is deployed without a build.
+
+    Args:
+        kept: directory of requirements files that are made from a ``uv.lock``, each named after its content.
+
+    Raises:
+        ReleaseError: a file can't be read.
+    """
     if source is None or not source.is_dir():
         return None
-    return next(
-        (source / name for name in ("requirements.lock", "requirements.txt") if (source / name).is_file()), None
-    )
+    for name in ("requirements.lock", "requirements.txt"):
+        if (source / name).is_file():
+            return source / name
+    if (source / "uv.lock").is_file():
+        text = export_lock(source)
+        file = kept / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+        kept.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        return file
+    if not is_buildable(source) and "dependencies" in read_pyproject(source).get("project", {}):
+        return source / "pyproject.toml"
+    return None
+
+
+def unread_locks(source: Path | None, requirements: Path | None) -> list[str]:
+    """Return the names of lock files of a source directory if no requirements file stands for them."""
+    if source is None or not source.is_dir() or (requirements and requirements.name != "pyproject.toml"):
+        return []
+    return [name for name in _OTHER_LOCKS if (source / name).is_file()]
+
+
+def _release_of(version: str) -> tuple[int, ...]:
+    """Return major and minor number of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 def minor_version(python: str) -> str:
@@ -124,14 +165,14 @@ def pip(arguments: Iterable[str], **environment: str) -> str:
         ReleaseError: pip failed. The message has the end of its output.
     """
     run = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", *arguments],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | environment,
     )
     if run.returncode:
-        raise ReleaseError(f"pip {next(iter(arguments))} failed:\n{redacted(run.stdout + run.stderr)[-3000:]}")
+        raise ReleaseError(f"pip {next(iter(arguments))} failed:\n{end_of(redacted(run.stdout + run.stderr))}")
     return run.stdout
 
 
@@ -215,10 +256,14 @@ class Inputs:
         for path in (self.source, self.wheelhouse, self.requirements):
             if path is not None and not path.exists():
                 raise ReleaseError(f"{path} does not exist")
-        if self.is_tree and not self.requirements:
+        if self.source and self.is_tree and not self.requirements:
+            groups = read_pyproject(self.source).get("dependency-groups", {})
+            lock = f", such as by uv pip compile --group {next(iter(groups))} -o requirements.lock" if groups else ""
             raise ReleaseError(
                 f"{self.source} can't be built, because it has neither a pyproject.toml of a package nor a setup.py. "
-                "It can't be deployed without a build, because it has no requirements.txt. Add one of these files"
+                "It can't be deployed without a build, because it has no requirements.txt, no uv.lock, and no "
+                f"dependencies in the [project] of a pyproject.toml. Add one of these{lock}, or set "
+                "celery_app_requirements to such a file"
             )
 
     @property
@@ -284,7 +329,14 @@ def build(inputs: Inputs, *, directory: Path, python: str, machine: str) -> tupl
             wheels = Path(temporary)
             name, version = gather_wheels(inputs, wheels, kept=directory / "wheels", python=python, machine=machine)
             artifact = directory / f"{name}-{version or key}-{python_tag(python)}-{key}.tar"
-            pack(wheels, artifact, {"name": name, "version": version or key, "python": minor_version(python)})
+            manifest = {"name": name, "version": version or key, "python": minor_version(python)}
+            if inputs.source and inputs.source.is_dir() and not inputs.is_tree:
+                (main,) = (path for path in wheels.glob("*.whl") if wheel_version(path.name) == (name, version))
+                if missing := left_out(inputs.source, main):
+                    manifest["left_out"] = "\n".join(missing)
+            if libraries := needed_libraries(wheels.glob("*.whl")):
+                manifest["libraries"] = "\n".join(libraries)
+            pack(wheels, artifact, manifest)
     return artifact, True
 
 
@@ -329,6 +381,11 @@ def gather_wheels(inputs: Inputs, wheels: Path, *, kept: Path, python: str, mach
         environment=inputs.environment,
     )
     others = [package for package in found if normalized(package.name) != own]
+    for package in others:
+        if package.name == "celery" and package.version and _release_of(package.version) < OLDEST_CELERY:
+            raise ReleaseError(
+                f"{package.title} is too old. Require celery>={'.'.join(map(str, OLDEST_CELERY))} of the application"
+            )
     hashes = {} if inputs.wheelhouse else locked_hashes(texts.values())
     fetch(others, hashes, wheels, kept=kept, python=python, machine=machine, environment=inputs.environment)
     if main:
@@ -425,7 +482,7 @@ def _download(
     major, minor = python.split(".")[:2]
     options = ["--no-deps", "--implementation=cp", f"--python-version={python}"]
     options += [f"--abi={abi}" for abi in (f"cp{major}{minor}", "abi3", "none")]
-    options += [f"--platform={platform}" for platform in _platforms(machine)]
+    options += [f"--platform={name}" for name in _platforms(machine)]
     pip(["download", *options, f"--dest={directory}", f"--requirement={file}"], **environment)
     return sorted(directory.glob("*.whl"))
 
@@ -439,9 +496,11 @@ def _build_missing(
         ReleaseError: the build failed, or the wheel may not run on the hosts.
     """
     failure = f"{package.title} has no wheel for Python {python} on {machine}"
+    exact = f"{package.name}=={package.version}" if package.version else package.name
     way_out = (
-        "Build its wheel on such a host (pip wheel). Then add its directory to the requirements file by --find-links, "
-        "or set celery_app_wheelhouse to a directory of all wheels"
+        f"Build its wheel on such a host: pip wheel --no-deps {exact}. Copy it to a directory of the controller, and "
+        "add the line --find-links DIRECTORY to the requirements file (celery_app_requirements). Or set "
+        "celery_app_wheelhouse to a directory of all wheels"
     )
     if not package.source:
         raise ReleaseError(f"{failure}, and no source to build one from. {way_out}")
@@ -456,10 +515,19 @@ def _build_missing(
         except ReleaseError as error:
             raise ReleaseError(f"{failure}, and none can be built here: {error}\n{way_out}") from error
         (built,) = wheels.glob("*.whl")
-        # A wheel that was built here may need newer libraries than the hosts have.
-        if not usable(wheels, python, [name for name in _platforms(machine) if not name.startswith("linux_")]):
+        portable = [name for name in _platforms(machine) if not name.startswith("linux_")]
+        # Compiled code may need a newer glibc than the hosts have.
+        platforms = _platforms(machine) if _is_as_old_as_hosts(machine) else portable
+        if not usable(wheels, python, platforms):
             raise ReleaseError(f"{failure}, and {built.name}, built here, may not run there. {way_out}")
         shutil.copy(built, directory)
+
+
+def _is_as_old_as_hosts(machine: str) -> bool:
+    """Return whether code that is compiled on this machine runs with the glibc of the oldest supported system."""
+    name, version = platform.libc_ver()
+    oldest = tuple(int(part) for part in OLDEST_GLIBC.split("_"))
+    return platform.machine() == machine and name == "glibc" and _release_of(version) <= oldest
 
 
 def _path(url: str) -> Path | None:

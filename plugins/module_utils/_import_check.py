@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -16,12 +17,14 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._artifact import minor_version
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, unpack
 from ansible_collections.fleet.celery.plugins.module_utils._release_check import CHECK
-from ansible_collections.fleet.celery.plugins.module_utils._resolve import uv_program
+from ansible_collections.fleet.celery.plugins.module_utils._resolve import end_of, uv_program
 
 #: Exit code of celery_fleet_check for an error that the machine may cause.
 NOT_HERE = 3
 #: Timeout of each command, longer than an import on a busy machine.
 LIMIT_SECONDS = 300
+# Variables that the environment file may set, as in the wrapper.
+_OVERRIDABLE = ("HOME", "USER")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,14 @@ class Import:
 
 
 def import_application(
-    artifact: Path, *, app: str, python: str, environment: str, modules: Mapping[str, str], directory: Path
+    artifact: Path,
+    *,
+    app: str,
+    python: str,
+    environment: str,
+    modules: Mapping[str, str],
+    directory: Path,
+    state_directory: str = "",
 ) -> Import:
     """Import an application from its artifact. Return the cached report of an earlier import of the same files.
 
@@ -48,6 +58,8 @@ def import_application(
         environment: content of the environment file. Secret.
         modules: contents of the settings module and of the modules that it imports, by file name.
         directory: directory of artifacts, downloaded wheels and cached reports.
+        state_directory: the application's directory on hosts. In the environment, a temporary directory replaces it,
+            because an import may write there.
 
     Raises:
         ReleaseError: the application can't be imported on any machine. The message has the end of its output.
@@ -71,15 +83,19 @@ def import_application(
         place = Path(temporary)
         if problem := _install(uv, found.stdout.strip(), artifact, place, directory / "wheels"):
             return Import({}, problem)
+        if state_directory:
+            local = (place / "state").as_posix()
+            environment = re.sub(rf"{re.escape(state_directory)}(?![\w.-])", lambda _: local, environment)
         run = _check(place, app, environment, modules)
     if run is None:
         return Import({}, f"the import did not end within {LIMIT_SECONDS} s")
-    output = (run.stdout + run.stderr).strip()[-3000:]
+    output = end_of(run.stdout + run.stderr)
     if run.returncode == NOT_HERE:
-        return Import({}, f"it needs something that this machine does not have:\n{output}")
+        return Import({}, f"the import failed, perhaps for a file or a service that only a host has:\n{output}")
     if run.returncode:
         raise ReleaseError(
-            f"{app} (celery_app_module) can't be imported, so no host was changed. Fix it and rerun:\n{output}"
+            f"{app} (celery_app_module) can't be imported, so no host was changed. Fix it and rerun. If it can be "
+            f"imported only on a host, set celery_app_import_on_controller: false\n{output}"
         )
     report: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     known.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +128,7 @@ def _install(uv: str, python: str, artifact: Path, place: Path, kept: Path) -> s
     for step in filter(None, steps):
         run = _run(step)
         if run.returncode:
-            return f"its wheels can't be installed on this machine:\n{run.stderr.strip()[-1000:]}"
+            return f"its wheels can't be installed on this machine:\n{end_of(run.stderr, 1000)}"
     return ""
 
 
@@ -127,15 +143,17 @@ def _check(
         (config / name).write_text(text, encoding="utf-8")
     fixed = {
         "HOME": str(state),
+        "USER": "celery",
         "LANG": "C.UTF-8",
         "PATH": f"{venv / 'bin'}:{os.defpath}",
         "VIRTUAL_ENV": str(venv),
         "PYTHONPATH": f"{config}:{venv / 'src'}",
         "CELERY_LOADER": "celery_fleet_loader:Loader",
+        "CELERY_APP_RELEASE": "0",
         "CELERY_APP_STATE_DIR": str(state),
         "CELERY_FLEET_COUNTS": str(state / "counts"),
     }
-    again = " ".join(f"{name}={shlex.quote(value)}" for name, value in fixed.items() if name != "HOME")
+    again = " ".join(f"{name}={shlex.quote(value)}" for name, value in fixed.items() if name not in _OVERRIDABLE)
     script = (
         f"set -a; . {shlex.quote(str(config / 'environment'))}; {again}; exec python -B -m {CHECK} {shlex.quote(app)}"
     )

@@ -24,6 +24,8 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 # A requirement of a lock file, joined with the lines of its hashes.
 _LOCKED = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)[^#]*?\s--hash[=\s]")
 _HASH = re.compile(r"--hash[=\s]\s*sha256:([0-9a-f]{64})")
+# In errors of uv: a package does not support the hosts' Python.
+_OTHER_PYTHON = re.compile(r"(?:requires|depends on) Python\s*[<>=!~]")
 # pip's settings of package sources, and uv's environment variables for them.
 _PIP_SETTINGS = {
     "index-url": "UV_DEFAULT_INDEX",
@@ -69,6 +71,15 @@ def redacted(text: str) -> str:
     return _CREDENTIALS.sub("", text)
 
 
+def end_of(text: str, size: int = 3000) -> str:
+    """Return the last whole lines of a text, at most so many characters."""
+    text = text.strip()
+    end = text[-size:]
+    if len(text) > size and text[-size - 1] != "\n":
+        end = end.partition("\n")[2] or end
+    return end
+
+
 def locked_hashes(texts: Iterable[str]) -> dict[str, set[str]]:
     """Return the SHA-256 checksums of each distribution in requirements files; empty if these have no hashes."""
     found: dict[str, set[str]] = {}
@@ -77,6 +88,31 @@ def locked_hashes(texts: Iterable[str]) -> dict[str, set[str]]:
             if locked := _LOCKED.match(line):
                 found.setdefault(normalized(locked[1]), set()).update(_HASH.findall(line))
     return found
+
+
+def export_lock(source: Path) -> str:
+    """Return the locked dependencies in a directory's uv.lock as the text of a requirements file.
+
+    Groups and extras of development do not belong to them. Local packages have no hashes, so with these, no package
+    has.
+
+    Raises:
+        ReleaseError: the uv.lock can't be read.
+    """
+    argv = [uv_program(), "export", "--quiet", "--frozen", "--offline", "--no-default-groups", "--no-emit-project"]
+    argv += ["--no-header", "--no-annotate", "--format=requirements.txt", "--no-python-downloads"]
+    argv += [f"--python={sys.executable}", f"--directory={source}"]
+    texts = []
+    for options in ([], ["--no-hashes"]):
+        run = subprocess.run([*argv, *options], capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise ReleaseError(
+                f"{source / 'uv.lock'} can't be read:\n{end_of(redacted(run.stderr))}\n"
+                "Lock again by uv lock, or set celery_app_requirements"
+            )
+        texts.append(run.stdout)
+    locked, plain = texts
+    return plain if re.search(r"^(?:-e |\.|/|[^#]*@ (?:file|git)\b)", locked, re.MULTILINE) else locked
 
 
 def index_environment(configured: str, environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -147,9 +183,14 @@ def resolve(
         env=own | variables,
     )
     if run.returncode:
-        raise ReleaseError(
-            f"The dependencies can't be resolved for Python {python} on {machine}:\n{redacted(run.stderr)[-3000:]}"
-        )
+        said = end_of(redacted(run.stderr))
+        advice = ""
+        if _OTHER_PYTHON.search(said):
+            advice = (
+                f"\nRequire versions that support Python {python}, or deploy to hosts with another Python: Debian 12 "
+                "has 3.11, Debian 13 has 3.13"
+            )
+        raise ReleaseError(f"The dependencies can't be resolved for Python {python} on {machine}:\n{said}{advice}")
     return [_package(entry, directory) for entry in tomllib.loads(run.stdout).get("packages", [])]
 
 

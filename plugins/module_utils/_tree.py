@@ -11,6 +11,7 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
 
@@ -19,27 +20,44 @@ _LEFTOVERS = shutil.ignore_patterns(".*", "__pycache__", "*.pyc", "*.egg-info", 
 _LEFTOVERS_AT_TOP = {"build", "dist", "venv", "htmlcov"}
 # The earliest time in a zip archive.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# Files that a running application does not read.
+_SOURCES = {".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".h", ".rs", ".po", ".pot", ".md", ".rst"}
+_TESTS = {"test", "tests"}
 #: Directory in a virtual environment for an application without a build. It is on PYTHONPATH.
 TREE = "src"
 
 
-def is_buildable(source: Path) -> bool:
-    """Return whether pip can build a wheel from a directory.
-
-    It has a setup.py, or a pyproject.toml with the metadata of a package, not only with settings of tools.
+def read_pyproject(source: Path) -> dict[str, Any]:
+    """Return the content of a directory's pyproject.toml; empty if there is none.
 
     Raises:
         ReleaseError: the pyproject.toml can't be read.
     """
-    if (source / "setup.py").is_file():
-        return True
     try:
-        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
+        return tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return False
+        return {}
     except (ValueError, OSError) as error:
         raise ReleaseError(f"{source / 'pyproject.toml'} can't be read: {error}") from error
-    return bool({"project", "build-system"} & project.keys())
+
+
+def is_buildable(source: Path) -> bool:
+    """Return whether a directory is a package that pip builds a wheel from.
+
+    It has a setup.py, or a pyproject.toml with a build system or entry points. As in uv, a project without a build
+    system is no package: setuptools would build it without its templates and other data files. ``package`` of
+    ``[tool.uv]`` overrides this.
+
+    Raises:
+        ReleaseError: the pyproject.toml can't be read.
+    """
+    pyproject = read_pyproject(source)
+    tool, project = pyproject.get("tool", {}), pyproject.get("project", {})
+    if (declared := tool.get("uv", {}).get("package")) is not None:
+        return bool(declared)
+    if "build-system" in pyproject or (source / "setup.py").is_file():
+        return True
+    return "setuptools" in tool or bool({"scripts", "gui-scripts", "entry-points"} & project.keys())
 
 
 def _leads_nowhere(path: Path) -> bool:
@@ -106,11 +124,7 @@ def described(source: Path) -> str:
 
 def _has_version(source: Path) -> bool:
     """Return whether a pyproject.toml has a static version."""
-    try:
-        project = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
-    except OSError:
-        return False
-    return "version" in project.get("project", {})
+    return "version" in read_pyproject(source).get("project", {})
 
 
 def copy_for_build(source: Path, temporary: Path) -> Path:
@@ -152,8 +166,31 @@ def tree_files(source: Path) -> list[Path]:
     return sorted(path for path in files if path.name != ".gitignore")
 
 
+def left_out(source: Path, wheel: Path) -> list[str]:
+    """Return the data files in the packages of a directory that its wheel does not contain, in a fixed order."""
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    packages = {name.partition("/")[0] for name in packed if name.endswith("/__init__.py")}
+    missing = []
+    for path in tree_files(source):
+        inside = path.relative_to(source)
+        if is_src_layout(source) and inside.parts[0] == "src":
+            inside = inside.relative_to("src")
+        is_data = path.suffix not in _SOURCES and not _TESTS & set(inside.parts)
+        if is_data and inside.parts[0] in packages and inside.as_posix() not in packed:
+            missing.append(str(path.relative_to(source)))
+    return missing
+
+
+def is_src_layout(source: Path) -> bool:
+    """Return whether the packages of a directory are in its directory src."""
+    return (source / "src").is_dir() and not (source / "src" / "__init__.py").exists()
+
+
 def pack_tree(source: Path, name: str, directory: Path) -> Path:
     """Write a wheel that installs a directory unchanged as src in the virtual environment, and return its path.
+
+    With the src layout, a .pth file adds the directory src of the source to Python's path.
 
     The version is a hash of the content, so the same content gives the same release.
 
@@ -176,7 +213,8 @@ def pack_tree(source: Path, name: str, directory: Path) -> Path:
     project = name.replace("-", "_")
     info = f"{project}-{version}.dist-info"
     wheel = directory / f"{project}-{version}-py3-none-any.whl"
-    texts = {
+    layout = {f"{project}.pth": f"../../../{TREE}/src\n"} if is_src_layout(source) else {}
+    texts = layout | {
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: celery-fleet\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

@@ -13,7 +13,7 @@ _OF_ROLES = """
     celery_app_broker_url celery_app_child_caps celery_app_environment celery_app_hooks
     celery_app_hooks_release celery_app_identity celery_app_import_on_controller
     celery_app_incompatible_tasks celery_app_index_url celery_app_keep_current celery_app_memory
-    celery_app_module celery_app_name celery_app_queues celery_app_requirements
+    celery_app_module celery_app_name celery_app_packages celery_app_queues celery_app_requirements
     celery_app_result_backend celery_app_routes celery_app_settings celery_app_settings_template
     celery_app_source celery_app_source_sha256 celery_app_version celery_app_wheelhouse
     celery_app_wrapper_template celery_beat_enabled celery_beat_group celery_beat_identity

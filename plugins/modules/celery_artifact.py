@@ -12,9 +12,9 @@ description:
   - Builds the application's wheel, resolves its dependencies for the hosts' Python and machine with uv, downloads their
     wheels, and packs all wheels into one file. Hosts need neither an index nor a compiler.
   - A directory without a build, which has neither a C(setup.py) nor a package's C(pyproject.toml), is packed unchanged,
-    without files that git ignores. Its dependencies are those of its C(requirements.txt).
-  - A dependency without a wheel is built, if the built wheel runs on any machine. Otherwise it is refused. Build its
-    wheel on a host of the same system then, and pass it in O(wheelhouse).
+    without files that git ignores. A C(pyproject.toml) is a package's if it has a build system or entry points.
+  - A dependency without a wheel is built. If it contains compiled code, it is refused unless this machine is of the
+    same type as the hosts, with the same Python and a glibc that is no newer. Build its wheel on a host then.
   - The package index is that of pip's configuration, or O(index_url).
   - An artifact of the same source, requirements and Python is built once. Included requirements files and the targets
     of links in the source belong to it.
@@ -56,13 +56,21 @@ options:
   requirements:
     description:
       - A requirements file. If it has hashes, it must be complete, and only files with these hashes are used.
-      - The default is C(requirements.lock) or C(requirements.txt) of a source directory.
+      - The default is the first of C(requirements.lock), C(requirements.txt) and C(uv.lock) of a source directory, or
+        the dependencies in the C(pyproject.toml) of a directory without a build.
     type: path
   index_url:
     description:
       - URL of the package index, in place of pip's own. It may contain a password, so it is never logged.
     type: str
     default: ""
+  packages:
+    description:
+      - Debian packages that the hosts get for the application. The module reports the shared libraries that compiled
+        dependencies need besides these packages.
+    type: list
+    elements: str
+    default: []
   directory:
     description: The artifact cache, a directory on the controller.
     type: path
@@ -124,7 +132,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
     find_requirements,
     manifest_of,
     ready_artifact,
+    unread_locks,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._libraries import library_report
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError, file_sha256
 from ansible_collections.fleet.celery.plugins.module_utils._source import is_package, obtain
 
@@ -137,6 +147,7 @@ def main() -> None:
             "sha256": {"type": "str", "default": ""},
             "wheelhouse": {"type": "path"},
             "requirements": {"type": "path"},
+            "packages": {"type": "list", "elements": "str", "default": []},
             "index_url": {"type": "str", "no_log": True, "default": ""},
             "directory": {"type": "path", "required": True},
             "python": {"type": "str", "required": True},
@@ -157,17 +168,29 @@ def main() -> None:
     index = module.params["index_url"]
     try:
         source, new = obtain(given["source"], module.params["url"], module.params["sha256"], directory / "fetched")
+        requirements = given["requirements"] or find_requirements(source, directory / "locks")
+        for name in unread_locks(source, requirements):
+            module.warn(
+                f"{name} in {source} does not decide the versions of dependencies. Export it to requirements.lock"
+            )
         inputs = Inputs(
             source,
             package,
             given["wheelhouse"],
-            given["requirements"] or find_requirements(source),
+            requirements,
             {"UV_DEFAULT_INDEX": index, "PIP_INDEX_URL": index} if index else {},
         )
         hosts = {"python": module.params["python"], "machine": module.params["machine"]}
         ready = ready_artifact(inputs, **hosts)
         artifact, built = (ready, False) if ready else build(inputs, directory=directory, **hosts)
         manifest = manifest_of(artifact)
+        if lacking := library_report(manifest.get("libraries", "").split(), module.params["packages"]):
+            module.warn(lacking)
+        if missing := manifest.get("left_out", "").split():
+            module.warn(
+                f"The wheel of {manifest['name']} lacks {len(missing)} data files of its packages, such as "
+                f"{missing[0]}. If the application reads them, add them to the package data of its build"
+            )
     except ReleaseError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

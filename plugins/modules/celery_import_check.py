@@ -12,6 +12,7 @@ description:
   - Imports the application with the fleet's settings in a temporary virtual environment, and evaluates the report as
     M(fleet.celery.celery_release) does on each host. It runs on the controller, before any host is changed.
   - Fails if the application does not import on any machine, or does not fit the fleet's declaration.
+  - Fails if the application names a variable that its environment does not set, because hosts do not set it either.
   - Does not fail for an error that the controller may cause, such as a missing file. RV(reason) reports it.
   - Caches successful imports, and does not repeat them with the same artifact, settings and environment.
 author: Celery Fleet (@celery-fleet)
@@ -53,6 +54,12 @@ options:
     description: For each program, bytes above which its children are replaced. V(0) for a program without a cap.
     type: dict
     default: {}
+  state_directory:
+    description:
+      - The application's directory on hosts. A temporary directory replaces it in O(environment), because an import may
+        write there.
+    type: str
+    default: ""
   directory:
     description: Directory of artifacts, downloaded wheels and reports of earlier imports.
     type: path
@@ -102,6 +109,7 @@ def main() -> None:
             "modules": {"type": "dict", "required": True},
             "app_memory": {"type": "int", "default": 0},
             "child_caps": {"type": "dict", "default": {}},
+            "state_directory": {"type": "str", "default": ""},
             "directory": {"type": "path", "required": True},
         },
         supports_check_mode=True,
@@ -117,6 +125,7 @@ def main() -> None:
             environment=module.params["environment"],
             modules={SETTINGS: module.params["settings"], **module.params["modules"]},
             directory=Path(module.params["directory"]),
+            state_directory=module.params["state_directory"],
         )
     except ReleaseError as error:
         module.fail_json(msg=str(error))

@@ -33,6 +33,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._artifact import (
     pack,
     ready_artifact,
     requirement_texts,
+    unread_locks,
     usable,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import MANIFEST, ReleaseError, file_sha256, unpack
@@ -73,13 +74,73 @@ def project(directory: Path) -> Path:
     return directory
 
 
+UV_LOCK = """\
+version = 1
+revision = 3
+requires-python = ">=3.9"
+
+[[package]]
+name = "site"
+version = "1.0"
+source = { virtual = "." }
+dependencies = [{ name = "vine" }]
+
+[package.dev-dependencies]
+dev = [{ name = "amqp" }]
+docs = [{ name = "amqp" }]
+"""
+LOCKED = """
+[[package]]
+name = "{0}"
+version = "{1}"
+source = {{ registry = "https://index.example/simple" }}
+wheels = [{{ url = "https://index.example/{0}-{1}-py3-none-any.whl", hash = "sha256:{2}" }}]
+"""
+PROJECT = "[project]\nname = 'site'\nversion = '1.0'\ndependencies = ['vine']\n"
+
+
 def test_requirements_file_in_the_source_directory_is_found(tmp_path: Path) -> None:
-    assert find_requirements(tmp_path) is None
-    (tmp_path / "requirements.txt").touch()
-    assert find_requirements(tmp_path) == tmp_path / "requirements.txt"
-    (tmp_path / "requirements.lock").touch()
-    assert find_requirements(tmp_path) == tmp_path / "requirements.lock"
-    assert find_requirements(tmp_path / "requirements.txt") is None
+    source, kept = tmp_path / "source", tmp_path / "kept"
+    source.mkdir()
+    assert find_requirements(source, kept) is None
+    (source / "pyproject.toml").write_text(PROJECT)
+    assert find_requirements(source, kept) == source / "pyproject.toml"
+    (source / "pyproject.toml").write_text(f"{PROJECT}[build-system]\nrequires = []\n")
+    assert find_requirements(source, kept) is None
+    (source / "requirements.txt").touch()
+    assert find_requirements(source, kept) == source / "requirements.txt"
+    (source / "requirements.lock").touch()
+    assert find_requirements(source, kept) == source / "requirements.lock"
+    assert find_requirements(source / "requirements.txt", kept) is None
+
+
+def test_lock_of_uv_decides_versions_and_hashes(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"{PROJECT}[dependency-groups]\ndev = ['amqp']\ndocs = ['amqp']\n")
+    hashes = {"vine": "a" * 64, "amqp": "b" * 64}
+    locked = "".join(LOCKED.format(name, "5.1", sha256) for name, sha256 in hashes.items())
+    (tmp_path / "uv.lock").write_text(UV_LOCK + locked)
+    file = find_requirements(tmp_path, tmp_path / "kept")
+    assert file
+    assert file.read_text().split() == ["vine==5.1", "\\", f"--hash=sha256:{hashes['vine']}"]
+    (tmp_path / "uv.lock").write_text("version = 99\n")
+    with pytest.raises(ReleaseError, match=rf"{tmp_path}/uv\.lock can't be read:\n(?s:.*)celery_app_requirements"):
+        find_requirements(tmp_path, tmp_path / "kept")
+
+
+def test_lock_of_another_tool_is_reported_unless_requirements_stand_for_it(tmp_path: Path) -> None:
+    (tmp_path / "poetry.lock").touch()
+    assert unread_locks(tmp_path, None) == ["poetry.lock"]
+    assert unread_locks(tmp_path, tmp_path / "pyproject.toml") == ["poetry.lock"]
+    assert unread_locks(tmp_path, tmp_path / "requirements.txt") == []
+    assert unread_locks(None, None) == []
+
+
+def test_old_celery_is_refused_before_the_download(tmp_path: Path) -> None:
+    wheel(tmp_path, "celery-4.4.1")
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("--no-index\n--find-links .\ncelery\n")
+    with pytest.raises(ReleaseError, match=r"celery 4\.4\.1 is too old\. Require celery>=5\.3 of the application"):
+        build(Inputs(requirements=requirements), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
 
 
 def test_leftovers_of_builds_are_not_source_files(tmp_path: Path) -> None:
@@ -380,6 +441,7 @@ def test_included_requirements_file_changes_the_artifact(tmp_path: Path) -> None
 
 HERE = (platform.python_version(), platform.machine())
 OTHER = "3.99.1"
+OTHER_MACHINE = "aarch64" if HERE[1] == "x86_64" else "x86_64"
 
 
 def sdist_only(directory: Path, tag: str) -> Path:
@@ -411,15 +473,30 @@ def test_dependency_without_a_wheel_is_built_if_the_wheel_is_portable(tmp_path: 
     assert wheels_of(artifact) == {"docopt-0.6-py3-none-any.whl"}
 
 
-def test_built_wheel_that_is_not_portable_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("glibc", "machine"), [("2.99", HERE[1]), ("2.36", OTHER_MACHINE)])
+def test_compiled_wheel_of_another_system_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glibc: str, machine: str
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", glibc))
+    python = HERE[0]
+    tag = f"cp{python.split('.')[0]}{python.split('.')[1]}"
+    requirements = sdist_only(tmp_path, f"{tag}-{tag}-linux_{HERE[1]}")
+    with pytest.raises(ReleaseError) as refused:
+        build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine=machine)
+    message = str(refused.value)
+    assert message.startswith(f"docopt 0.6 has no wheel for Python {python} on {machine}, and docopt-0.6-{tag}")
+    assert "may not run there. Build its wheel on such a host: pip wheel --no-deps docopt==0.6." in message
+
+
+def test_compiled_wheel_of_a_system_like_the_oldest_hosts_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
     python, machine = HERE
     tag = f"cp{python.split('.')[0]}{python.split('.')[1]}"
     requirements = sdist_only(tmp_path, f"{tag}-{tag}-linux_{machine}")
-    with pytest.raises(
-        ReleaseError,
-        match=rf"docopt 0\.6 has no wheel for Python {python} .*docopt-0\.6-{tag}.* may not run there.*wheelhouse",
-    ):
-        build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine=machine)
+    artifact, _ = build(Inputs(requirements=requirements), directory=tmp_path, python=python, machine=machine)
+    assert wheels_of(artifact) == {f"docopt-0.6-{tag}-{tag}-linux_{machine}.whl"}
 
 
 def test_wheel_with_the_newest_glibc_of_the_same_machine_is_chosen(tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def test_import_is_cached_until_a_change(tmp_path: Path) -> None:
         ("", "mail:nothing", "contains no Celery application mail:nothing (celery_app_module)"),
         ("def broken(:", "mail:app", "SyntaxError"),
         ("undefined_name", "mail:app", "NameError"),
+        ("from celery import celery_4", "mail:app", "cannot import name 'celery_4'"),
+        ("Celery.no_such_option(1)", "mail:app", "AttributeError"),
+        ("print(1, ends='')", "mail:app", "TypeError"),
     ],
 )
 def test_error_of_the_code_is_refused(tmp_path: Path, more: str, app: str, error: str) -> None:
@@ -92,12 +95,48 @@ def test_error_of_the_code_is_refused(tmp_path: Path, more: str, app: str, error
     assert error in str(refused.value)
 
 
-@pytest.mark.parametrize("more", ["open('/etc/mail/key')", "os.environ['DATABASE']", "raise OSError('no database')"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "os.environ['DATABASE_URL']",
+        "if not os.getenv('DATABASE_URL'): raise ValueError('Set the DATABASE_URL variable')",
+        "if 'DATABASE_URL' not in os.environ: raise RuntimeError('DATABASE_URL: field required')",
+    ],
+)
+def test_variable_that_is_not_set_is_refused_with_its_name(tmp_path: Path, more: str) -> None:
+    with pytest.raises(ReleaseError) as refused:
+        imported(tmp_path, more)
+    assert str(refused.value).endswith("Not set in the environment: DATABASE_URL. Set it in celery_app_environment")
+    assert imported(tmp_path, more, environment="DATABASE_URL=x\n").report
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "open('/etc/mail/key')",
+        "raise OSError('no database')",
+        "os.getenv('DATABASE'); raise ConnectionError('no DATABASE')",
+        "raise ValueError('no /etc/mail')",
+        "raise ImportError('libGL.so.1: cannot open shared object file')",
+    ],
+)
 def test_missing_file_or_service_is_not_refused(tmp_path: Path, more: str) -> None:
     found = imported(tmp_path, more)
     assert not found.report
-    assert found.reason.startswith("it needs something that this machine does not have")
-    assert more.split("'")[1] in found.reason
+    assert found.reason.startswith("the import failed, perhaps for a file or a service that only a host has:\n")
+    assert more.split("'")[-2] in found.reason
+
+
+def test_state_directory_of_hosts_is_a_temporary_directory_here(tmp_path: Path) -> None:
+    more = (
+        "import pathlib; place = pathlib.Path(os.environ['DATA']); (place / 'media').mkdir(parents=True)\n"
+        "assert place.parent == pathlib.Path(os.environ['CELERY_APP_STATE_DIR'])\n"
+        "assert os.environ['OTHER'] == '/var/lib/mail-archive'"
+    )
+    environment = "DATA=/var/lib/mail/data\nOTHER=/var/lib/mail-archive\n"
+    found = imported(tmp_path, more, environment=environment, state_directory="/var/lib/mail")
+    assert found.report
+    assert not Path("/var/lib/mail/data").exists()
 
 
 def test_missing_python_or_foreign_wheel_is_not_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._release import ReleaseError
 from ansible_collections.fleet.celery.plugins.module_utils._resolve import (
     Package,
+    end_of,
     index_environment,
     locked_hashes,
     redacted,
@@ -95,6 +96,18 @@ def test_error_of_the_resolver_has_the_reason(tmp_path: Path) -> None:
     wheel(tmp_path / "links", "celery-5.7")
     with pytest.raises(ReleaseError, match=r"can't be resolved for Python 3\.11\.2 on x86_64:\n(?s:.*)celery<5"):
         found(tmp_path, "shop", "celery>=5")
+
+
+def test_other_python_of_the_hosts_is_advised(tmp_path: Path) -> None:
+    wheel(tmp_path / "links", "shop-1.0", python=">=3.12")
+    with pytest.raises(ReleaseError, match=r"\nRequire versions .* Python 3\.11\.2, or .* Debian 13 has 3\.13$"):
+        found(tmp_path, "shop==1.0", python="3.11.2")
+
+
+def test_end_of_a_text_has_whole_lines() -> None:
+    assert end_of("a long line\nsecond\nthird\n", 15) == "second\nthird"
+    assert end_of("first\nsecond\n", 6) == "second"
+    assert end_of("one long line", 4) == "line"
 
 
 def test_hashes_are_read_from_the_lock() -> None:

@@ -16,9 +16,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._tree import (
     copy_for_build,
     described,
     is_buildable,
+    left_out,
     pack_tree,
     tree_files,
 )
+from wheels import wheel
 
 AUTHOR = {f"GIT_{who}_{what}": "x@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -59,8 +61,12 @@ def site(tmp_path: Path) -> Path:
     ("file", "text", "buildable"),
     [
         ("setup.py", "", True),
-        ("pyproject.toml", "[project]\nname = 'a'\n", True),
         ("pyproject.toml", "[build-system]\nrequires = []\n", True),
+        ("pyproject.toml", "[project]\nname = 'a'\n[project.scripts]\na = 'a:main'\n", True),
+        ("pyproject.toml", "[project]\nname = 'a'\n[tool.setuptools]\n", True),
+        ("pyproject.toml", "[project]\nname = 'a'\n[tool.uv]\npackage = true\n", True),
+        ("pyproject.toml", "[build-system]\nrequires = []\n[tool.uv]\npackage = false\n", False),
+        ("pyproject.toml", "[project]\nname = 'a'\n", False),
         ("pyproject.toml", "[tool.ruff]\nline-length = 100\n", False),
         ("requirements.txt", "", False),
     ],
@@ -103,6 +109,25 @@ def test_tree_is_packed_unchanged_with_its_data(site: Path, tmp_path: Path) -> N
     with zipfile.ZipFile(wheel) as archive:
         (record,) = (name for name in archive.namelist() if name.endswith("RECORD"))
         assert archive.read(record).count(b"sha256=") == len(archive.namelist()) - 1
+
+
+def test_packages_in_src_of_a_tree_are_on_the_path(site: Path, tmp_path: Path) -> None:
+    (site / "src" / "shop").mkdir(parents=True)
+    (site / "src" / "shop" / "__init__.py").write_text("")
+    with zipfile.ZipFile(pack_tree(site, "my-site", tmp_path)) as archive:
+        assert archive.read("my_site.pth") == b"../../../src/src\n"
+        assert any(name.endswith("/data/src/src/shop/__init__.py") for name in archive.namelist())
+
+
+def test_data_files_that_a_wheel_lacks_are_found(site: Path, tmp_path: Path) -> None:
+    for name in ("polls/__init__.py", "polls/icon.svg", "polls/tests/data.json", "polls/README.md", "docs/x.html"):
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text("")
+    built = wheel(tmp_path, "mysite-1.0", more={"polls/__init__.py": "", "polls/icon.svg": ""})
+    assert left_out(site, built) == ["polls/templates/mail.txt"]
+    (site / "src").mkdir()
+    (site / "polls").rename(site / "src" / "polls")
+    assert left_out(site, built) == ["src/polls/templates/mail.txt"]
 
 
 def test_version_of_a_tree_depends_on_its_content(site: Path, tmp_path: Path) -> None:

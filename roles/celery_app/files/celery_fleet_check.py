@@ -3,8 +3,8 @@
 Run ``python -m celery_fleet_check MODULE:APPLICATION`` on the controller, and on each host before the activation of a
 release. The last line of the output is the report, as JSON.
 
-Exit code 1: the application has an error. NOT_HERE: the application may import on a host, where its files and services
-are.
+Exit code 1: the application has an error, or lacks a variable of its environment, which is the same on all machines.
+NOT_HERE: the application may import on a host, where its files and services are.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import resource
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import celery
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # rendered
@@ -31,20 +32,51 @@ from kombu.utils.url import maybe_sanitize_url
 NOT_HERE = 3
 _OLDEST = (5, 3)
 # Errors of the code itself, on any machine.
-_MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError)
+_MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError, TypeError)
 _UNSET = object()
+
+
+class RecordingEnviron(type(os.environ)):  # type: ignore[misc]
+    """os.environ, which records the variables that the application looks up and that are not set."""
+
+    missing: ClassVar[set[str]] = set()
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return str(super().__getitem__(name))
+        except KeyError:
+            self.missing.add(name)
+            raise
 
 
 def main() -> None:
     """Print the report on the application in the command line."""
     if celery.VERSION < _OLDEST:
         sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 in the application's dependencies")
+    os.environ.__class__ = RecordingEnviron
     try:
         app = load(sys.argv[1])
     except Exception as error:
         traceback.print_exc()
-        sys.exit(1 if isinstance(error, _MISTAKES) else NOT_HERE)
+        if names := unset_variables(error):
+            sys.exit(f"Not set in the environment: {', '.join(names)}. Set it in celery_app_environment")
+        sys.exit(1 if is_mistake(error) else NOT_HERE)
     print("\n" + json.dumps(report(app)))
+
+
+def is_mistake(error: Exception) -> bool:
+    """Return whether an import would fail by this error on any machine."""
+    # Another ImportError may be a missing shared library.
+    wrong_version = isinstance(error, ImportError) and str(error).startswith("cannot import name")
+    return wrong_version or isinstance(error, _MISTAKES)
+
+
+def unset_variables(error: Exception) -> list[str]:
+    """Return the variables that are not set and that an error names."""
+    if isinstance(error, OSError):
+        return []
+    words = set(re.findall(r"\w+", str(error)))
+    return sorted(words & RecordingEnviron.missing)
 
 
 def load(name: str) -> Any:  # noqa: ANN401 - Celery has no types
