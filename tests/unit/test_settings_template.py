@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
+from ansible_collections.fleet.celery.plugins.module_utils._release_check import settings_report
 from fleet import FACTS, GROUPS, declaration
 from jinja2 import Environment, FileSystemLoader
 
@@ -315,6 +316,14 @@ def test_check_reports_queues_of_the_application_by_name(project: Project) -> No
     project.write("from kombu import Queue\napp.conf.task_queues = [Queue('video'), Queue('ticks')]\n")
     (found,) = project.run(CHECK, "shop_app:app", django=False)["differences"]
     assert found["application"] == "video of the exchange '', ticks of the exchange ''"
+
+
+def test_check_reports_settings_that_options_of_workers_override(project: Project) -> None:
+    project.django("CELERY_WORKER_CONCURRENCY = 8\nCELERY_WORKER_MAX_TASKS_PER_CHILD = None\n")
+    found = project.run(CHECK, "shop_app:app")
+    assert settings_report(found["differences"], []) == [
+        "worker_concurrency: the options of each worker in celery_workers apply, not the application's 8"
+    ]
 
 
 def test_check_reports_no_password(project: Project) -> None:

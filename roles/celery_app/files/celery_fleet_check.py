@@ -33,6 +33,8 @@ NOT_HERE = 3
 _OLDEST = (5, 3)
 # Errors of the code itself, on any machine.
 _MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError, TypeError)
+# Settings that options on the command line of each worker override.
+_OPTIONS = ("worker_concurrency", "worker_max_memory_per_child", "worker_max_tasks_per_child", "worker_pool")
 _UNSET = object()
 
 
@@ -147,7 +149,7 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
 
     Returns:
         For each setting, its name, both values as text without passwords, and whose value applies: "application",
-        "fleet" or "fleet, then application".
+        "fleet", "fleet, then application", or "workers" for the options of each worker.
     """
     conf, view = app.conf, _own(app)
     found = []
@@ -159,6 +161,11 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
         if name == "task_routes":
             applies = "fleet, then application"
         found.append({"name": name, "application": _text(own), "fleet": _text(fleets), "applies": applies})
+    found += [
+        {"name": name, "application": _text(own), "fleet": "", "applies": "workers"}
+        for name in _OPTIONS
+        if (own := view.get(name)) is not None
+    ]
     return found
 
 
