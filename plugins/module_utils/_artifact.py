@@ -58,6 +58,9 @@ OLDEST_CELERY = (5, 3)
 _EPOCH = "315532800"
 # The part of a wheel's platform tag before the machine.
 _LINUX = re.compile(r"(?:many|musl)?linux(?:\d+|_\d+_\d+)?_")
+# A requirement that is no path, with the name of the package.
+_PACKAGE_NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(\[[^]]*\])?\s*([<>=!~].*)?")
+_ARCHIVES = (".whl", ".tar.gz", ".zip", ".tar")
 # Lock files in formats of other tools.
 _OTHER_LOCKS = ("poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml")
 # Lines of a requirements file that include another file, and lines that install a directory or a file.
@@ -255,7 +258,18 @@ class Inputs:
         """Raise ReleaseError for a missing path, and for a directory without a build and without requirements."""
         for path in (self.source, self.wheelhouse, self.requirements):
             if path is not None and not path.exists():
-                raise ReleaseError(f"{path} does not exist")
+                hint = ""
+                if path == self.source and (name := _PACKAGE_NAME.fullmatch(str(path))):
+                    hint = (
+                        " (celery_app_source). Name a package of the index with its exact version, such as "
+                        f"{name[1]}==1.0, and a file or a directory by its absolute path"
+                    )
+                raise ReleaseError(f"{path} does not exist{hint}")
+        if self.source and self.source.is_file() and not str(self.source).endswith(_ARCHIVES):
+            raise ReleaseError(
+                f"{self.source} (celery_app_source) is neither a directory nor a wheel (.whl), an sdist (.tar.gz, "
+                ".zip) or an artifact (.tar). Set it to one of these"
+            )
         if self.source and self.is_tree and not self.requirements:
             groups = read_pyproject(self.source).get("dependency-groups", {})
             lock = f", such as by uv pip compile --group {next(iter(groups))} -o requirements.lock" if groups else ""

@@ -63,7 +63,8 @@ def read_url(url: str) -> tuple[str, str]:
     if not _FILE.fullmatch(name):
         raise ReleaseError(
             f"celery_app_source is a URL on {place} whose path does not end in the file name of a wheel (.whl), an "
-            "sdist (.tar.gz, .zip) or an artifact (.tar). Set it to the URL of such a file"
+            "sdist (.tar.gz, .zip) or an artifact (.tar). Set it to the URL of such a file, or begin the URL of a git "
+            "repository with git+"
         )
     return name, f"{name} from {place}"
 

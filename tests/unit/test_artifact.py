@@ -344,19 +344,29 @@ def test_requirements_are_downloaded_for_the_hosts_python(tmp_path: Path) -> Non
         build(Inputs(requirements=requirements), directory=tmp_path, python="3.11.2", machine="x86_64")
 
 
-@pytest.mark.parametrize(
-    ("there", "message"),
-    [
-        (False, "does not exist"),
-        (True, "can't be built, because it has neither a pyproject.toml of a package nor a setup.py"),
-    ],
-)
-def test_invalid_source_is_refused(tmp_path: Path, there: bool, message: str) -> None:
-    source = tmp_path / "source"
-    if there:
-        source.mkdir()
-    with pytest.raises(ReleaseError, match=f"{source} {message}"):
+def refusal(source: Path, tmp_path: Path) -> str:
+    with pytest.raises(ReleaseError) as refused:
         build(Inputs(source), directory=tmp_path / "cache", python="3.11.2", machine="x86_64")
+    return str(refused.value)
+
+
+def test_invalid_source_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none", tmp_path) == f"{tmp_path}/none does not exist"
+    message = "can't be built, because it has neither a pyproject.toml of a package nor a setup.py"
+    assert refusal(tmp_path, tmp_path).startswith(f"{tmp_path} {message}")
+    (tmp_path / "README.md").touch()
+    message = "(celery_app_source) is neither a directory nor a wheel (.whl), an sdist"
+    assert refusal(tmp_path / "README.md", tmp_path).startswith(f"{tmp_path}/README.md {message}")
+
+
+@pytest.mark.parametrize("source", ["pretix", "pretix>=2026", "pretix[memcached]"])
+def test_package_without_an_exact_version_is_refused(tmp_path: Path, source: str) -> None:
+    assert "Name a package of the index with its exact version, such as pretix==1.0" in refusal(Path(source), tmp_path)
+
+
+def test_directory_with_dependency_groups_only_is_refused_with_the_command_that_locks_them(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[dependency-groups]\nmain = ['celery']\n")
+    assert "uv pip compile --group main -o requirements.lock" in refusal(tmp_path, tmp_path)
 
 
 def test_wheelhouse_without_wheels_is_refused(tmp_path: Path) -> None:

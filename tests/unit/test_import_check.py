@@ -127,6 +127,17 @@ def test_missing_file_or_service_is_not_refused(tmp_path: Path, more: str) -> No
     assert more.split("'")[-2] in found.reason
 
 
+def test_variables_that_the_application_looks_up_are_named_after_an_error(tmp_path: Path) -> None:
+    more = "os.getenv('REDIS_URL'); os.environ.get('PLACE'); url = os.environ.get('DATABASE_URL'); url.startswith('x')"
+    with pytest.raises(ReleaseError) as refused:
+        imported(tmp_path, more)
+    hint = "Variables that the application looks up and that are not set: DATABASE_URL REDIS_URL"
+    assert str(refused.value).splitlines()[-2:] == [
+        "AttributeError: 'NoneType' object has no attribute 'startswith'",
+        hint,
+    ]
+
+
 def test_state_directory_of_hosts_is_a_temporary_directory_here(tmp_path: Path) -> None:
     more = (
         "import pathlib; place = pathlib.Path(os.environ['DATA']); (place / 'media').mkdir(parents=True)\n"

@@ -19,6 +19,7 @@ import resource
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
+from types import FrameType
 from typing import Any, ClassVar
 
 import celery
@@ -28,6 +29,8 @@ from celery.app.utils import find_app
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.utils.url import maybe_sanitize_url
 
+# Modules and libraries that look up variables for their callers.
+_READERS = {"os", "_collections_abc", "collections", "environ", "environs", "decouple"}
 #: Exit code for an error that the machine may cause: a missing file, variable or service.
 NOT_HERE = 3
 _OLDEST = (5, 3)
@@ -39,27 +42,46 @@ _UNSET = object()
 
 
 class RecordingEnviron(type(os.environ)):  # type: ignore[misc]
-    """os.environ, which records the variables that the application looks up and that are not set."""
+    """os.environ, which records the variables that are looked up and not set.
+
+    Attributes:
+        missing: names of all such variables.
+        own: those that modules of the application or of its settings look up.
+        packages: packages of these modules.
+    """
 
     missing: ClassVar[set[str]] = set()
+    own: ClassVar[set[str]] = set()
+    packages: ClassVar[set[str]] = set()
 
     def __getitem__(self, name: str) -> str:
         try:
             return str(super().__getitem__(name))
         except KeyError:
             self.missing.add(name)
+            if self._is_own(sys._getframe(1)):
+                self.own.add(name)
             raise
+
+    def _is_own(self, frame: FrameType | None) -> bool:
+        while frame and (package := str(frame.f_globals.get("__name__")).partition(".")[0]) in _READERS:
+            frame = frame.f_back
+        return frame is not None and package in self.packages
 
 
 def main() -> None:
     """Print the report on the application in the command line."""
     if celery.VERSION < _OLDEST:
         sys.exit(f"Celery {celery.__version__} is too old. Require celery>=5.3 in the application's dependencies")
+    modules = (sys.argv[1], os.environ.get("DJANGO_SETTINGS_MODULE", ""))
+    RecordingEnviron.packages.update(filter(None, (re.split("[.:]", name)[0] for name in modules)))
     os.environ.__class__ = RecordingEnviron
     try:
         app = load(sys.argv[1])
     except Exception as error:
         traceback.print_exc()
+        if own := sorted(RecordingEnviron.own):
+            print("Variables that the application looks up and that are not set:", *own, file=sys.stderr)
         if names := unset_variables(error):
             sys.exit(f"Not set in the environment: {', '.join(names)}. Set it in celery_app_environment")
         sys.exit(1 if is_mistake(error) else NOT_HERE)
