@@ -65,7 +65,7 @@ def release_findings(report: Mapping[str, Any], planned_memory: int) -> list[str
 
 
 def settings_report(differences: Iterable[Mapping[str, str]], left_out: Iterable[str]) -> list[str]:
-    """Return a sentence for each setting that application and fleet set differently.
+    """Return a sentence for each setting that application and fleet set differently, and one for those left out.
 
     Args:
         differences: name, both values as text, and whose value applies, for each setting.
@@ -82,7 +82,10 @@ def settings_report(differences: Iterable[Mapping[str, str]], left_out: Iterable
             sentences.append(f"{name}: the fleet's {fleets} applies, not the application's {own}")
         else:
             sentences.append(f"{name}: the fleet's apply first, then the application's {own}")
-    sentences += [f"{name}: left out, because the release's Celery does not have this setting" for name in left_out]
+    if names := ", ".join(left_out):
+        sentences.append(
+            f"The release's Celery does not have these settings of the fleet, so they are left out: {names}"
+        )
     return sentences
 
 

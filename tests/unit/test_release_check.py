@@ -10,6 +10,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release_check import
     limit_problems,
     memory_report,
     priority_problems,
+    settings_report,
 )
 
 
@@ -36,6 +37,12 @@ def test_untested_version_of_celery_is_reported() -> None:
     (remark,) = celery_report("5.8.1")
     assert remark == "Celery 5.8.1 is newer than 5.7, the latest tested version"
     assert celery_report("5.7.3") == []
+
+
+def test_settings_that_celery_does_not_have_are_reported_in_one_sentence() -> None:
+    (sentence,) = settings_report([], ["event_queue_durable", "worker_detect_quorum_queues"])
+    assert sentence.endswith("so they are left out: event_queue_durable, worker_detect_quorum_queues")
+    assert settings_report([], []) == []
 
 
 def test_limits_and_priorities_beyond_the_fleets_are_refused() -> None:
