@@ -247,6 +247,17 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
             f"Check that its service is up, and that {planned['address']}:{planned['port']} is reachable from "
             f"{fleet.querying_host}",
         )
+    cut_off = {host: each["unreachable_broker"] for host, each in fleet.hosts.items() if each.get("unreachable_broker")}
+    apps = [host for host in fleet.hosts if "app" in fleet.plan["hosts"][host]["duties"]]
+    # If no host reaches it, the findings about the broker itself say so.
+    for host, error in cut_off.items() if len(cut_off) < len(apps) else ():
+        if not (host == fleet.querying_host and fleet.answers.get("error")):
+            yield Finding(
+                where,
+                f"{host} can't connect to {planned['address']}:{planned['port']}: {error}",
+                "Workers of that host receive no tasks",
+                "Check routes, firewalls and name resolution from there. Workers reconnect by themselves",
+            )
     if error := fleet.answers.get("workers_error"):
         yield Finding(
             where,

@@ -32,6 +32,11 @@ options:
     description: Hours of logs to search for killed processes.
     type: int
     default: 24
+  broker_at:
+    description: Address and port of the broker for workers. Empty skips the check whether the host reaches it.
+    type: list
+    elements: str
+    default: []
   ask:
     description: Whether to query the broker and the workers. One host of the fleet is enough.
     type: bool
@@ -201,6 +206,7 @@ print("\\n" + json.dumps(answers))
 """
 )
 QUERY_SECONDS = 60
+CONNECT_SECONDS = 5
 EPMD = ("127.0.0.1", 4369)
 #: Bytes at the end of a log that are searched.
 LOG_BYTES = 4 * 1024 * 1024
@@ -335,6 +341,16 @@ def query(module: AnsibleModule) -> dict[str, Any]:
     return answers
 
 
+def broker_unreachable(at: list[str]) -> str:
+    """Return why the host can't connect to the broker; empty if it can."""
+    try:
+        if at:
+            socket.create_connection((at[0], int(at[1])), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
     """Return the alarms of RabbitMQ, or why it does not answer."""
     # Not Debian's wrapper in /usr/sbin, which passes its arguments to a shell.
@@ -418,6 +434,7 @@ def collect(module: AnsibleModule) -> dict[str, Any]:
         "findings": list(record.findings) if record else [],
         "versions": versions(current.resolve()),
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
+        "unreachable_broker": broker_unreachable(module.params["broker_at"]),
         "asked": query(module) if module.params["ask"] else {},
     }
     return {"changed": False, "symptoms": symptoms | {"clock": [module.params["now"], began, time.time()]}}
@@ -447,6 +464,7 @@ def main() -> None:
             "app": {"type": "dict"},
             "now": {"type": "float", "default": 0},
             "hours": {"type": "int", "default": 24},
+            "broker_at": {"type": "list", "elements": "str", "default": []},
             "ask": {"type": "bool", "default": False},
             "queues": {"type": "list", "elements": "str", "default": []},
             "programs": {"type": "list", "elements": "list", "default": []},

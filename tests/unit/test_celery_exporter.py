@@ -73,6 +73,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "app": "shop",
         "current": str(tmp_path / "current"),
         "drained": str(tmp_path / "drained"),
+        "broker_file": str(tmp_path / "broker"),
         "counts": str(tmp_path),
         "programs": [
             {
@@ -147,6 +148,24 @@ def test_a_worker_without_its_broker_is_seen_and_consumes_nothing(
         assert told[series("celery_worker_connected", program="shop-mail", slot="shop-mail")] == connected
         assert told[series("celery_worker_consumes", program="shop-mail", queue="email")] == connected
         assert told[series("celery_worker_up", program="shop-mail")] == 1
+
+
+def test_a_host_that_does_not_reach_the_broker_is_seen(
+    tell: Callable[..., dict[str, float]], tmp_path: Path, exporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FILES.parents[1] / "celery_watchdog" / "files")
+    watchdog = importlib.import_module("celery_watchdog")
+    name = series("celery_broker_reachable")
+    assert name not in tell()
+    report = tmp_path / "broker"
+    for reachable in (True, False):
+        watchdog.report_broker(tmp_path, reachable=reachable)
+        os.utime(report, (NOW, NOW))
+        assert exporter.broker_reachable(report, NOW) is reachable
+    # A watchdog that has stopped says nothing any more.
+    assert exporter.broker_reachable(report, NOW + 600) is None
+    watchdog.report_broker(tmp_path, reachable=False)
+    assert tell(now=time.time())[name] == 0
 
 
 def test_a_handover_exports_both_slots(tell: Callable[..., dict[str, float]], start: Callable[[str, str], int]) -> None:

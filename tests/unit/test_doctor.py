@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -222,6 +223,25 @@ def test_a_worker_that_alone_has_no_connection_is_a_finding() -> None:
         (told,) = found(seen)["consumers"]
         assert told.startswith("shop-email on worker1: has had no connection to the broker for 50 s")
         assert "10.0.0.1:6379 is reachable from worker1" in told
+
+
+def test_a_host_that_alone_does_not_reach_the_broker_is_a_finding() -> None:
+    """A gevent worker's heart goes on beating there."""
+    seen = with_heartbeats({"depths": {}, "consumed": {}}, running(["email"]))
+    cut_off = {**seen.hosts["worker1"], "unreachable_broker": "timed out"}
+    one = Fleet(PLAN, {**seen.hosts, "worker1": cut_off})
+    (told,) = found(one)["the broker"]
+    assert "worker1 can't connect to 10.0.0.1:6379: timed out" in told
+    both = Fleet(PLAN, {**one.hosts, "worker2": {**seen.hosts["worker2"], "unreachable_broker": "timed out"}})
+    assert "the broker" not in found(both)
+
+
+def test_a_connection_to_the_broker_is_tried() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert celery_doctor.broker_unreachable(["127.0.0.1", str(port)]) == ""
+    assert "refused" in celery_doctor.broker_unreachable(["127.0.0.1", str(port)])
+    assert celery_doctor.broker_unreachable([]) == ""
 
 
 def test_a_broker_that_is_down_is_no_finding_about_its_workers() -> None:

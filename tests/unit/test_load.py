@@ -100,6 +100,7 @@ class Exporter:
         self._file = directory / "celery.prom"
         config = {
             "app": "shop",
+            "broker_file": str(directory / "broker"),
             "counts": str(directory / "counts"),
             "current": str(directory / "current"),
             "drained": str(directory / "drained"),

@@ -2,7 +2,8 @@
 """Export metrics of this host's workers to a file, which the node exporter's textfile collector reads.
 
 Usage: celery_exporter.py CONFIG. It queries neither workers nor the broker, but reads the workers' counts
-(celery_fleet_counts.py) and /proc. So it works during an outage, and costs the workers nothing.
+(celery_fleet_counts.py), the watchdog's last report about the broker, and /proc. So it works during an outage, and
+costs the workers nothing.
 
 Runs as the application's user, whose processes it may inspect, with Debian's Python and its prometheus_client.
 """
@@ -27,6 +28,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 HOUR, MINUTE = 3600, 60
+#: An older report of the watchdog about the broker says nothing.
+BROKER_SECONDS = 120
 #: Queue and task of the tasks beyond the records of a process's counts.
 OTHERS = ("(other)", "(other)")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -57,6 +60,7 @@ HELP = {
     "celery_worker_heartbeat_age_seconds": "Seconds since the event loop of the worker's process last turned.",
     "celery_worker_broken_off": "Tasks that were in flight when their process was killed.",
     "celery_worker_untold": "Task results that the journal did not accept.",
+    "celery_broker_reachable": "Whether the host can query the broker.",
     "celery_host_drained": "Whether the host is drained.",
     "celery_release_info": "The release that workers of this host are started on.",
     "celery_exporter_seconds": "Seconds that collecting the metrics took.",
@@ -262,6 +266,16 @@ def latest_sent(counts: Mapping[tuple[str, str], Counts]) -> dict[str, float]:
     return times
 
 
+def broker_reachable(file: Path, now: float) -> bool | None:
+    """Return whether the host reaches the broker, by the watchdog's last report; None if it is old or missing."""
+    try:
+        if now - file.stat().st_mtime > BROKER_SECONDS:
+            return None
+        return file.read_text(encoding="utf-8") == "1"
+    except OSError:
+        return None
+
+
 def metrics(
     config: Mapping[str, Any],
     running: Iterable[Process],
@@ -294,6 +308,8 @@ def metrics(
             labels = {"program": program.name, "slot": slot}
             families.gauge("celery_worker_heartbeat_age_seconds", alive.age, **labels)
             families.gauge("celery_worker_connected", alive.connected, **labels)
+    if (reachable := broker_reachable(Path(config["broker_file"]), now)) is not None:
+        families.gauge("celery_broker_reachable", reachable)
     families.gauge("celery_host_drained", Path(config["drained"]).exists())
     current = Path(config["current"])
     if current.is_symlink():

@@ -8,7 +8,9 @@ both, and connects to Supervisor only.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -159,6 +161,14 @@ def restart(supervisor: Supervisor, name: str) -> None:
         log(f"Restarted {name}")
 
 
+def report_broker(directory: Path, *, reachable: bool) -> None:
+    """Write for the exporter whether this host reaches the broker. Ignore disk errors: the next poll follows."""
+    temporary = directory / "broker.part"
+    with contextlib.suppress(OSError):
+        temporary.write_text(str(int(reachable)), encoding="utf-8")
+        temporary.replace(directory / "broker")
+
+
 def judge(
     seen: dict[str, Any],
     config: dict[str, Any],
@@ -233,6 +243,7 @@ def main() -> None:
     supervisor = Supervisor(config["socket"])
     history = History(config["patience"])
     counts = Path(config["counts"])
+    runtime = Path(os.environ["RUNTIME_DIRECTORY"])
     user = config["user"]
     # Not runuser, which would remain as a parent process and not pass on signals.
     command = [
@@ -251,6 +262,8 @@ def main() -> None:
     for seen in observations(command, silence=6 * config["interval"]):
         late = time.monotonic() - previous > SLOW_INTERVALS * config["interval"]
         previous = time.monotonic()
+        if seen is not None:
+            report_broker(runtime, reachable=seen["broker"])
         if seen is None or late:
             # If the observer is slow, heartbeats of healthy workers may be late, too.
             history.clear()
