@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -27,6 +28,8 @@ class ModuleRunner:
     connections, privilege escalation, variables, check mode and unreachable hosts are as in any other task, also where
     a strategy such as Mitogen's replaces the connections. The keywords come from the block, role and play of the
     action's task, not from the task itself.
+
+    The executor is Ansible's own business: that of ansible-core 2.21 takes other arguments (see meta/runtime.yml).
     """
 
     def __init__(self, action: ActionBase, forks: int) -> None:
@@ -74,8 +77,10 @@ class ModuleRunner:
     def _end_with_ansible(self) -> None:
         """End, with all child processes, if Ansible's main process was killed: nobody would see what this one does."""
         if os.getppid() != self._parent:
-            # Each process of a task leads a process group.
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+            # The process of a task leads a process group, which has the processes of hosts and of SSH.
+            with suppress(ProcessLookupError):
+                os.killpg(os.getpid(), signal.SIGKILL)
+            os._exit(1)
 
     def _child(self, writer: Connection, module: str, name: str, arguments: dict[str, Any]) -> None:
         # The handlers of a task's process end the group of its own.
