@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import Environment
 from role import Role
 
+ROLES = Path(__file__).parents[2] / "roles"
 ROLE = Role("redis_exporter", redis_exporter_user="shop-metrics", redis_exporter_password="secret")
 
 
@@ -33,3 +37,14 @@ def test_the_password_is_sent_to_no_other_server() -> None:
     assert "REDIS_PASSWORD" not in text
     assert "-redis.password-file=/etc/prometheus-redis-exporter/passwords.json" in text
     assert "-redis.addr=redis://127.0.0.1:6379 " in text
+
+
+def test_each_version_of_the_exporter_finds_the_password_of_its_server_alone() -> None:
+    variables = yaml.safe_load((ROLES / "redis_exporter" / "vars" / "main.yml").read_text())
+    environment = Environment()  # noqa: S701 - no HTML
+    environment.filters["to_json"] = json.dumps
+    text = environment.from_string(variables["__redis_exporter_passwords"]).render(
+        redis_exporter_user="shop metrics", redis_exporter_password="secret", __redis_exporter_server="10.0.0.1:6379"
+    )
+    # 1.45 looks for the address that it is given, 1.69 for the address with the user.
+    assert json.loads(text) == {"redis://10.0.0.1:6379": "secret", "redis://shop%20metrics@10.0.0.1:6379": "secret"}
