@@ -76,6 +76,10 @@ def settings_report(differences: Iterable[Mapping[str, str]], left_out: Iterable
         name, own, fleets = found["name"], found["application"], found["fleet"]
         if found["applies"] == "application":
             sentences.append(f"{name}: the application's {own} applies, not the fleet's {fleets}")
+        elif found["applies"] == "hosts":
+            sentences.append(
+                f"{name}: the application's {own} applies, because the fleet has none. Hosts must reach it"
+            )
         elif found["applies"] == "workers":
             sentences.append(f"{name}: the options of each worker in celery_workers apply, not the application's {own}")
         elif found["applies"] == "fleet":

@@ -326,6 +326,17 @@ def test_check_reports_settings_that_options_of_workers_override(project: Projec
     ]
 
 
+def test_check_reports_a_result_backend_of_the_application(project: Project) -> None:
+    project.django("CELERY_RESULT_BACKEND = 'redis://:s3cret@localhost:6379/1'\n")
+    assert settings_report(project.run(CHECK, "shop_app:app")["differences"], []) == [
+        "result_backend: the application's redis://:**@localhost:6379/1 applies, because the fleet has none. "
+        "Hosts must reach it"
+    ]
+    for backend in ("django-db", "rpc://"):
+        project.django(f"CELERY_RESULT_BACKEND = {backend!r}\n")
+        assert project.run(CHECK, "shop_app:app")["differences"] == []
+
+
 def test_check_reports_no_password(project: Project) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
     run = project.try_run(CHECK, "shop_app:app")

@@ -171,7 +171,8 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
 
     Returns:
         For each setting, its name, both values as text without passwords, and whose value applies: "application",
-        "fleet", "fleet, then application", or "workers" for the options of each worker.
+        "fleet", "fleet, then application", "workers" for the options of each worker,
+        or "hosts" for an address that hosts must reach.
     """
     conf, view = app.conf, _own(app)
     found = []
@@ -183,6 +184,9 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
         if name == "task_routes":
             applies = "fleet, then application"
         found.append({"name": name, "application": _text(own), "fleet": _text(fleets), "applies": applies})
+    backend = str(view.get("result_backend") or "")
+    if "result_backend" not in fleet.FIRM and "://" in backend and not backend.startswith("rpc:"):
+        found.append({"name": "result_backend", "application": _text(backend), "fleet": "", "applies": "hosts"})
     found += [
         {"name": name, "application": _text(own), "fleet": "", "applies": "workers"}
         for name in _OPTIONS
