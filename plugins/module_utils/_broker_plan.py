@@ -19,11 +19,14 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     Need,
     broker_need,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._topology import DELAY_LEVELS
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
 from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 
 # Smallest limit of connections.
 MAXCLIENTS_LEAST = 1000
+# Smallest number of queues that clients may declare, for replies, events and remote control.
+QUEUES_LEAST = 500
 
 _ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 
@@ -259,3 +262,14 @@ def check_disk(host: Host, need: Need, problems: list[Problem]) -> None:
 def maxclients(need: Need) -> int:
     """Return the broker's limit of connections: twice the need, as broken connections may still be open."""
     return max(MAXCLIENTS_LEAST, 2 * need.connections)
+
+
+def max_queues(queues: int, need: Need) -> int:
+    """Return RabbitMQ's limit of queues: all that exist permanently, and two for each connection.
+
+    A queue for replies outlives its connection for a while.
+
+    Args:
+        queues: number of queues of tasks.
+    """
+    return queues + 1 + DELAY_LEVELS + max(QUEUES_LEAST, 2 * need.connections)

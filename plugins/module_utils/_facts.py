@@ -14,7 +14,11 @@ from typing import Any
 DERIVED_ROLE_VARIABLES = {
     "rabbitmq_application_user": "celery_app_name",
     "rabbitmq_consumer_timeout": "time_limit and prefetch_multiplier",
+    "rabbitmq_flower_control": "celery_flower_control",
+    "rabbitmq_flower_user": "celery_app_name",
     "rabbitmq_listen_addresses": "celery_broker_listen_addresses",
+    "rabbitmq_max_connections": "celery_web_processes",
+    "rabbitmq_max_queues": "celery_web_processes",
     "rabbitmq_open_files": "celery_web_processes",
     "rabbitmq_producer_user": "celery_app_name",
     "rabbitmq_port": "celery_broker_port",
@@ -25,6 +29,8 @@ DERIVED_ROLE_VARIABLES = {
     "rabbitmq_vm_memory_high_watermark": "celery_broker_memory",
     "redis_application_user": "celery_app_name",
     "redis_flavor": "celery_broker",
+    "redis_flower_control": "celery_flower_control",
+    "redis_flower_user": "celery_app_name",
     "redis_key_prefix": "celery_key_prefix",
     "redis_listen_addresses": "celery_broker_listen_addresses",
     "redis_maxclients": "celery_web_processes",
@@ -39,9 +45,11 @@ DERIVED_ROLE_VARIABLES = {
 SHARED_PASSWORDS = {
     "broker": (
         "rabbitmq_application_password",
+        "rabbitmq_flower_password",
         "rabbitmq_monitoring_password",
         "rabbitmq_producer_password",
         "redis_application_password",
+        "redis_flower_password",
         "redis_metrics_password",
         "redis_monitoring_password",
         "redis_producer_password",

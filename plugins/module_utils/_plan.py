@@ -20,6 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     check_disk,
     given_memory,
     listen_addresses,
+    max_queues,
     maxclients,
     memory_limit,
     need_of,
@@ -337,6 +338,22 @@ def _duties(
     return [duty for duty, there in duties.items() if there]
 
 
+def _flower_settings(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return Celery's settings for Flower, which runs without the application.
+
+    On Redis, each client returns the messages of lost workers to their queues after the visibility timeout. Flower has
+    no permission to, so its timeout is ten years.
+    """
+    shared = {
+        name: value
+        for name, value in settings.items()
+        if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
+    }
+    if kind == "redis":
+        shared["broker_transport_options"] = shared["broker_transport_options"] | {"visibility_timeout": 315_360_000}
+    return shared
+
+
 def _route_options(queue: Queue) -> dict[str, Any]:
     """Return the options of a queue's route in task_routes. Delivery mode 1 keeps a message off the disk."""
     return {"queue": queue.name} | ({"delivery_mode": 1} if queue.transient else {})
@@ -477,6 +494,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "port": broker_port(raw, BROKERS[flavor].port, problems),
         "user": app,
         "producer": f"{app}-producer" if producers else "",
+        "flower": f"{app}-flower" if flower_host else "",
         "metrics_address": str(raw.get("broker_metrics_address") or "")
         or (broker_on.address if monitor_host not in ("", broker_on.name) else "127.0.0.1"),
     } | BROKERS[flavor].values(demand, problems, warnings)
@@ -537,7 +555,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "disk_needed": need.disk,
         "connections": need.connections,
         "maxclients": maxclients(need),
-    }
+    } | ({"max_queues": max_queues(len(queues), need)} if kind == "rabbitmq" else {})
     values: dict[str, Any] = {
         "app": {
             "name": app,
@@ -552,12 +570,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "broker": broker,
         "settings": {name: asdict(item) for name, item in settings.items()}
         | {name: asdict(Setting(value, "set in celery_settings", declared=True)) for name, value in merged.items()},
-        # Flower runs without the application, but needs the same values of these as its workers.
-        "flower_settings": {
-            name: value
-            for name, value in all_settings.items()
-            if name.startswith(("broker_", "control_", "event_")) or name == "accept_content"
-        },
+        "flower_settings": _flower_settings(all_settings, kind),
         "queues": [
             BROKERS[flavor].queue(app, queue) | {"longest_task": _longest_task(queue.name, declaration.workers, queues)}
             for queue in declaration.queues
@@ -577,6 +590,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         "hosts": fleet_hosts,
         "beat_host": beat_host,
         "flower_host": flower_host,
+        "flower_control": bool(raw.get("flower_control")),
         "monitor_host": monitor_host,
         "producers": producers,
         "secrets_dir": str(raw.get("secrets_dir") or ""),

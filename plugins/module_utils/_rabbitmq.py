@@ -60,6 +60,8 @@ class Desired:
 
     Attributes:
         permissions: patterns by user.
+        add_permissions: whether users keep the permissions that they have beside the declared ones.
+        limits: limits of the vhost by RabbitMQ's names, e.g. max-queues.
         exchanges, queues, bindings, policies: objects in RabbitMQ's format, without the vhost.
         absent_users: names of users that must not exist.
     """
@@ -72,6 +74,8 @@ class Desired:
     bindings: Sequence[Mapping[str, Any]] = ()
     policies: Sequence[Mapping[str, Any]] = ()
     absent_users: tuple[str, ...] = ()
+    add_permissions: bool = False
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -145,6 +149,7 @@ def difference(current: Mapping[str, Any], desired: Desired, new_salt: Callable[
         result.add("vhosts", desired.vhost, {"name": desired.vhost}, (None, {}))
     _users(current, desired, new_salt, result)
     _permissions(current, desired, result)
+    _limits(current, desired, result)
     for kind in _KEYS:
         _objects(kind, current, desired, result)
     return result
@@ -191,6 +196,8 @@ def _permissions(current: Mapping[str, Any], desired: Desired, result: Differenc
     for user, wanted in desired.permissions.items():
         patterns = {verb: wanted[verb] for verb in _PERMISSIONS}
         old = there.get((desired.vhost, user))
+        if old is not None and desired.add_permissions:
+            patterns = {verb: _joined(old[verb], patterns[verb]) for verb in _PERMISSIONS}
         if old != patterns:
             item = {"user": user, "vhost": desired.vhost, **patterns}
             result.add("permissions", f"{user} on {desired.vhost}", item, (old, patterns))
@@ -199,6 +206,28 @@ def _permissions(current: Mapping[str, Any], desired: Desired, result: Differenc
         if user in held_exactly and not (vhost == desired.vhost and user in desired.permissions):
             result.cleared_permissions.append((vhost, user))
             result.add("permissions", f"{user} on {vhost}", None, (patterns, None))
+
+
+def _joined(old: str, new: str) -> str:
+    """Return a regular expression that matches what either of the two matches."""
+    return old if new in old else f"{old}|{new}"
+
+
+def _limits(current: Mapping[str, Any], desired: Desired, result: Difference) -> None:
+    if not desired.limits:
+        return
+    wanted = {"component": "vhost-limits", "name": "limits", "vhost": desired.vhost, "value": dict(desired.limits)}
+    identity = ("component", "name", "vhost")
+    old = next(
+        (
+            dict(item["value"])
+            for item in current.get("parameters", [])
+            if all(item.get(name) == wanted[name] for name in identity)
+        ),
+        None,
+    )
+    if old != wanted["value"]:
+        result.add("parameters", f"limits of {desired.vhost}", wanted, (old, wanted["value"]))
 
 
 def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:

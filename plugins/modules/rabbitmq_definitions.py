@@ -73,6 +73,24 @@ options:
         description: Names that the user may consume from.
         type: str
         required: true
+  add_permissions:
+    description:
+      - Whether the users keep the permissions that they have in the vhost, beside the declared ones.
+      - For a change while clients run that still need their old permissions.
+    type: bool
+    default: false
+  limits:
+    description: Limits of the vhost. Without it, they are left alone.
+    type: dict
+    suboptions:
+      max_connections:
+        description: Number of connections above which the broker refuses more.
+        type: int
+        required: true
+      max_queues:
+        description: Number of queues above which the broker refuses more.
+        type: int
+        required: true
   exchanges:
     description: Durable exchanges that must exist.
     type: list
@@ -106,7 +124,7 @@ options:
         type: dict
         default: {}
   bindings:
-    description: Bindings of queues to exchanges that must exist.
+    description: Bindings that must exist, each of a queue or of another exchange to an exchange.
     type: list
     elements: dict
     default: []
@@ -116,9 +134,11 @@ options:
         type: str
         required: true
       queue:
-        description: The queue's name.
+        description: The queue's name. Mutually exclusive with O(bindings[].destination_exchange).
         type: str
-        required: true
+      destination_exchange:
+        description: Name of the exchange that gets the messages.
+        type: str
       routing_key:
         description: The routing key.
         type: str
@@ -303,8 +323,8 @@ def desired(parameters: dict[str, Any]) -> Desired:
         bindings=[
             {
                 "source": item["exchange"],
-                "destination": item["queue"],
-                "destination_type": "queue",
+                "destination": item["queue"] or item["destination_exchange"],
+                "destination_type": "queue" if item["queue"] else "exchange",
                 "routing_key": item["routing_key"],
                 "arguments": {},
             }
@@ -321,6 +341,8 @@ def desired(parameters: dict[str, Any]) -> Desired:
             for item in parameters["policies"]
         ],
         absent_users=tuple(parameters["absent_users"]),
+        add_permissions=parameters["add_permissions"],
+        limits={name.replace("_", "-"): value for name, value in (parameters["limits"] or {}).items()},
     )
 
 
@@ -343,9 +365,21 @@ def main() -> None:
             "queues": _objects(
                 name=text, durable={"type": "bool", "default": True}, arguments={"type": "dict", "default": {}}
             ),
-            "bindings": _objects(
-                exchange=text, queue=text, routing_key={"type": "str", "default": "", "no_log": False}
-            ),
+            "add_permissions": {"type": "bool", "default": False},
+            "limits": {
+                "type": "dict",
+                "options": {name: {"type": "int", "required": True} for name in ("max_connections", "max_queues")},
+            },
+            "bindings": {
+                **_objects(
+                    exchange=text,
+                    queue={"type": "str"},
+                    destination_exchange={"type": "str"},
+                    routing_key={"type": "str", "default": "", "no_log": False},
+                ),
+                "required_one_of": [["queue", "destination_exchange"]],
+                "mutually_exclusive": [["queue", "destination_exchange"]],
+            },
             "policies": _objects(
                 name=text,
                 pattern=text,

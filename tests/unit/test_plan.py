@@ -365,6 +365,28 @@ def test_each_program_of_a_host_has_its_log() -> None:
     assert names("control1", values) == [{"name": "shop-beat", "program": "shop-beat"}]
 
 
+def test_flower_has_a_user_of_its_own_and_does_not_control_by_default() -> None:
+    values = plan(declaration()).values
+    assert (values["broker"]["flower"], values["flower_control"]) == ("shop-flower", False)
+    assert plan(declaration(flower_control=True)).values["flower_control"]
+    assert make_plan(declaration(), {**GROUPS, "flower": []}, FACTS).values["broker"]["flower"] == ""
+
+
+def test_flower_never_returns_the_tasks_of_a_lost_worker_to_redis() -> None:
+    values = plan(declaration(broker="redis")).values
+    options = values["flower_settings"]["broker_transport_options"]
+    shared = values["settings"]["broker_transport_options"]["value"]
+    assert options["visibility_timeout"] > 300_000_000
+    assert {**options, "visibility_timeout": 0} == {**shared, "visibility_timeout": 0}
+
+
+def test_rabbitmq_refuses_queues_above_the_fleets_own_and_two_for_each_connection() -> None:
+    # Two queues of tasks, the dead letters, and 28 of delayed tasks.
+    assert plan(declaration()).values["broker"]["max_queues"] == 531
+    broker = plan(declaration(web_processes=5000)).values["broker"]
+    assert broker["max_queues"] == 31 + 2 * broker["connections"]
+
+
 def test_hosts_that_send_tasks_only_have_a_user_of_their_own_and_reach_the_broker() -> None:
     assert (plan(declaration()).values["producers"], plan(declaration()).values["broker"]["producer"]) == ([], "")
     groups = {"all": ["vm1", "web1"], "broker": ["vm1"], "workers": ["vm1"]}

@@ -65,6 +65,7 @@ def after(held: dict[str, Any], changes: Difference) -> dict[str, Any]:
         "exchanges": ("vhost", "name"),
         "queues": ("vhost", "name"),
         "bindings": ("vhost", "source", "destination", "routing_key"),
+        "parameters": ("vhost", "component", "name"),
     }
     result = copy.deepcopy(held)
     for kind, items in changes.definitions.items():
@@ -251,7 +252,14 @@ def test_change_that_rabbitmq_does_not_support_is_refused(converged: dict[str, A
 
 def parameters(**values: Any) -> dict[str, Any]:
     lists = ("users", "absent_users", "permissions", "exchanges", "queues", "bindings", "policies")
-    return {"vhost": "shop", "passwords": {}, **{name: [] for name in lists}, **values}
+    return {
+        "vhost": "shop",
+        "passwords": {},
+        "add_permissions": False,
+        "limits": None,
+        **{name: [] for name in lists},
+        **values,
+    }
 
 
 @pytest.mark.parametrize("passwords", [{}, {"shop": ""}, {"other": "x"}])
@@ -265,10 +273,51 @@ def test_module_options_become_rabbitmq_definitions() -> None:
         parameters(
             users=[{"name": "shop", "tags": ["monitoring"]}],
             passwords={"shop": 123},
-            bindings=[{"exchange": "e", "queue": "q", "routing_key": "k"}],
+            bindings=[
+                {"exchange": "e", "queue": "q", "destination_exchange": None, "routing_key": "k"},
+                {"exchange": "e", "queue": None, "destination_exchange": "f", "routing_key": "k"},
+            ],
+            limits={"max_connections": 10, "max_queues": 20},
             policies=[{"name": "p", "pattern": "^q$", "apply_to": "queues", "definition": {}, "priority": 0}],
         )
     )
     assert made.users == (User("shop", "123", ("monitoring",)),)
     assert made.bindings[0] == {**BINDING, "source": "e", "destination": "q", "routing_key": "k"}
+    assert made.bindings[1] == {
+        **BINDING,
+        "source": "e",
+        "destination": "f",
+        "destination_type": "exchange",
+        "routing_key": "k",
+    }
     assert made.policies[0]["apply-to"] == "queues"
+    assert made.limits == {"max-connections": 10, "max-queues": 20}
+
+
+def test_clients_keep_their_permissions_during_a_change(converged: dict[str, Any]) -> None:
+    wider = {**SHOP.permissions, "shop": {"configure": "^a$", "write": "^x$", "read": "^c$"}}
+    changes = difference(converged, changed(permissions=wider, add_permissions=True), salt)
+    assert changes.definitions == {
+        "permissions": [{"user": "shop", "vhost": "shop", "configure": "^a$", "write": "^b$|^x$", "read": "^c$"}]
+    }
+    held = after(converged, changes)
+    # A run that did not get to its end can be repeated.
+    assert not difference(held, changed(permissions=wider, add_permissions=True), salt).any
+    assert difference(held, changed(permissions=wider), salt).after == {"permissions": {"shop on shop": wider["shop"]}}
+
+
+def test_new_users_get_the_declared_permissions_only() -> None:
+    changes = difference(NEW, changed(add_permissions=True), salt)
+    assert changes.after["permissions"]["shop on shop"] == PATTERNS
+
+
+def test_limits_of_a_vhost_are_set_and_kept() -> None:
+    limits = {"max-connections": 10, "max-queues": 20}
+    changes = difference(NEW, changed(limits=limits), salt)
+    (item,) = changes.definitions["parameters"]
+    assert item == {"component": "vhost-limits", "name": "limits", "vhost": "shop", "value": limits}
+    assert changes.after["parameters"] == {"limits of shop": limits}
+    held = {**after(NEW, changes), "parameters": [{**item, "vhost": "other", "value": {}}, item]}
+    assert not difference(held, changed(limits=limits), salt).any
+    lower = difference(held, changed(limits={**limits, "max-queues": 5}), salt)
+    assert lower.before["parameters"] == {"limits of shop": limits}

@@ -134,6 +134,18 @@ def test_the_metrics_user_reads_the_queues_and_no_other_key() -> None:
     assert not granted & {"@all", "@read", "get", "lrange", "hget", "hgetall", "keys", "scan", "config|get"}
 
 
+@pytest.mark.parametrize("control", [False, True])
+def test_flower_sends_tasks_only_if_it_may_control(control: bool) -> None:
+    given = {"redis_flower_user": "flower", "redis_flower_password": "x", "redis_flower_control": control}
+    rules = users(redis_key_prefix="shop:", redis_queues=["email"], **given)["flower"]
+    assert ("%RW~shop:email" in rules) == control
+    assert ("%R~shop:email" in rules) == (not control)
+    assert ("+lpush" in rules) == control
+    assert "%R~shop:unacked_index" in rules
+    assert "&shop:/0.celery.pidbox" in rules
+    assert not {"+lrange", "+hget", "+rpush", "+eval", "+@all"} & {*rules}
+
+
 def test_settings_become_lines() -> None:
     text = ROLE.render(
         "redis.conf.j2", redis_settings={"tcp-keepalive": 60, "activedefrag": False, "rdbcompression": True}

@@ -138,14 +138,28 @@ def test_queues_match_the_plan(project: Project) -> None:
     }
 
 
-@pytest.mark.parametrize("producer", [True, False])
-def test_producer_declares_no_queues(project: Project, producer: bool) -> None:
+@pytest.mark.parametrize(
+    ("producer", "url", "queues", "exchanges"),
+    [
+        # RabbitMQ drops a transient queue when it stops.
+        (False, URL, ["ticks"], []),
+        (True, URL, [], []),
+        (False, "redis://shop@10.0.0.1/0", ["customers", "ticks", "video"], ["celeryev", "shop"]),
+        (True, "redis://shop@10.0.0.1/0", [], ["celeryev", "shop"]),
+    ],
+)
+def test_only_transient_queues_are_declared_on_rabbitmq(
+    project: Project, producer: bool, url: str, queues: list[str], exchanges: list[str]
+) -> None:
     project.write("", producer=producer)
     code = (
         "import json\nfrom shop_app import app\nfrom celery.events.event import event_exchange\n"
-        "print(json.dumps([*{bool(q.no_declare) for q in app.amqp.queues.values()}, bool(event_exchange.no_declare)]))"
+        "queues = app.amqp.queues.values()\n"
+        "exchanges = [event_exchange, *(queue.exchange for queue in queues)]\n"
+        "declared = [sorted({e.name for e in each if not e.no_declare}) for each in (queues, exchanges)]\n"
+        "print(json.dumps(declared))"
     )
-    assert project.run(code, django=False) == [producer, producer]
+    assert project.run(code, django=False, CELERY_BROKER_URL=url) == [queues, exchanges]
 
 
 def test_each_task_is_routed_to_its_queue(project: Project) -> None:

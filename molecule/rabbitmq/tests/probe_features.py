@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any
 
 from celery import chain, group
-from rabbitmq.tests.probe_app import QUEUES, add, app, once_more
+from rabbitmq.tests.celery_fleet_settings import QUEUES
+from rabbitmq.tests.probe_app import add, app, once_more
 from shared.deployed import wait_until
 from shared.features import events_arrive, try_out
 
@@ -36,6 +37,7 @@ def on_queue(name: str) -> Any:
 
 FEATURES: dict[str, tuple[Callable[[], Any], Any]] = {
     **{f"a task on {name}": (partial(on_queue, name), 3) for name in QUEUES},
+    "countdown on a transient queue": (lambda: add.apply_async((1, 2), countdown=2, queue="ticks").get(WAIT), 3),
     "countdown": (lambda: add.apply_async((1, 2), countdown=2).get(WAIT), 3),
     "retry": (lambda: once_more.apply_async().get(WAIT), "retried"),
     "priority": (lambda: add.apply_async((1, 2), priority=5).get(WAIT), 3),

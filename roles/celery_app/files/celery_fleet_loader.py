@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ class Loader(AppLoader):  # type: ignore[misc]
         conf = self.app.conf
         before_task_publish.connect(leave_expiry_to_workers)
         raise_short_countdowns()
-        if fleet.PRODUCER:
-            _declare_nothing()
+        leave_declarations_to_the_fleet()
         if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
             self.app.steps["consumer"].add(Heartbeat)
         # The last map has Celery's defaults. The first gets the values that code sets from now on.
@@ -122,13 +122,32 @@ def raise_short_countdowns() -> None:
         base.calculate_routing_key = at_least_one_second
 
 
-def _declare_nothing() -> None:
-    """Don't declare queues and exchanges: a producer may only publish. Workers declare them."""
+def leave_declarations_to_the_fleet() -> None:
+    """Don't declare what the fleet has declared: on RabbitMQ, neither workers nor producers have the permission.
+
+    With Redis, queues and exchanges exist in kombu's memory. There, only producers don't bind queues.
+    """
+    amqp = fleet.FIRM["broker_url"].startswith("amqp")
     for queue in fleet.FIRM["task_queues"]:
-        queue.no_declare = True
-    # With Redis, a declared exchange exists in kombu's memory only, and is needed.
-    if fleet.FIRM["broker_url"].startswith("amqp"):
+        # RabbitMQ drops a transient queue when it stops, so workers declare it.
+        queue.no_declare = fleet.PRODUCER or (amqp and queue.durable)
+        queue.exchange.no_declare = amqp
+    if amqp:
         event_exchange.no_declare = True
+        with suppress(ImportError):  # Celery 5.3 and 5.4
+            from celery.worker.consumer.delayed_delivery import DelayedDelivery  # noqa: PLC0415
+
+            DelayedDelivery.start = bind_transient_queues
+
+
+def bind_transient_queues(_step: object, consumer: Any) -> None:  # noqa: ANN401
+    """Bind the transient queues for delayed messages, as the bootstep DelayedDelivery does with all queues."""
+    with consumer.app.connection_for_write() as connection:
+        for queue in consumer.app.amqp.queues.values():
+            if not queue.no_declare:
+                bound = queue.bind(connection.default_channel)
+                bound.declare()
+                bound.bind_to(bound.exchange, routing_key=f"#.{bound.routing_key}")
 
 
 def _listed(routes: object) -> list[Any]:
