@@ -31,3 +31,10 @@ def assert_confined(host: Any, unit: str, memory: int) -> None:
     assert status["Seccomp"].strip() == "2"
     assert int(status["CapBnd"], 16) == 0
     assert host.check_output("systemctl show --property MemoryMax --value %s", unit) == str(memory)
+
+
+def assert_sandboxed(host: Any, *units: str) -> None:
+    """Fail if systemd's exposure level of a service, from 0 to 10, is 5 or more."""
+    for unit in units:
+        result = host.run("systemd-analyze security --no-pager --threshold=50 %s", unit)
+        assert result.rc == 0, result.stdout[-300:]

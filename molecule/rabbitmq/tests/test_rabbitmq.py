@@ -29,7 +29,7 @@ from playwright.sync_api import Page
 from shared.browser import BROWSER_MILLISECONDS, chromium
 from shared.deployed import wait_until
 from shared.playbook import changes, converge, failures
-from shared.service import main_pid
+from shared.service import assert_sandboxed, main_pid
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
@@ -529,6 +529,10 @@ def test_a_bad_configuration_is_refused(brokers: list[Broker], variables: dict[s
 def test_the_broker_may_open_many_files(broker: Broker) -> None:
     limit = broker.host.check_output("systemctl show --property LimitNOFILE --value rabbitmq-server")
     assert int(limit) == 65536
+
+
+def test_it_is_sandboxed(broker: Broker) -> None:
+    assert_sandboxed(broker.host, "rabbitmq-server", "epmd")
 
 
 def test_its_data_are_not_filed_under_the_hosts_name(broker: Broker) -> None:
