@@ -19,13 +19,13 @@ from shared.browser import BROWSER_MILLISECONDS, assert_shut_out, chromium
 from shared.confidential import assert_nobody_reads
 from shared.deployed import wait_until
 from shared.playbook import converge_host
-from shared.service import assert_confined, kill
+from shared.service import assert_confined, assert_sandboxed, kill
 
 TASKS = """
 from celery import Celery
 
 app = Celery("tasks")
-app.conf.update(control_exchange="shop", task_default_queue="parcels", task_default_exchange="parcels")
+app.conf.update(task_default_queue="parcels", task_default_exchange="parcels")
 app.conf.update(control_queue_exclusive=False, control_queue_durable=True)
 
 
@@ -51,9 +51,10 @@ def address(host: Any) -> str:
     return variable(host, "ansible_host")
 
 
-def get(host: Any, path: str, password: str | None = None) -> tuple[int, str]:
-    """Return status and body of one of Flower's pages, as a client on another machine gets them."""
-    request = urllib.request.Request(f"http://{address(host)}{path}")
+def get(host: Any, path: str, password: str | None = None, body: dict[str, Any] | None = None) -> tuple[int, str]:
+    """Return status and body of one of Flower's pages, as a client on another machine gets them; a body is posted."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{address(host)}{path}", data=data)
     if password is not None:
         token = base64.b64encode(f"flower:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {token}")
@@ -149,6 +150,21 @@ def test_a_worker_and_its_task_are_seen_and_survive_a_restart(
         assert state(task) == "SUCCESS", "Flower forgot the task"
 
 
+def test_it_is_refused_to_send_a_task(host: Any, worker: str) -> None:
+    password = variable(host, "flower_test_password")
+    wait_until(lambda: worker in get(host, "/api/workers?refresh=1", password)[1], "the worker is not seen")
+    assert get(host, "/api/task/send-task/tasks.weigh", password, {"args": ["a book"], "queue": "parcels"})[0] == 500
+    assert "ACCESS_REFUSED" in host.check_output("journalctl --no-pager -u flower")
+    wait_until(lambda: worker in get(host, "/api/workers?refresh=1", password)[1], "Flower has lost its connection")
+
+
+def test_guesses_of_the_password_are_limited(host: Any) -> None:
+    statuses = [get(host, "/", "wrong")[0] for _ in range(300)]
+    assert set(statuses) == {401, 429}
+    assert statuses.count(401) < 250
+    wait_until(lambda: answers(host), "Flower stays shut")
+
+
 def test_it_comes_back_when_killed(host: Any) -> None:
     kill(host, "flower")
     wait_until(lambda: answers(host), "Flower does not answer")
@@ -185,6 +201,7 @@ def test_secrets_are_nowhere_that_others_can_read(host: Any) -> None:
 
 def test_it_is_confined(host: Any) -> None:
     assert_confined(host, "flower", 512 * 1024**2)
+    assert_sandboxed(host, "flower")
 
 
 def test_a_site_that_nginx_refuses_changes_nothing(host: Any) -> None:
