@@ -138,6 +138,15 @@ def test_variables_that_the_application_looks_up_are_named_after_an_error(tmp_pa
     ]
 
 
+def test_many_variables_do_not_hide_the_error(tmp_path: Path) -> None:
+    more = "[os.getenv(f'MAIL_SETTING_{n:03}') for n in range(500)]; None.value"
+    with pytest.raises(ReleaseError) as refused:
+        imported(tmp_path, more)
+    error, variables = str(refused.value).splitlines()[-2:]
+    assert error == "AttributeError: 'NoneType' object has no attribute 'value'"
+    assert variables.endswith("MAIL_SETTING_018 MAIL_SETTING_019 and 480 more")
+
+
 def test_state_directory_of_hosts_is_a_temporary_directory_here(tmp_path: Path) -> None:
     more = (
         "import pathlib; place = pathlib.Path(os.environ['DATA']); (place / 'media').mkdir(parents=True)\n"

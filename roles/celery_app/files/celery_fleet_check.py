@@ -29,6 +29,8 @@ from celery.app.utils import find_app
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.utils.url import maybe_sanitize_url
 
+# So many unset variables are listed after an error.
+_NAMES = 20
 # Modules and libraries that look up variables for their callers.
 _READERS = {"os", "_collections_abc", "collections", "environ", "environs", "decouple"}
 #: Exit code for an error that the machine may cause: a missing file, variable or service.
@@ -81,7 +83,8 @@ def main() -> None:
     except Exception as error:
         traceback.print_exc()
         if own := sorted(RecordingEnviron.own):
-            print("Variables that the application looks up and that are not set:", *own, file=sys.stderr)
+            more = f"and {len(own) - _NAMES} more" if len(own) > _NAMES else ""
+            print("Variables that the application looks up and that are not set:", *own[:_NAMES], more, file=sys.stderr)
         if names := unset_variables(error):
             sys.exit(f"Not set in the environment: {', '.join(names)}. Set it in celery_app_environment")
         sys.exit(1 if is_mistake(error) else NOT_HERE)
