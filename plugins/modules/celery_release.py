@@ -33,9 +33,9 @@ options:
     required: true
   artifact:
     description:
-      - Path of the artifact on the controller. Only wheels that no release of the host has are sent.
+      - Path of the artifact on the controller. Only wheels that no release of the host has are sent. Must be set.
     type: path
-    required: true
+    default: ""
   sha256:
     description: SHA-256 checksum of the artifact.
     type: str
@@ -43,7 +43,7 @@ options:
   wheels:
     description: Checksums of the artifact's wheels, by file name. The action plugin sets it.
     type: dict
-    required: false
+    required: true
   contents:
     description: The missing wheels, in base64. The action plugin sets it.
     type: dict
