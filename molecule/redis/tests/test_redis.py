@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
-from base64 import b64decode
+import urllib.error
+import urllib.request
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,11 +28,17 @@ from redis.retry import Retry
 from shared.deployed import wait_until
 from shared.lab import reboot
 from shared.playbook import changes, converge, failures
-from shared.service import kill, main_pid
+from shared.service import assert_sandboxed, kill, main_pid
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
-USERS = {"shop": "application", "shop-admin": "administrator", "shop-monitor": "monitoring", "shop-reader": "reader"}
+USERS = {
+    "shop": "application",
+    "shop-admin": "administrator",
+    "shop-flower": "flower",
+    "shop-monitor": "monitoring",
+    "shop-reader": "reader",
+}
 ODD_PASSWORD = '%h p@ss/w:ö\'rd \\ "#" 100%'
 # By itself, a client takes a refused password for a broken connection, and tries again, ever later.
 CLIENT: dict[str, Any] = {"socket_timeout": 120, "retry": Retry(NoBackoff(), 0)}
@@ -54,8 +62,8 @@ class Server:
     prefix: str
     passwords: dict[str, str]
 
-    def url(self, database: int = 0) -> str:
-        return f"redis://shop:{quote(self.passwords['shop'], safe='')}@{self.address}:6379/{database}"
+    def url(self, database: int = 0, user: str = "shop") -> str:
+        return f"redis://{user}:{quote(self.passwords[user], safe='')}@{self.address}:6379/{database}"
 
     def login(self, user: str = "shop", password: str | None = None, database: int = 0) -> Redis:
         """Return a client that logs in with its first command."""
@@ -155,6 +163,7 @@ def probe_environment(server: Server) -> dict[str, str]:
     paths = [f"{PROJECT}/molecule", f"{PROJECT}/.ansible/collections", os.environ.get("PYTHONPATH", "")]
     return os.environ | {
         "BROKER_URL": server.url(),
+        "FLOWER_URL": server.url(user="shop-flower"),
         "RESULT_URL": server.url(database=1),
         "KEY_PREFIX": server.prefix,
         "PYTHONPATH": ":".join(filter(None, paths)),
@@ -196,7 +205,56 @@ def run_probe(server: Server, *arguments: str) -> str:
 
 def test_it_listens_only_where_told(server: Server) -> None:
     sockets = {line.split()[3] for line in server.host.check_output("ss -tlnH").splitlines()}
-    assert sockets - {"0.0.0.0:22", "[::]:22"} == {f"{server.address}:6379"}
+    expected = {f"{server.address}:6379", f"{server.address}:9121", "127.0.0.1:9122"}
+    assert sockets - {"0.0.0.0:22", "[::]:22"} == expected
+
+
+def test_it_is_sandboxed(server: Server) -> None:
+    assert_sandboxed(server.host, f"{server.flavor}-server", "prometheus-redis-exporter")
+
+
+def exported(server: Server, path: str, password: str = "") -> tuple[int, str]:
+    """Return the status and body of a page at the address of the exporter."""
+    request = urllib.request.Request(f"http://{server.address}:9121{path}")
+    if password:
+        token = b64encode(f"prometheus:{password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture(scope="module")
+def metrics_password() -> str:
+    return (PROJECT / ".lab" / f"fleet-{SCENARIO.name}" / "secrets" / "redis_exporter").read_text().strip()
+
+
+def test_metrics_are_for_who_has_the_password(server: Server, metrics_password: str) -> None:
+    for password in ("", "wrong"):
+        status, body = exported(server, "/metrics", password)
+        assert (status, "redis_" in body) == (401, False)
+    status, body = exported(server, "/metrics", metrics_password)
+    assert status == 200
+    assert "redis_up 1" in body.splitlines()
+    assert 'key="depth:customers"' in body
+
+
+@pytest.mark.parametrize("path", ["/scrape", "//scrape", "/%73crape", "/metrics/../scrape", "/Scrape", "/metrics"])
+def test_the_exporter_connects_to_no_other_server(server: Server, metrics_password: str, path: str) -> None:
+    port = 7777
+    listen = f"import socket; s = socket.create_server(('{server.address}', {port})); s.accept(); print('called')"
+    server.host.check_output("systemd-run --unit=probe-lure python3 -c %s", listen)
+    wait_until(lambda: server.host.run(f"ss -tlnH | grep :{port}").stdout, "nothing listens")
+    try:
+        status, body = exported(server, f"{path}?target=redis://{server.address}:{port}", metrics_password)
+        # The one page that is there has no target.
+        assert status == (200 if path == "/metrics" else 404)
+        assert path != "/metrics" or "redis_up 1" in body.splitlines()
+        assert server.host.check_output("systemctl is-active probe-lure").strip() == "active"
+    finally:
+        server.host.check_output("systemctl stop probe-lure")
 
 
 @pytest.mark.parametrize("ordered", ["1", "0"])
@@ -208,6 +266,15 @@ def test_all_that_celery_does_works(server: Server, tmp_path: Path, ordered: str
     assert {line["feature"]: line["result"] for line in lines} == {line["feature"]: line["expected"] for line in lines}
     assert server.denied() == []
     assert "NoPermissionError" not in (tmp_path / "log").read_text()
+
+
+def test_all_that_flower_does_works(server: Server, tmp_path: Path) -> None:
+    server.admin().acl_log_reset()
+    with worker(server, tmp_path / "log"):
+        lines = [json.loads(line) for line in run_probe(server, "-m", "shared.redis_probe.flower").splitlines()]
+    assert len(lines) > 3
+    assert {line["feature"]: line["result"] for line in lines} == {line["feature"]: line["expected"] for line in lines}
+    assert server.denied() == []
 
 
 def test_what_a_killed_worker_had_goes_to_another(server: Server, tmp_path: Path) -> None:
@@ -301,6 +368,27 @@ def test_monitoring_sees_and_changes_nothing(server: Server, messages: list[Any]
     for words in (["LRANGE", UNUSED, 0, -1], ["GET", "x"], ["DEL", UNUSED], ["CONFIG", "GET", "*"], ["SUBSCRIBE", "x"]):
         with pytest.raises(NoPermissionError):
             monitor.execute_command(*words)
+    assert server.queue(server.admin()) == messages
+
+
+FLOWER_REFUSED = {
+    "send a task": ["LPUSH", "{prefix}by.hand", "x"],
+    "take a task": ["BRPOP", "{prefix}by.hand", "1"],
+    "read a task": ["LRANGE", "{prefix}by.hand", "0", "-1"],
+    "drop a queue": ["DEL", "{prefix}by.hand"],
+    "rename a queue": ["RENAME", "{prefix}by.hand", "{prefix}x.reply.celery.pidbox"],
+    "change where tasks go": ["SADD", "{prefix}_kombu.binding.shop", "x"],
+    "read what a worker holds": ["HGET", "{prefix}unacked", "x"],
+    "read a result": ["GET", "{prefix}celery-task-meta-x"],
+    "publish elsewhere": ["PUBLISH", "news", "x"],
+}
+
+
+@pytest.mark.parametrize("what", FLOWER_REFUSED)
+def test_flower_may_not(server: Server, messages: list[Any], what: str) -> None:
+    with pytest.raises(NoPermissionError):
+        flower = server.login("shop-flower")
+        flower.execute_command(*(word.format(prefix=server.prefix) for word in FLOWER_REFUSED[what]))
     assert server.queue(server.admin()) == messages
 
 
