@@ -351,6 +351,26 @@ def test_check_reports_a_result_backend_of_the_application(project: Project) -> 
         assert project.run(CHECK, "shop_app:app")["differences"] == []
 
 
+def test_code_may_add_routes_and_queues_but_not_replace_those_of_the_fleet(project: Project) -> None:
+    project.write("")
+    before = project.run(TELL, django=False)["queues"]
+    project.write(
+        "from kombu import Queue\n"
+        "app.conf.task_queues.append(Queue('video'))\n"
+        "app.conf.task_queues.remove(Queue('video'))\n"
+        "app.conf.task_queues.extend([Queue('mine')])\n"
+        "app.conf.task_routes.update({'shop.pay': {'queue': 'video'}})\n"
+        "app.conf.task_routes['shop.ship'] = {'queue': 'mine'}\n"
+        "@app.task(name='shop.pay')\ndef pay(): pass\n"
+        "@app.task(name='shop.ship')\ndef ship(): pass\n"
+    )
+    found = project.run(CHECK, "shop_app:app", django=False)
+    assert (found["queues"]["shop.pay"], found["queues"]["shop.ship"]) == ("video", "mine")
+    assert found["undeclared"] == {"mine": "task_queues"}
+    after = project.run(TELL, django=False)["queues"]
+    assert {name: queue for name, queue in after.items() if name != "mine"} == before
+
+
 def test_check_reports_no_password(project: Project) -> None:
     project.django("CELERY_BROKER_URL = 'amqp://u:s3cret@elsewhere'\nCELERY_RESULT_BACKEND = 'redis://:s3cret@a/1'\n")
     run = project.try_run(CHECK, "shop_app:app")

@@ -41,6 +41,8 @@ _MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError, TypeEr
 # Settings that options on the command line of each worker override.
 _OPTIONS = ("worker_concurrency", "worker_max_memory_per_child", "worker_max_tasks_per_child", "worker_pool")
 _UNSET = object()
+#: The fleet's queues, without those that code of the application adds.
+QUEUES = tuple(fleet.FIRM["task_queues"])
 
 
 class RecordingEnviron(type(os.environ)):  # type: ignore[misc]
@@ -147,9 +149,7 @@ def report(app: Any) -> dict[str, Any]:  # noqa: ANN401
         "priorities": priorities(app),
         "celery": celery.__version__,
         "timezone": os.environ.get("TZ", ""),
-        "quorum_queues": [
-            queue.name for queue in fleet.FIRM["task_queues"] if queue.queue_arguments.get("x-queue-type") == "quorum"
-        ],
+        "quorum_queues": [queue.name for queue in QUEUES if queue.queue_arguments.get("x-queue-type") == "quorum"],
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "unknown": sorted(set(fleet.DECLARED) - set(DEFAULTS)),
         "left_out": sorted({*fleet.FIRM, *fleet.DEFAULTS} - {*fleet.DECLARED, *DEFAULTS}),
@@ -210,9 +210,9 @@ def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401
     Args:
         app: a Celery application with the fleet's loader.
     """
-    declared = {queue.name for queue in fleet.FIRM["task_queues"]}
+    declared = {queue.name for queue in QUEUES}
     found: dict[str, str] = {}
-    for queue in _own(app).get("task_queues") or ():
+    for queue in [*(_own(app).get("task_queues") or ()), *(app.conf.task_queues or ())]:
         found.setdefault(queue if isinstance(queue, str) else queue.name, "task_queues")
     for where, route in _destinations(app):
         queue = route.get("queue")
@@ -246,7 +246,7 @@ def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
     if "task_queue_max_priority" not in fleet.FIRM:  # queues of Redis have priorities without it
         return {}
     view = _own(app)
-    declared = {queue.name: _highest(queue) for queue in fleet.FIRM["task_queues"]}
+    declared = {queue.name: _highest(queue) for queue in QUEUES}
     found = {
         f"task_queues[{queue.name!r}]": _highest(queue)
         for queue in view.get("task_queues") or ()
@@ -296,7 +296,7 @@ def exchanges(app: Any) -> dict[str, str]:  # noqa: ANN401
     Args:
         app: a Celery application with the fleet's loader.
     """
-    declared = {queue.exchange.name for queue in fleet.FIRM["task_queues"]}
+    declared = {queue.exchange.name for queue in QUEUES}
     found: dict[str, str] = {}
     for where, route in _destinations(app):
         exchange = route.get("exchange")

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import celery_fleet_settings as fleet  # type: ignore[import-not-found]  # rendered
 from celery.app import base
@@ -22,6 +22,67 @@ from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish
 from celery_fleet_alive import INTERVAL_SECONDS, AliveFile  # type: ignore[import-not-found]  # module_utils/_alive.py
+
+
+class Queues(list):  # type: ignore[type-arg]
+    """The fleet's queues. Code of the application may add others, but not replace or remove these."""
+
+    def __init__(self, queues: Iterable[Any]) -> None:
+        super().__init__(queues)
+        self._names = frozenset(queue.name for queue in self)
+
+    def append(self, queue: Any) -> None:  # noqa: ANN401
+        # Celery uses the last queue of a name, and this one may have other arguments than the declared queue.
+        if getattr(queue, "name", queue) not in self._names:
+            super().append(queue)
+
+    def extend(self, queues: Iterable[Any]) -> None:
+        for queue in queues:
+            self.append(queue)
+
+    def insert(self, _index: SupportsIndex, queue: Any) -> None:  # noqa: ANN401
+        self.append(queue)
+
+    def __iadd__(self, queues: Iterable[Any]) -> Queues:  # type: ignore[misc]
+        self.extend(queues)
+        return self
+
+    def remove(self, queue: Any) -> None:  # noqa: ANN401
+        if getattr(queue, "name", queue) not in self._names:
+            super().remove(queue)
+
+
+class Routes(list):  # type: ignore[type-arg]
+    """The fleet's routes, then the application's. Code of the application may change its own as a dictionary."""
+
+    def __init__(self, fleets: object, own: object) -> None:
+        listed = _listed(own)
+        self._own: dict[str, Any] = own if isinstance(own, dict) else {}
+        super().__init__([*_listed(fleets), *listed, *([] if listed and listed[-1] is self._own else [self._own])])
+
+    def update(self, *routes: Any, **more: Any) -> None:  # noqa: ANN401
+        self._own.update(*routes, **more)
+
+    def setdefault(self, name: str, route: Any = None) -> Any:  # noqa: ANN401
+        return self._own.setdefault(name, route)
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: ANN401
+        return self._own.get(name, default)
+
+    def pop(self, name: Any = -1, *default: Any) -> Any:  # noqa: ANN401
+        return self._own.pop(name, *default)
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
+        return self._own[index] if isinstance(index, str) else super().__getitem__(index)
+
+    def __setitem__(self, index: Any, route: Any) -> None:  # noqa: ANN401
+        if isinstance(index, str):
+            self._own[index] = route
+        else:
+            super().__setitem__(index, route)
+
+
+fleet.FIRM["task_queues"] = Queues(fleet.FIRM["task_queues"])
 
 
 class Loader(AppLoader):  # type: ignore[misc]
@@ -52,7 +113,7 @@ class Loader(AppLoader):  # type: ignore[misc]
         *own, defaults = conf.maps
         self.own = tuple(own)
         firm = {name: value for name, value in fleet.FIRM.items() if name in DEFAULTS}
-        firm["task_routes"] = [*_listed(fleet.FIRM["task_routes"]), *_listed(conf.get("task_routes"))]
+        firm["task_routes"] = Routes(fleet.FIRM["task_routes"], conf.get("task_routes"))
         # With a namespace, Celery searches all maps for CELERY_TASK_ROUTES before it searches them for task_routes.
         firm |= {key: value for name, value in firm.items() for key in conf._to_keys(name)}
         weak = {name: value for name, value in fleet.DEFAULTS.items() if name in DEFAULTS}
