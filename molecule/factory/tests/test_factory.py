@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shared.application import Application, attempts, changed_source, play, refused, replace_in
 from shared.deployed import connect
-from shared.playbook import changed, converge
+from shared.playbook import changed, converge, failures
 
 SOURCE = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / "application"
 PROJECT, FACTORY, TASKS = Path("pyproject.toml"), Path("shopfront", "__init__.py"), Path("shopfront", "tasks.py")
@@ -95,3 +95,12 @@ def test_a_limit_above_that_of_the_workers_is_refused(tmp_path: Path) -> None:
     told = refused("deploy", test_source=changed_source(SOURCE, tmp_path / "a", change))
     assert "The task shopfront.tasks.ship sets time_limit=600" in told
     assert "Set time_limit: 600 for the queue shipping in celery_queues" in told
+
+
+def test_a_first_release_whose_hook_fails_is_installed_again_with_its_hooks(shopfront: Application) -> None:
+    shopfront.host.check_output("rm /srv/shopfront/current")
+    assert "The hook ls /nowhere failed" in failures(converge(celery_hooks={"before_activate": ["ls /nowhere"]}))["vm1"]
+    assert not shopfront.host.file("/srv/shopfront/current").exists
+    assert changed(converge(celery_hooks={"before_activate": ["touch /var/lib/shopfront/migrated"]}))
+    assert shopfront.host.file("/var/lib/shopfront/migrated").exists
+    assert shopfront.release() == "2.0.0"
