@@ -420,7 +420,10 @@ def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 f"Run kill -TERM {stray['pid']} there. It takes no more tasks, and exits once its own have ended",
             )
     planned = fleet.plan["broker"]
-    broker_is_down = not any(_connected(symptoms) for symptoms in fleet.hosts.values()) and "error" in fleet.answers
+    broker = fleet.hosts.get(planned["host"], {}).get("broker", {})
+    # The heart of a gevent worker goes on beating without a broker.
+    nobody_is_connected = not any(_connected(symptoms) for symptoms in fleet.hosts.values())
+    broker_is_down = bool(broker.get("error")) or (nobody_is_connected and "error" in fleet.answers)
     for host, program, nodes in fleet.programs():
         slots = {slot["name"]: node for slot, node in zip(program["slots"], nodes, strict=True)}
         running = {each["name"]: each for each in fleet.hosts[host]["programs"] if each["name"] in slots}
