@@ -390,11 +390,18 @@ def troubles(shop: Shop) -> dict[str, tuple[str, str, str]]:
     most, clients = (
         shop.output(f"{redis} config get {name}", "broker1").split()[-1] for name in ("maxmemory", "maxclients")
     )
-    connected = re.search(r"^connected_clients:(\d+)", shop.output(f"{redis} info clients", "broker1"), re.MULTILINE)
-    assert connected
+    info = dict(
+        re.findall(r"^(connected_clients|used_memory):(\d+)", shop.output(f"{redis} info", "broker1"), re.MULTILINE)
+    )
+    # Above the threshold of the alert, and below what Redis refuses tasks at.
+    little = int(info["used_memory"]) * 105 // 100
     directory = "/var/lib/redis/appendonlydir"
     return {
-        "CeleryBrokerMemory": ("broker1", f"{redis} config set maxmemory 2mb", f"{redis} config set maxmemory {most}"),
+        "CeleryBrokerMemory": (
+            "broker1",
+            f"{redis} config set maxmemory {little}",
+            f"{redis} config set maxmemory {most}",
+        ),
         "CeleryBrokerDisk": (
             "broker1",
             f"chmod u-w {directory} && {redis} bgrewriteaof",
@@ -402,7 +409,7 @@ def troubles(shop: Shop) -> dict[str, tuple[str, str, str]]:
         ),
         "CeleryBrokerConnections": (
             "broker1",
-            f"{redis} config set maxclients {int(connected[1]) + 5}",
+            f"{redis} config set maxclients {int(info['connected_clients']) + 5}",
             f"{redis} config set maxclients {clients}",
         ),
     }
