@@ -429,8 +429,8 @@ def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
         running = {each["name"]: each for each in fleet.hosts[host]["programs"] if each["name"] in slots}
         if what := _what_is_missing(program, slots, running, fleet.answers.get("consumed")):
             lost = what.startswith(_DISCONNECTED)
-            # The finding about the broker explains it.
-            if lost and broker_is_down:
+            # The finding about the broker explains it. A gevent worker stands still while it connects again.
+            if broker_is_down and what.startswith((_DISCONNECTED, _STANDS_STILL)):
                 continue
             yield Finding(
                 f"{program['name']} on {host}",
@@ -444,6 +444,7 @@ def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
 
 
 _DISCONNECTED = "has had no connection to the broker"
+_STANDS_STILL = "has not turned its event loop"
 
 
 def _connected(symptoms: Mapping[str, Any]) -> bool:
@@ -475,7 +476,7 @@ def _what_is_missing(
             return f"does not consume {', '.join(missing)}"
         if heartbeats:
             heartbeat = min(heartbeats.values(), key=lambda each: each["age"])
-            lacks = "has not turned its event loop" if heartbeat["connected"] else _DISCONNECTED
+            lacks = _STANDS_STILL if heartbeat["connected"] else _DISCONNECTED
             return f"{lacks} for {heartbeat['age']} s"
         states = [running[name]["state"] for name in slots if name in running]
         # A worker that runs without a heartbeat may well work if nobody could be queried.

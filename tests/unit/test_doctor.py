@@ -251,8 +251,9 @@ def test_a_broker_that_is_down_is_no_finding_about_its_workers() -> None:
     assert list(found(seen)) == ["the broker"]
 
 
-def test_a_worker_whose_heart_goes_on_beating_does_not_hide_that_the_broker_is_down() -> None:
-    seen = with_heartbeats(DOWN, running([], fresh=False, connected=False, age=50))
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_worker_whose_heart_goes_on_beating_does_not_hide_that_the_broker_is_down(*, connected: bool) -> None:
+    seen = with_heartbeats(DOWN, running([], fresh=False, connected=connected, age=50))
     broker = {**seen.hosts["worker2"], "broker": {"error": "refused"}}
     plan = {**PLAN, "broker": {**BROKER, "host": "worker2"}}
     assert list(found(Fleet(plan, {**seen.hosts, "worker2": broker}))) == ["the broker"]
