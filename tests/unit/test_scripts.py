@@ -216,7 +216,15 @@ def test_a_step_does_not_end_another_of_its_name(run: Run, tmp_path: Path) -> No
 
 
 def test_processes_of_a_step_of_a_killed_run_are_killed(running: Path) -> None:
-    with subprocess.Popen(["/bin/sleep", "1000"], env={MARK: "web 1"}, start_new_session=True) as process:
+    with subprocess.Popen(
+        ["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={MARK: "web 1"}, start_new_session=True
+    ) as process:
+        # A process that is being started has no environment for a moment; one that answers has.
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"x\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"x\n"
         # The step itself has ended.
         note(running, 1 << 30, "1")
         end_leftovers()
