@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import Fleet, ProgressReports, failure_of
+from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
+    SLICE_SECONDS,
+    Fleet,
+    ProgressReports,
+    failure_of,
+)
 
 DRAIN = "fleet.celery.celery_drain"
-# Seconds between two polls.
-SLICE_SECONDS = 15
 
 
 class Drain:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import UNREACHABLE
 
+# Seconds between two polls of hosts that are not done.
+SLICE_SECONDS = 15
 # The longest time between two reports of progress, in seconds.
 REPORT_SECONDS = 300
 

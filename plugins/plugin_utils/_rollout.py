@@ -23,12 +23,16 @@ from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     verdict,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
-from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import Fleet, ProgressReports, Result, failure_of
+from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
+    SLICE_SECONDS,
+    Fleet,
+    ProgressReports,
+    Result,
+    failure_of,
+)
 
 ACTIVATE, STATUS, LOCK = "fleet.celery.celery_activate", "fleet.celery.celery_status", "fleet.celery.celery_lock"
 COMMAND = "ansible.builtin.command"
-# Seconds between two polls of an activation, after each of which the lock is renewed.
-SLICE_SECONDS = 15
 # Task results are collected from so many seconds before the rollout, to show the rate before it.
 LEAD_SECONDS = 30
 
