@@ -102,11 +102,9 @@ def _host_statuses(
         name: variable in which each host registered the result of celery_status.
     """
     keys = ("current", "previous", "drained", "programs", "releases")
-    hosts = list(hosts)
-    found = _registered(hostvars, hosts, name)
     return {
-        host: {key: found[host][key] for key in keys} if "current" in found.get(host, {}) else {"unreachable": True}
-        for host in hosts
+        host: {key: status[key] for key in keys} if "current" in status else {"unreachable": True}
+        for host, status in _statuses(hostvars, hosts, name).items()
     }
 
 
@@ -116,9 +114,15 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
     Args:
         name: variable in which each host registered the result of celery_status.
     """
+    return status_table(_statuses(hostvars, hosts, name))
+
+
+def _statuses(
+    hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str
+) -> dict[str, Mapping[str, Any]]:
+    """Return the result of celery_status of each host. One that left the play before it is unreachable."""
     hosts = list(hosts)
-    found = _registered(hostvars, hosts, name)
-    return status_table({host: found.get(host, {"unreachable": True}) for host in hosts})
+    return {host: {"unreachable": True} for host in hosts} | _registered(hostvars, hosts, name)
 
 
 def _config_file_entries(contents: Mapping[str, str], path: str, **options: object) -> list[dict[str, object]]:
