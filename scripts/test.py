@@ -39,6 +39,9 @@ LOGS = ROOT / ".cache" / "test-logs"
 RUNNING = Path("~/.cache/celery-fleet/tests").expanduser()
 BIN = ROOT / ".venv" / "bin"
 TAIL_LINES = 80
+# Of a step, and of each, at the end of a run.
+FAILURES_SHOWN = 10
+FAILURE_WIDTH = 300
 HEARTBEAT_SECONDS = 60
 # At least twice the time of the longest step, so that only a step that hangs is ended.
 STEP_LIMIT_SECONDS = 75 * 60
@@ -55,6 +58,8 @@ MARK = "FLEET_TEST_STEP"
 
 PHASE = re.compile(r"\[[^\]]+ > (?P<phase>\w+)\] (?P<event>Executing|Executed: (?P<result>\w+))\s*$")
 PYTEST_SUMMARY = re.compile(r"^(?:=+ )?(?P<counts>\d+ \w+(?:, \d+ \w+)*) in [\d.]+s")
+# A line of pytest's last summary, or an error of Ansible.
+FAILURE = re.compile(r"^(?:FAILED|ERROR) \S+::|^\[ERROR\]: ")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -78,6 +83,7 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
     # Line of the log with the first failure. Later lines are about the cleanup.
     failed_at: int = 0
+    failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.name, self.network)
@@ -97,6 +103,8 @@ class Step:
     def read(self, line: str) -> str:
         """Read a line of output; return "begin" or "end" if a phase begins or ends with it."""
         self.lines += 1
+        if FAILURE.match(line) and not self.failed_at:
+            self.failures.append(line.rstrip()[:FAILURE_WIDTH])
         if counts := PYTEST_SUMMARY.match(line):
             for number, outcome in COUNT.findall(counts["counts"]):
                 if outcome == "passed":
@@ -503,6 +511,9 @@ def run_all(steps: Sequence[Step], jobs: int) -> int:
     bad = [step.name for step in steps if step.failed or not step.started]
     if bad:
         run.say("not passed: " + ", ".join(bad))
+        for step in steps:
+            for failure in step.failures[-FAILURES_SHOWN:] if step.failed else ():
+                print(f"        {step.name}: {failure}")
     passed, failed = sum(step.passed for step in steps), sum(step.failed for step in steps)
     print(f"{run.erase}{passed} passed, {max(failed, len(bad))} failed", flush=True)
     return 1 if bad else 0

@@ -15,7 +15,7 @@ import pytest
 
 from scripts.check_argument_specs import problems_of
 from scripts.role_readmes import BEGIN, END, rendered
-from scripts.test import MARK, Run, Step, alone, chosen, end_leftovers, quick_steps, started_at
+from scripts.test import MARK, Run, Step, alone, chosen, end_leftovers, quick_steps, run_all, started_at
 
 OPTION: dict[str, Any] = {"description": "Where it listens.", "type": "int", "default": 80}
 
@@ -178,6 +178,22 @@ def test_a_step_is_run_and_its_costs_are_measured(run: Run, tmp_path: Path) -> N
     (cost,) = step.meter.costs
     assert 0 < cost.controller <= cost.wall * 1.1
     assert not list(tmp_path.glob("*.json")), "a step that has ended is noted still"
+
+
+@pytest.mark.usefixtures("run")
+def test_the_end_of_a_run_names_what_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.test.signal.signal", lambda *_: None)
+    failure = "FAILED tests/test_web.py::test_a_page - AssertionError: 500"
+    output = f"{failure}\n1 failed, 2 passed in 1.0s"
+    bad = Step("web", "unit", ["/bin/sh", "-c", f"printf '%s\n' '{output}'; exit 1"], cwd=tmp_path)
+    good = Step("mail", "unit", ["/bin/sh", "-c", "echo 3 passed in 1.0s"], cwd=tmp_path)
+    assert run_all([bad, good], 1) == 1
+    *_, steps, named, totals = capsys.readouterr().out.splitlines()
+    assert "not passed: web" in steps
+    assert named.strip() == f"web: {failure}"
+    assert totals.endswith("5 passed, 1 failed")
 
 
 def test_a_step_that_is_interrupted_ends(run: Run, tmp_path: Path) -> None:
