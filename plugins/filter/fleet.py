@@ -20,7 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._platforms import pla
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
-from ansible_collections.fleet.celery.plugins.module_utils._topology import celery_topology
+from ansible_collections.fleet.celery.plugins.module_utils._topology import celery_policies, celery_topology
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
 
 
@@ -32,6 +32,7 @@ class FilterModule:
             "batch_size_errors": _batch_size_errors,
             "bcrypt": _bcrypt,
             "broker_url": broker_url,
+            "celery_policies": celery_policies,
             "celery_topology": celery_topology,
             "config_file_entries": _config_file_entries,
             "environment_text": environment_text,

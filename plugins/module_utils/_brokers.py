@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Queue, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import Clients, Costs
+from ansible_collections.fleet.celery.plugins.module_utils._topology import LIMITS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 DELIVERY_LIMIT = 50
@@ -92,7 +93,11 @@ class RabbitMQ:
             "dead_letter_exchange": f"{app}.dead",
             "dead_letter_queue": f"{app}.dead",
             "delivery_limit": DELIVERY_LIMIT,
-            "queues": [{key: queue[key] for key in ("name", "durable", "arguments")} for queue in queues],
+            "queues": [
+                {key: made[key] for key in ("name", "durable", "arguments")}
+                | {limit: getattr(queue, limit) for limit in LIMITS}
+                for made, queue in zip(queues, demand.queues, strict=True)
+            ],
         }
 
 
@@ -164,6 +169,10 @@ class Redis:
                         "Remove it",
                     )
                 )
+            for limit in LIMITS:
+                if getattr(queue, limit):
+                    what = "Redis can't limit a queue. Its memory is limited for all queues together"
+                    problems.append(Problem(f"celery_queues[{queue.name}].{limit}", what, "Remove it, or use RabbitMQ"))
             if queue.must_not_lose:
                 advice.append(
                     f"celery_queues[{queue.name}].must_not_lose: Redis can lose messages: one that is in transit to a "

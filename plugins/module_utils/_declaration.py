@@ -121,6 +121,8 @@ class Queue:
         backlog: number of tasks that the broker must be able to hold in it.
         message_size: bytes of a typical task's arguments as JSON.
         results_per_hour: number of results that its tasks store in an hour.
+        max_length: number of messages above which the broker refuses more; 0: unlimited.
+        max_length_bytes: bytes of messages above which the broker refuses more; 0: unlimited.
         alerts: thresholds of its alerts.
     """
 
@@ -135,6 +137,8 @@ class Queue:
     backlog: int = 10_000
     message_size: int = 1024
     results_per_hour: int = 0
+    max_length: int = 0
+    max_length_bytes: int = 0
     alerts: Thresholds = Thresholds()
 
 
@@ -384,7 +388,9 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         hard = max(Queue.time_limit, soft + max(1, soft // 9))
     hard = hard or Queue.time_limit
     backlog, message_size = reader.integer("backlog", least=0), reader.size("message_size")
-    backlog = Queue.backlog if backlog is None else backlog
+    max_length = reader.integer("max_length", least=0) or 0
+    if backlog is None:
+        backlog = min(Queue.backlog, max_length or Queue.backlog)
     transient = reader.flag("transient")
     queue = Queue(
         name=name,
@@ -398,6 +404,8 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         backlog=backlog,
         message_size=Queue.message_size if message_size is None else message_size,
         results_per_hour=reader.integer("results_per_hour", least=0) or 0,
+        max_length=max_length,
+        max_length_bytes=reader.size("max_length_bytes") or 0,
         alerts=_read_thresholds(reader, Thresholds(depth=backlog // 2, age=max(300, hard), drain_time=1800)),
     )
     if queue.transient and queue.type == "quorum":
@@ -406,8 +414,34 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         reader.problem(
             "max_priority", f"{queue.max_priority} is above {_HIGHEST_PRIORITY}", "Set it to a lower number, e.g. 10"
         )
+    _check_length(reader, queue)
     reader.unknown_keys()
     return queue
+
+
+def _check_length(reader: Reader, queue: Queue) -> None:
+    """Report a limit of a queue's length that contradicts what the queue must hold, or that its alert never reaches."""
+    expected = queue.backlog * queue.message_size
+    if 0 < queue.max_length < queue.backlog:
+        reader.problem(
+            "max_length",
+            f"{queue.max_length} is below the backlog of {queue.backlog} tasks, so the broker would refuse some of "
+            "them",
+            "Raise it, or lower backlog",
+        )
+    elif 0 < queue.max_length <= queue.alerts.depth:
+        reader.problem(
+            "alerts.depth",
+            f"{queue.alerts.depth} is not below max_length, so the queue would refuse tasks without an alert",
+            f"Set it to {max(1, queue.max_length // 2)} or so",
+        )
+    if 0 < queue.max_length_bytes < expected:
+        reader.problem(
+            "max_length_bytes",
+            f"{format_size(queue.max_length_bytes)} is below {format_size(expected)}, which backlog times message_size "
+            "needs, so the broker would refuse some of these tasks",
+            "Raise it, or lower backlog or message_size",
+        )
 
 
 def _read_thresholds(reader: Reader, default: Thresholds) -> Thresholds:

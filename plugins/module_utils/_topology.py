@@ -1,7 +1,8 @@
-"""Exchanges, queues and bindings of RabbitMQ that Celery uses, beside the queues of tasks."""
+"""Exchanges, queues, bindings and policies of RabbitMQ that Celery uses."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,14 @@ Objects = dict[str, list[dict[str, Any]]]
 
 EVENT_EXCHANGE = "celeryev"
 DELIVERY_EXCHANGE = "celery_delayed_delivery"
+#: Options of a queue that limit what it holds.
+LIMITS = ("max_length", "max_length_bytes")
 #: Number of queues of delayed tasks.
 DELAY_LEVELS = 28
 
 
 def celery_topology(queues: Sequence[Mapping[str, Any]], exchange: str) -> Objects:
-    """Return the durable objects that a worker declares, as options of the module rabbitmq_definitions.
+    """Return the objects that a worker declares, as options of the module rabbitmq_definitions.
 
     Args:
         queues: queues of tasks, with a name and arguments. The routing key of each is its name.
@@ -23,7 +26,7 @@ def celery_topology(queues: Sequence[Mapping[str, Any]], exchange: str) -> Objec
     names = [str(queue["name"]) for queue in queues]
     objects: Objects = {
         "exchanges": [{"name": name, "type": "topic"} for name in (exchange, EVENT_EXCHANGE)],
-        "queues": [],
+        "queues": [{key: queue[key] for key in ("name", "durable", "arguments") if key in queue} for queue in queues],
         "bindings": [{"exchange": exchange, "queue": name, "routing_key": name} for name in names],
     }
     # Without a quorum queue, workers keep delayed tasks themselves.
@@ -31,6 +34,31 @@ def celery_topology(queues: Sequence[Mapping[str, Any]], exchange: str) -> Objec
         for kind, items in _delayed_delivery(names, exchange).items():
             objects[kind] += items
     return objects
+
+
+def celery_policies(queues: Iterable[Mapping[str, Any]], definition: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a policy for each queue of tasks, as options of the module rabbitmq_definitions.
+
+    Each queue has one of its own, because only one policy applies to a queue, and so that a limit that is no longer
+    declared is gone with the next change.
+
+    Args:
+        queues: with a name, and the limits max_length (messages) and max_length_bytes; 0 or none: unlimited.
+        definition: what holds for all of them.
+    """
+    policies = []
+    for queue in queues:
+        limits = {limit.replace("_", "-"): queue[limit] for limit in LIMITS if queue.get(limit)}
+        policies.append(
+            {
+                "name": f"celery-fleet.{queue['name']}",
+                "pattern": f"^{re.escape(queue['name'])}$",
+                "apply_to": "queues",
+                "priority": 10,
+                "definition": {**definition, **limits},
+            }
+        )
+    return policies
 
 
 def _delayed_delivery(queues: Iterable[str], exchange: str) -> Objects:

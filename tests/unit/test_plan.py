@@ -271,12 +271,29 @@ def test_a_durable_queue_may_be_a_classic_one_and_have_priorities() -> None:
         ({"max_priority": 10}, "redis", "queues of Redis have priorities without it; 0 is the highest. Remove it"),
         ({"max_priority": 999, "type": "classic"}, "rabbitmq", "999 is above 255. Set it to a lower number, e.g. 10"),
         ({"type": "quorum", "transient": True}, "rabbitmq", "it can't be transient. Remove type or transient"),
+        ({"max_length": 5}, "redis", "Its memory is limited for all queues together. Remove it, or use RabbitMQ"),
+        ({"max_length_bytes": "1GB"}, "redis", "limited for all queues together. Remove it, or use RabbitMQ"),
+        (
+            {"max_length": 5, "backlog": 6},
+            "rabbitmq",
+            "so the broker would refuse some of them. Raise it, or lower backlog",
+        ),
+        ({"max_length": 5, "alerts": {"depth": 5}}, "rabbitmq", "refuse tasks without an alert. Set it to 2 or so"),
+        ({"max_length_bytes": "1MB"}, "rabbitmq", "Raise it, or lower backlog or message_size"),
         ({"type": "quorun"}, "rabbitmq", "(did you mean 'quorum'?). Set it to one of quorum, classic"),
     ],
 )
 def test_a_queue_that_the_broker_does_not_have_is_refused(values: dict[str, Any], broker: str, expected: str) -> None:
     (problem,) = make_plan({**with_queue(**values), "broker": broker}, GROUPS, FACTS).problems
     assert str(problem).endswith(expected)
+
+
+def test_a_queue_with_a_limit_is_sized_and_watched_by_it() -> None:
+    made = plan(with_queue(max_length=500, max_length_bytes="2GB"))
+    _, queue = made.values["broker"]["queues"]
+    assert (queue["max_length"], queue["max_length_bytes"]) == (500, 2 * 2**30)
+    assert "max_length" not in made.values["queues"][1], "a worker would declare the queue with it"
+    assert made.values["thresholds"]["video"]["depth"] == 250
 
 
 def test_unsupported_promises_of_redis_are_warnings() -> None:

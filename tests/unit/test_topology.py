@@ -7,7 +7,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._topology import celery_topology
+from ansible_collections.fleet.celery.plugins.module_utils._topology import celery_policies, celery_topology
 from celery.events.event import event_exchange
 from kombu.entity import Exchange, Queue
 from kombu.transport.native_delayed_delivery import (
@@ -68,7 +68,7 @@ def test_the_fleet_declares_what_a_worker_would() -> None:
         queue = Queue(item["name"], Exchange("shop", type="topic"), routing_key=item["name"])
         bind_queue_to_native_delayed_delivery_exchange(connection, queue)
         queue(channel).declare()
-        del channel.queues[str(item["name"])]
+        channel.queues[str(item["name"])] = item["arguments"]
     made = celery_topology(QUEUES, "shop")
     assert {item["name"]: item["type"] for item in made["exchanges"]} == channel.exchanges
     assert {item["name"]: item["arguments"] for item in made["queues"]} == channel.queues
@@ -79,8 +79,20 @@ def test_the_fleet_declares_what_a_worker_would() -> None:
 def test_without_quorum_queues_workers_delay_tasks_themselves() -> None:
     made = celery_topology([{"name": "customers"}, QUEUES[1]], "shop")
     assert [item["name"] for item in made["exchanges"]] == ["shop", "celeryev"]
-    assert made["queues"] == []
+    assert [item["name"] for item in made["queues"]] == ["customers", "ticks"]
     assert bindings(made["bindings"]) == {
         ("shop", "queue", "customers", "customers"),
         ("shop", "queue", "ticks", "ticks"),
     }
+
+
+def test_a_policy_limits_the_length_of_its_own_queue_only() -> None:
+    queues = [
+        {"name": "mail.bulk", "max_length": 1000, "max_length_bytes": 0},
+        {"name": "ticks", "max_length_bytes": 2**20},
+    ]
+    mail, ticks = celery_policies(queues, {"overflow": "reject-publish"})
+    assert mail["pattern"] == r"^mail\.bulk$"
+    assert mail["definition"] == {"overflow": "reject-publish", "max-length": 1000}
+    assert ticks["definition"] == {"overflow": "reject-publish", "max-length-bytes": 2**20}
+    assert mail["name"] != ticks["name"]

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import pytest
 import testinfra
-from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
+from amqp.exceptions import AccessRefused, MessageNacked, NotAllowed, PreconditionFailed
 from kombu.connection import Connection
 from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
@@ -368,6 +368,21 @@ def test_a_flood_of_queues_is_refused(broker: Broker) -> None:
     with broker.connect() as connection:
         for name in names:
             connection.default_channel.queue_delete(name)
+
+
+@pytest.mark.parametrize(("queue", "size"), [("bulk", 1), ("videos", 200_000)])
+def test_a_flood_of_tasks_is_refused_and_stops_no_other_queue(broker: Broker, queue: str, size: int) -> None:
+    with Connection(broker.url(), connect_timeout=60, transport_options={"confirm_publish": True}) as connection:
+        producer = connection.Producer(serializer="json")
+        with pytest.raises(MessageNacked):
+            for _ in range(100):
+                producer.publish("x" * size, exchange="shop", routing_key=queue)
+        held = broker.messages(queue)
+        assert held >= min(20, 2**20 // size)
+        producer.publish("x", exchange="shop", routing_key="customers")
+    broker.ctl("purge_queue", "-p", "shop", "customers")
+    assert broker.messages(queue) == held, "the broker dropped what it had taken"
+    broker.ctl("purge_queue", "-p", "shop", queue)
 
 
 def test_a_flood_of_connections_is_refused(broker: Broker) -> None:
