@@ -12,11 +12,11 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.celery.plugins.module_utils._batches import read_sizes
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Reader, closest
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Reader, closest
 
 SEVERITIES = ("page", "warn")
 _URL = re.compile(r"https?://[^\s/]+(/[^\s#?]*)?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 
 
 def read_sizes(raw: Sequence[object], problems: list[Problem]) -> list[tuple[int, bool]]:

@@ -9,10 +9,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._facts import DERIVED_ROLE_VARIABLES
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     MEASURED_COMPRESSIONS,
     SHARE,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Queue, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import Clients, Costs
 from ansible_collections.fleet.celery.plugins.module_utils._topology import LIMITS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size

@@ -6,23 +6,18 @@ user sees all mistakes at once.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._environment import variable_text
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Reader, closest, mappings
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size, parse_size
 
-# Supervisor splits lists of programs at white space and commas, and groups at colons, and expands %. Celery splits node
-# names at @, and lists of queues at commas.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 #: Bytes of a process of a small Django project, measured by bench/memory.py.
 APP_MEMORY = 96 * MIB
@@ -33,8 +28,6 @@ QUEUE_TYPES = ("quorum", "classic")
 _HIGHEST_PRIORITY = 255
 ACTIVATIONS = ("warm", "handover")
 _RESERVED_WORKERS = ("beat", "flower")
-_SECONDS_A_DAY = 86400
-_LONGEST_SECONDS = 366 * _SECONDS_A_DAY
 # Names of programs and files hold the worker, the application and the release, in at most 255 bytes.
 _LONGEST_WORKER = 64
 #: Options of `celery worker` that the plan sets, and the variable to set instead.
@@ -77,18 +70,6 @@ _PLANNED_OPTIONS = {
     "--purge": "nothing: it would delete the queued tasks",
     "--discard": "nothing: it would delete the queued tasks",
 }
-
-
-@dataclass(frozen=True, order=True)
-class Problem:
-    """An error in the declaration: where it was set, what is wrong, and how to fix it."""
-
-    where: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}. {self.fix}"
 
 
 @dataclass(frozen=True)
@@ -194,166 +175,6 @@ class Declaration:
     workers: tuple[Worker, ...]
     default_queue: str
     app_memory: int = APP_MEMORY
-
-
-class Reader:
-    """Reads values from a raw mapping, validates each, and collects the problems."""
-
-    def __init__(self, raw: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
-        self.raw = raw
-        self.where = where
-        self.problems = problems
-        self.known: set[str] = set()
-
-    def problem(self, key: str, what: str, fix: str) -> None:
-        self.problems.append(Problem(f"{self.where}.{key}" if key else self.where, what, fix))
-
-    def _take(self, key: str) -> Any:  # noqa: ANN401 - YAML gives anything
-        self.known.add(key)
-        return self.raw.get(key)
-
-    def integer(self, key: str, *, least: int = 1, unit: str = "a whole number") -> int | None:
-        value = self._take(key)
-        if value is None:
-            return None
-        number = as_integer(value)
-        if number is None or number < least:
-            self.problem(
-                key, f"{value!r} is not {unit} of at least {least}", f"Set it to {unit}, e.g. {max(least, 30)}"
-            )
-            return None
-        return number
-
-    def seconds(self, key: str) -> int | None:
-        value = self.integer(key, unit="a number of seconds")
-        if value is not None and value > _LONGEST_SECONDS:
-            self.problem(
-                key,
-                f"{value} s is longer than a year",
-                "Set it to the longest time that a task may run, in seconds, e.g. 300",
-            )
-            return None
-        return value
-
-    def size(self, key: str) -> int | None:
-        value = self._take(key)
-        if value is None:
-            return None
-        try:
-            return parse_size(value)
-        except ValueError as error:
-            self.problem(key, str(error), "Set it to a number and a unit, KB, MB or GB (powers of 1024), e.g. 200MB")
-            return None
-
-    def text(self, key: str, default: str = "") -> str:
-        value = self._take(key)
-        if value is None:
-            return default
-        if isinstance(value, bool):
-            what = f"{value!r} is not a string: YAML reads yes, no, on, off, true and false without quotes as booleans"
-            self.problem(key, what, f'Quote it, as in {key}: "on"')
-            return default
-        if not isinstance(value, (str, int)):
-            self.problem(key, f"{value!r} is not a string", f"Set it to a string, e.g. {key}: name")
-            return default
-        return str(value)
-
-    def choice(self, key: str, choices: Iterable[str], default: str) -> str:
-        value = self.text(key, default)
-        choices = tuple(choices)
-        if value not in choices:
-            self.problem(
-                key,
-                f"{value!r} is not a valid value{closest(value, choices)}",
-                f"Set it to one of {', '.join(choices)}",
-            )
-            return default
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self._take(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not all(isinstance(item, (str, int, float)) for item in value):
-            self.problem(key, f"{value!r} is not a list of strings", f"Set it to a list, e.g. {key}: [one, two]")
-            return ()
-        return tuple(str(item) for item in value)
-
-    def flag(self, key: str) -> bool:
-        value = self._take(key)
-        if value is None or isinstance(value, bool):
-            return bool(value)
-        self.problem(key, f"{value!r} is neither true nor false", "Set it to true or false")
-        return False
-
-    def environment(self, key: str) -> dict[str, str]:
-        value = self._take(key)
-        if value is None:
-            return {}
-        if not isinstance(value, Mapping):
-            self.problem(key, f"{value!r} is not a mapping", f"Set it to a mapping, e.g. {key}: {{NAME: value}}")
-            return {}
-        for name, text in value.items():
-            if not _ENVIRONMENT_NAME.fullmatch(str(name)):
-                self.problem(
-                    key, f"{name!r} is not a valid name of a variable", "Use letters, digits and _, and no digit first"
-                )
-            if isinstance(text, (Mapping, list)) or "\n" in str(text) or "\0" in str(text):
-                self.problem(
-                    key, f"the value of {name} is not one line of text", "Set it to a string without line breaks"
-                )
-        return {str(name): variable_text(text) for name, text in value.items()}
-
-    def name(self, key: str = "name") -> str:
-        value = self.text(key)
-        if not value:
-            self.problem(key, "is missing", "Set a name")
-        elif not _NAME.fullmatch(value):
-            self.problem(
-                key,
-                f"{value!r} has characters that Supervisor or Celery can't use in a name",
-                "Use letters, digits, '_', '-' and '.', with a letter or digit first",
-            )
-        return value
-
-    def unknown_keys(self) -> None:
-        for key in self.raw:
-            if key not in self.known:
-                self.problem(
-                    str(key),
-                    f"is not an option{closest(str(key), self.known)}",
-                    f"The options are {', '.join(sorted(self.known))}",
-                )
-
-
-def as_integer(value: object) -> int | None:
-    """Return a whole number, which Jinja may have turned into a string; None if it is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        return None
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """Return the most similar known word as a question, for a message; empty if there is none."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _mappings(raw: object, variable: str, problems: list[Problem]) -> list[Mapping[str, Any]]:
-    """Return the mappings of a list. Everything else is a problem."""
-    if not isinstance(raw, list):
-        problems.append(Problem(variable, f"{raw!r} is not a list", f"Set {variable} to a list of '- name: ...'"))
-        return []
-    entries = []
-    for index, entry in enumerate(raw):
-        if isinstance(entry, Mapping):
-            entries.append(entry)
-        else:
-            problems.append(Problem(f"{variable}[{index}]", f"{entry!r} is not a mapping", "Write it as '- name: ...'"))
-    return entries
 
 
 def soft_limit_below(hard: int) -> int:
@@ -702,7 +523,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
             defaults[key] = {}
     queues = [
         read_queue({**defaults["queue_defaults"], **entry}, f"celery_queues[{_entry_name(entry, index)}]", problems)
-        for index, entry in enumerate(_mappings(raw.get("queues") or [], "celery_queues", problems))
+        for index, entry in enumerate(mappings(raw.get("queues") or [], "celery_queues", problems))
     ]
     workers = [
         read_worker(
@@ -710,7 +531,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
             f"celery_workers[{_entry_name(entry, index)}]",
             problems,
         )
-        for index, entry in enumerate(_mappings(raw.get("workers") or [], "celery_workers", problems))
+        for index, entry in enumerate(mappings(raw.get("workers") or [], "celery_workers", problems))
     ]
     if not queues:
         problems.append(Problem("celery_queues", "is empty", "Declare a queue, e.g. - {name: default, tasks: ['*']}"))

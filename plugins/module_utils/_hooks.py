@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, Reader, closest
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Reader, closest
 
 MOMENTS = ("before_stage", "before_activate", "after_activate", "after_release", "after_rollback")
 HOSTS = ("one", "each")

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._facts import SHARED_PASSWORDS
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import is_tested, titles
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
 
 

@@ -31,7 +31,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKE
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     CHILD_ROOM,
     Declaration,
-    Problem,
     Queue,
     Worker,
     read_declaration,
@@ -45,6 +44,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     check_platforms,
     read_hosts,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 # Users of Debian and of common packages, and directories below /etc, /var/lib and /var/log.
 _SYSTEM = """

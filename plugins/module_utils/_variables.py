@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 PREFIX = "celery_"
 _OF_ROLES = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import ALERTS, read_alerts, read_certificates
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 
 def test_an_alert_keeps_the_settings_that_are_not_changed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._batches import batches, read_sizes
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import read_alerts
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._variables import OF_PLAYBOOKS
 
 from bench.faults import keep

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem, read_queue, read_worker
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import read_queue, read_worker
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULES = sorted(path.stem for path in (PLUGINS / "modules").glob("*.py"))

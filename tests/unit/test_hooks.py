@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import MOMENTS, hook_failures, read_hooks
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 
 def read(raw: object) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:

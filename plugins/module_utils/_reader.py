@@ -1,0 +1,191 @@
+"""Reads values that users set, and collects what is wrong with them, so that a user sees all mistakes at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._environment import variable_text
+from ansible_collections.fleet.celery.plugins.module_utils._units import parse_size
+
+# Supervisor splits lists of programs at white space and commas, and groups at colons, and expands %. Celery splits node
+# names at @, and lists of queues at commas.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SECONDS_A_DAY = 86400
+_LONGEST_SECONDS = 366 * _SECONDS_A_DAY
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """An error in the declaration: where it was set, what is wrong, and how to fix it."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}. {self.fix}"
+
+
+class Reader:
+    """Reads values from a raw mapping, validates each, and collects the problems."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
+        self.raw = raw
+        self.where = where
+        self.problems = problems
+        self.known: set[str] = set()
+
+    def problem(self, key: str, what: str, fix: str) -> None:
+        self.problems.append(Problem(f"{self.where}.{key}" if key else self.where, what, fix))
+
+    def _take(self, key: str) -> Any:  # noqa: ANN401 - YAML gives anything
+        self.known.add(key)
+        return self.raw.get(key)
+
+    def integer(self, key: str, *, least: int = 1, unit: str = "a whole number") -> int | None:
+        value = self._take(key)
+        if value is None:
+            return None
+        number = as_integer(value)
+        if number is None or number < least:
+            self.problem(
+                key, f"{value!r} is not {unit} of at least {least}", f"Set it to {unit}, e.g. {max(least, 30)}"
+            )
+            return None
+        return number
+
+    def seconds(self, key: str) -> int | None:
+        value = self.integer(key, unit="a number of seconds")
+        if value is not None and value > _LONGEST_SECONDS:
+            self.problem(
+                key,
+                f"{value} s is longer than a year",
+                "Set it to the longest time that a task may run, in seconds, e.g. 300",
+            )
+            return None
+        return value
+
+    def size(self, key: str) -> int | None:
+        value = self._take(key)
+        if value is None:
+            return None
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.problem(key, str(error), "Set it to a number and a unit, KB, MB or GB (powers of 1024), e.g. 200MB")
+            return None
+
+    def text(self, key: str, default: str = "") -> str:
+        value = self._take(key)
+        if value is None:
+            return default
+        if isinstance(value, bool):
+            what = f"{value!r} is not a string: YAML reads yes, no, on, off, true and false without quotes as booleans"
+            self.problem(key, what, f'Quote it, as in {key}: "on"')
+            return default
+        if not isinstance(value, (str, int)):
+            self.problem(key, f"{value!r} is not a string", f"Set it to a string, e.g. {key}: name")
+            return default
+        return str(value)
+
+    def choice(self, key: str, choices: Iterable[str], default: str) -> str:
+        value = self.text(key, default)
+        choices = tuple(choices)
+        if value not in choices:
+            self.problem(
+                key,
+                f"{value!r} is not a valid value{closest(value, choices)}",
+                f"Set it to one of {', '.join(choices)}",
+            )
+            return default
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self._take(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, (str, int, float)) for item in value):
+            self.problem(key, f"{value!r} is not a list of strings", f"Set it to a list, e.g. {key}: [one, two]")
+            return ()
+        return tuple(str(item) for item in value)
+
+    def flag(self, key: str) -> bool:
+        value = self._take(key)
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        self.problem(key, f"{value!r} is neither true nor false", "Set it to true or false")
+        return False
+
+    def environment(self, key: str) -> dict[str, str]:
+        value = self._take(key)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            self.problem(key, f"{value!r} is not a mapping", f"Set it to a mapping, e.g. {key}: {{NAME: value}}")
+            return {}
+        for name, text in value.items():
+            if not _ENVIRONMENT_NAME.fullmatch(str(name)):
+                self.problem(
+                    key, f"{name!r} is not a valid name of a variable", "Use letters, digits and _, and no digit first"
+                )
+            if isinstance(text, (Mapping, list)) or "\n" in str(text) or "\0" in str(text):
+                self.problem(
+                    key, f"the value of {name} is not one line of text", "Set it to a string without line breaks"
+                )
+        return {str(name): variable_text(text) for name, text in value.items()}
+
+    def name(self, key: str = "name") -> str:
+        value = self.text(key)
+        if not value:
+            self.problem(key, "is missing", "Set a name")
+        elif not _NAME.fullmatch(value):
+            self.problem(
+                key,
+                f"{value!r} has characters that Supervisor or Celery can't use in a name",
+                "Use letters, digits, '_', '-' and '.', with a letter or digit first",
+            )
+        return value
+
+    def unknown_keys(self) -> None:
+        for key in self.raw:
+            if key not in self.known:
+                self.problem(
+                    str(key),
+                    f"is not an option{closest(str(key), self.known)}",
+                    f"The options are {', '.join(sorted(self.known))}",
+                )
+
+
+def as_integer(value: object) -> int | None:
+    """Return a whole number, which Jinja may have turned into a string; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        return None
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the most similar known word as a question, for a message; empty if there is none."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def mappings(raw: object, variable: str, problems: list[Problem]) -> list[Mapping[str, Any]]:
+    """Return the mappings of a list. Everything else is a problem."""
+    if not isinstance(raw, list):
+        problems.append(Problem(variable, f"{raw!r} is not a list", f"Set {variable} to a list of '- name: ...'"))
+        return []
+    entries = []
+    for index, entry in enumerate(raw):
+        if isinstance(entry, Mapping):
+            entries.append(entry)
+        else:
+            problems.append(Problem(f"{variable}[{index}]", f"{entry!r} is not a mapping", "Write it as '- name: ...'"))
+    return entries
