@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,12 +59,12 @@ def options_of(subject: Subject) -> dict[str, Any]:
     # A transient queue is what the fleet declares as a classic one; this one is to last.
     queue = BROKERS[subject.kind].queue(APP, Queue(QUEUE))
     if subject.queue_type == "classic":
-        queue |= {"type": "classic", "arguments": {}}
+        queue = replace(queue, type="classic", arguments={})
     return {
         "kind": subject.kind,
         "program": subject.program,
         "settings": {name: setting.value for name, setting in settings.items()},
-        "queue": queue,
+        "queue": asdict(queue),
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Reader, closest
@@ -61,7 +62,7 @@ ALERTS: Mapping[str, Alert] = {
 }
 
 
-def read_alerts(raw: object, problems: list[Problem]) -> dict[str, dict[str, Any]]:
+def read_alerts(raw: object, problems: list[Problem]) -> dict[str, Alert]:
     """Return all alerts, with the changes of celery_alerts.
 
     Args:
@@ -80,23 +81,30 @@ def read_alerts(raw: object, problems: list[Problem]) -> dict[str, dict[str, Any
     return {name: _read_alert(name, raw.get(name, {}), alert, problems) for name, alert in ALERTS.items()}
 
 
-def _read_alert(name: str, raw: object, default: Alert, problems: list[Problem]) -> dict[str, Any]:
-    where, alert = f"celery_alerts.{name}", asdict(default)
+def _read_alert(name: str, raw: object, default: Alert, problems: list[Problem]) -> Alert:
+    where = f"celery_alerts.{name}"
     if not isinstance(raw, Mapping):
         problems.append(Problem(where, f"{raw!r} is not a mapping", f"Write it as {name}: {{severity: warn}}"))
-        return alert
+        return default
     reader = Reader(raw, where, problems)
     given: dict[str, Any] = {
         "severity": reader.choice("severity", SEVERITIES, default.severity),
         "for_seconds": reader.integer("for", least=0, unit="a number of seconds"),
         # An alert only takes the settings that its expression uses.
-        **{key: reader.integer(key, least=0) for key in ("threshold", "min_samples") if alert[key] is not None},
-        **{key: reader.seconds(key) for key in ("window",) if alert[key] is not None},
+        **{
+            key: read(key)
+            for key, read in (
+                ("threshold", partial(reader.integer, least=0)),
+                ("min_samples", partial(reader.integer, least=0)),
+                ("window", reader.seconds),
+            )
+            if getattr(default, key) is not None
+        },
         "enabled": reader.flag("enabled") if "enabled" in raw else None,
     }
     reader.known.add("enabled")
     reader.unknown_keys()
-    return alert | {key: value for key, value in given.items() if value is not None}
+    return replace(default, **{key: value for key, value in given.items() if value is not None})
 
 
 def runbook_base(raw: object, problems: list[Problem]) -> str:
@@ -114,7 +122,7 @@ def runbook_base(raw: object, problems: list[Problem]) -> str:
     return str(raw).rstrip("/")
 
 
-def read_certificates(raw: object, problems: list[Problem]) -> list[str]:
+def read_certificates(raw: object, problems: list[Problem]) -> tuple[str, ...]:
     """Return the endpoints whose certificates are monitored, each as https://host/... or host:port."""
     endpoints = raw if isinstance(raw, list) else [raw]
     for endpoint in endpoints:
@@ -126,4 +134,4 @@ def read_certificates(raw: object, problems: list[Problem]) -> list[str]:
                     "Set it to https://host or host:port",
                 )
             )
-    return [str(endpoint) for endpoint in endpoints]
+    return tuple(str(endpoint) for endpoint in endpoints)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import BrokerOptions
 from ansible_collections.fleet.celery.plugins.module_utils._facts import DERIVED_ROLE_VARIABLES
+from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import BrokerLimits
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
@@ -20,7 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     broker_need,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._topology import DELAY_LEVELS
-from ansible_collections.fleet.celery.plugins.module_utils._units import format_size, parse_size
+from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 
 # Smallest limit of connections.
@@ -28,53 +28,26 @@ MAXCLIENTS_LEAST = 1000
 # Smallest number of queues that clients may declare, for replies, events and remote control.
 QUEUES_LEAST = 500
 
-_ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
-
-
-@dataclass(frozen=True)
-class Senders:
-    """The broker's clients other than workers.
-
-    Attributes:
-        web: number of processes outside of the fleet that send tasks.
-        monitors: number of monitoring clients: Flower, and the watchdog of each host with workers.
-    """
-
-    web: int
-    monitors: int
-
-
-def broker_flavor(raw: Mapping[str, Any], problems: list[Problem]) -> str:
-    flavor = str(raw.get("broker") or "rabbitmq")
-    if flavor not in BROKERS:
-        problems.append(
-            Problem("celery_broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(BROKERS)}")
-        )
-        return "rabbitmq"
-    return flavor
-
 
 def broker_host(
-    raw: Mapping[str, Any],
-    flavor: str,
+    options: BrokerOptions,
     groups: Mapping[str, list[str]],
     hosts: Mapping[str, Host],
     problems: list[Problem],
 ) -> tuple[Host, str]:
     """Return the broker's host, with an empty name if there is none, and its address for workers."""
-    group = str(raw.get("broker_group") or "broker")
-    members = groups.get(group, [])
+    members = groups.get(options.group, [])
     if len(members) != 1:
         problems.append(
             Problem(
                 "celery_broker_group",
-                f"the group {group!r} has {len(members)} hosts, but a fleet has one broker",
-                f"Put exactly one host into the group {group}",
+                f"the group {options.group!r} has {len(members)} hosts, but a fleet has one broker",
+                f"Put exactly one host into the group {options.group}",
             )
         )
         return Host(""), ""
     host = hosts.get(members[0], Host(members[0]))
-    address = str(raw.get("broker_address") or "") or host.address
+    address = options.address or host.address
     if not address:
         problems.append(
             Problem(
@@ -83,15 +56,7 @@ def broker_host(
                 "Set it to a name or an IP address, or gather facts of the host",
             )
         )
-    if not _ADDRESS.fullmatch(address or "-"):
-        problems.append(
-            Problem(
-                "celery_broker_address",
-                f"{address!r} is not an address",
-                "Set it to a name or an IP address, e.g. 10.0.0.10",
-            )
-        )
-    if flavor == "valkey" and host.system and not platform_of(*host.system).valkey:
+    if options.flavor == "valkey" and host.system and not platform_of(*host.system).valkey:
         problems.append(
             Problem(
                 "celery_broker",
@@ -100,44 +65,30 @@ def broker_host(
             )
         )
     for name in host.role_variables:
-        if name.startswith(BROKERS[flavor].kind):
+        if name.startswith(BROKERS[options.flavor].kind):
             problems.append(
                 Problem(name, "has no effect, because the plan sets it", f"Set {DERIVED_ROLE_VARIABLES[name]} instead")
             )
     return host, address
 
 
-def broker_port(raw: Mapping[str, Any], default: int, problems: list[Problem]) -> int:
-    value = raw.get("broker_port") or default
-    port = as_integer(value)
-    if port is None or not 0 < port < 2**16:
-        problems.append(Problem("celery_broker_port", f"{value!r} is not a port", "Set it to a number from 1 to 65535"))
-        return default
-    return port
-
-
-def reached_at(raw: Mapping[str, Any], address: str, listening: Sequence[str]) -> str:
+def reached_at(options: BrokerOptions, address: str, listening: tuple[str, ...]) -> str:
     """Return the address that workers connect to: the given one, or loopback if the broker listens on nothing else."""
-    return "127.0.0.1" if not raw.get("broker_address") and listening == ["127.0.0.1"] else address
+    return "127.0.0.1" if not options.address and listening == ("127.0.0.1",) else address
 
 
 def listen_addresses(
-    raw: Mapping[str, Any],
+    options: BrokerOptions,
     broker: Host,
     fleet_hosts: Iterable[str],
     problems: list[Problem],
     warnings: list[str],
-) -> list[str]:
+) -> tuple[str, ...]:
     """Return the addresses on which the broker listens: celery_broker_listen_addresses, or what the fleet needs.
 
     A public address must be set explicitly. Of several addresses without a default route, one must be.
     """
-    value = raw.get("broker_listen_addresses") or []
-    if not isinstance(value, list):
-        what = f"{value!r} is not a list"
-        problems.append(Problem("celery_broker_listen_addresses", what, f"Set it to a list, e.g. [{value}]"))
-        value = []
-    addresses = [str(address) for address in value]
+    addresses = options.listen_addresses
     clients = sorted(set(fleet_hosts) - {broker.name})
     if addresses:
         if clients and all(address in LOOPBACK for address in addresses):
@@ -149,10 +100,9 @@ def listen_addresses(
                 )
             )
         return addresses
-    if not broker.address or (not clients and str(raw.get("broker_address") or "127.0.0.1") in LOOPBACK):
-        return ["127.0.0.1"]
-    declared = str(raw.get("broker_address") or "")
-    address = declared if declared in broker.addresses else broker.address
+    if not broker.address or (not clients and (options.address or "127.0.0.1") in LOOPBACK):
+        return ("127.0.0.1",)
+    address = options.address if options.address in broker.addresses else broker.address
     if _is_global(address):
         problems.append(
             Problem(
@@ -161,14 +111,19 @@ def listen_addresses(
                 "Set it to the addresses on which the broker must listen, preferably private ones",
             )
         )
-    if broker.guessed and address != declared:
+    if broker.guessed and address != options.address:
         which = f"{broker.name} has several addresses: {', '.join(broker.addresses)}"
         if address in broker.addresses:
             warnings.append(f"{which}. The fleet uses {address}. To change it, set celery_host_address of that host")
         else:
             fix = "Set it in the variables of that host to the address that other hosts reach"
             problems.append(Problem(f"celery_host_address of {broker.name}", f"is not set, and {which}", fix))
-    return [address]
+    return (address,)
+
+
+def metrics_address(options: BrokerOptions, broker: Host, monitor: str) -> str:
+    """Return the address of the broker's metrics: the given one, or its host's if another host is the monitor."""
+    return options.metrics_address or (broker.address if monitor not in ("", broker.name) else "127.0.0.1")
 
 
 def _is_global(address: str) -> bool:
@@ -179,30 +134,20 @@ def _is_global(address: str) -> bool:
         return False
 
 
-def web_processes(raw: Mapping[str, Any], problems: list[Problem]) -> int:
-    value = raw.get("web_processes") or 0
-    processes = as_integer(value)
-    if processes is None or processes < 0:
-        what = f"{value!r} is not a number of processes"
-        problems.append(Problem("celery_web_processes", what, "Set it to a whole number, e.g. 8"))
-        return 0
-    return processes
-
-
 def need_of(
-    flavor: str,
     demand: Demand,
     slots: Iterable[int],
-    senders: Senders,
+    monitors: int,
     settings: Mapping[str, Any],
 ) -> Need:
     """Return the resources that the broker needs.
 
     Args:
         slots: the concurrency of each worker on each host.
+        monitors: number of clients that watch the broker.
         settings: Celery's settings, including celery_settings.
     """
-    broker = BROKERS[flavor]
+    broker = BROKERS[demand.options.flavor]
     clients = broker.costs.clients
     workers = sum(clients.worker + slot * clients.child for slot in slots)
     compression = str(settings.get("task_compression") or "").lower()
@@ -210,41 +155,23 @@ def need_of(
     return broker_need(
         broker.kind,
         broker.costs,
-        [(queue, str(broker.queue(demand.app_name, queue)["type"])) for queue in demand.queues],
-        connections=workers + senders.web * clients.sender + senders.monitors * clients.monitor,
+        [(queue, broker.queue(demand.app_name, queue).type) for queue in demand.queues],
+        connections=workers + demand.options.web_processes * clients.sender + monitors * clients.monitor,
         compressed=compression in MEASURED_COMPRESSIONS,
         result_expires=0 if expires is None else expires,
     )
 
 
-def given_memory(raw: Mapping[str, Any], need: Need, problems: list[Problem]) -> int | None:
-    """Return the bytes of celery_broker_memory; None if it is not set."""
-    value = raw.get("broker_memory")
-    if not value:
-        return None
-    try:
-        memory = parse_size(value)
-    except ValueError as error:
-        problems.append(Problem("celery_broker_memory", str(error), "Set it to a size, e.g. 4GB, or remove it"))
-        return None
-    if memory < need.memory:
+def check_memory(given: int | None, need: Need, problems: list[Problem]) -> None:
+    """Refuse a celery_broker_memory, in bytes, that is less than the need."""
+    if given is not None and given < need.memory:
         problems.append(
             Problem(
                 "celery_broker_memory",
-                f"{format_size(memory)} is less than the declared tasks need: {need.arithmetic}",
+                f"{format_size(given)} is less than the declared tasks need: {need.arithmetic}",
                 f"Raise it to {format_size(need.memory)}, remove it, or lower backlog or message_size of celery_queues",
             )
         )
-    return memory
-
-
-def memory_limit(given: int | None, need: Need, left: int | None) -> int:
-    """Return the bytes that the broker may take before it refuses messages or blocks senders.
-
-    Args:
-        left: bytes that the rest of the plan leaves on its host; None if the host's memory is not known.
-    """
-    return given or max(need.memory, int((left or 0) * SHARE))
 
 
 def check_disk(host: Host, need: Need, problems: list[Problem]) -> None:
@@ -259,17 +186,23 @@ def check_disk(host: Host, need: Need, problems: list[Problem]) -> None:
         )
 
 
-def maxclients(need: Need) -> int:
-    """Return the broker's limit of connections: twice the need, as broken connections may still be open."""
-    return max(MAXCLIENTS_LEAST, 2 * need.connections)
+def limits_of(need: Need, queues: int, given: int | None, left: int | None) -> BrokerLimits:
+    """Return what the broker may take.
 
-
-def max_queues(queues: int, need: Need) -> int:
-    """Return RabbitMQ's limit of queues: all that exist permanently, and two for each connection.
-
-    A queue for replies outlives its connection for a while.
+    Its limit of connections is twice the need, as broken connections may still be open. RabbitMQ's limit of queues
+    allows all that exist permanently, and two for each connection: a queue for replies outlives its connection.
 
     Args:
         queues: number of queues of tasks.
+        given: bytes of celery_broker_memory; None if it is not set.
+        left: bytes that the rest of the plan leaves on its host; None if the host's memory is not known.
     """
-    return queues + 1 + DELAY_LEVELS + max(QUEUES_LEAST, 2 * need.connections)
+    return BrokerLimits(
+        memory=given or max(need.memory, int((left or 0) * SHARE)),
+        memory_needed=need.memory,
+        arithmetic=need.arithmetic,
+        disk_needed=need.disk,
+        connections=need.connections,
+        maxclients=max(MAXCLIENTS_LEAST, 2 * need.connections),
+        max_queues=queues + 1 + DELAY_LEVELS + max(QUEUES_LEAST, 2 * need.connections),
+    )

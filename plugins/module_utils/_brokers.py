@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
-from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import BrokerOptions, Queue
+from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import BrokerQueue, Keyspace, TaskQueue, Vhost
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import Clients, Costs
 from ansible_collections.fleet.celery.plugins.module_utils._topology import LIMITS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
@@ -18,7 +18,6 @@ CONSUMER_TIMEOUT_LEAST = 1800
 CONSUMER_TIMEOUT_MARGIN = 600
 # Seconds. After the visibility timeout, kombu redelivers an unacknowledged message, up to 100 s late.
 VISIBILITY_MARGIN = 300
-LONGEST_COUNTDOWN = 3600
 # RabbitMQ 4's max_message_size.
 _LARGEST_MESSAGE = 16 * MIB
 
@@ -29,13 +28,12 @@ class Demand:
 
     Attributes:
         held: seconds until a worker acknowledges a message at the latest: the sum of a full prefetch.
-        raw: the declaration before its validation.
     """
 
     app_name: str
     queues: tuple[Queue, ...]
     held: int
-    raw: Mapping[str, Any] = field(default_factory=dict)
+    options: BrokerOptions
 
 
 class RabbitMQ:
@@ -47,23 +45,17 @@ class RabbitMQ:
         base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=4)
     )
 
-    def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
+    def queue(self, app_name: str, queue: Queue, longest_task: int = 0) -> TaskQueue:
         """Return a queue as Celery declares it."""
         arguments: dict[str, Any] = {} if queue.transient else {"x-queue-type": queue.type}
         if queue.max_priority:
             arguments["x-max-priority"] = queue.max_priority
-        return {
-            "name": queue.name,
-            "exchange": app_name,
-            "exchange_type": "topic",
-            "routing_key": queue.name,
-            "durable": not queue.transient,
-            "type": queue.type,
-            "arguments": arguments,
-        }
+        return TaskQueue(
+            queue.name, app_name, "topic", queue.name, not queue.transient, queue.type, arguments, longest_task
+        )
 
-    def values(self, demand: Demand, problems: list[Problem], advice: list[str]) -> dict[str, Any]:
-        """Return the broker's part of the plan, without its address and its user.
+    def holds(self, demand: Demand, problems: list[Problem], advice: list[str]) -> Vhost:
+        """Return what a fleet has in the broker.
 
         A message in a worker's prefetch is unacknowledged, too. A worker ends if a message exceeds consumer_timeout
         (celery/celery#6760).
@@ -86,20 +78,19 @@ class RabbitMQ:
                     "is redelivered without end"
                 )
         app = demand.app_name
-        queues = [self.queue(app, queue) for queue in demand.queues]
-        return {
-            "vhost": app,
-            "consumer_timeout": max(CONSUMER_TIMEOUT_LEAST, demand.held + CONSUMER_TIMEOUT_MARGIN) * 1000,
-            "exchange": app,
-            "dead_letter_exchange": f"{app}.dead",
-            "dead_letter_queue": f"{app}.dead",
-            "delivery_limit": DELIVERY_LIMIT,
-            "queues": [
-                {key: made[key] for key in ("name", "durable", "arguments")}
-                | {limit: getattr(queue, limit) for limit in LIMITS}
-                for made, queue in zip(queues, demand.queues, strict=True)
-            ],
-        }
+        queues = [(queue, self.queue(app, queue)) for queue in demand.queues]
+        return Vhost(
+            vhost=app,
+            consumer_timeout=max(CONSUMER_TIMEOUT_LEAST, demand.held + CONSUMER_TIMEOUT_MARGIN) * 1000,
+            exchange=app,
+            dead_letter_exchange=f"{app}.dead",
+            dead_letter_queue=f"{app}.dead",
+            delivery_limit=DELIVERY_LIMIT,
+            queues=tuple(
+                BrokerQueue(made.name, made.durable, made.arguments, queue.max_length, queue.max_length_bytes)
+                for queue, made in queues
+            ),
+        )
 
 
 class Redis:
@@ -118,28 +109,20 @@ class Redis:
     def __init__(self, flavor: str = "redis") -> None:
         self.flavor = flavor
 
-    def queue(self, app_name: str, queue: Queue) -> dict[str, Any]:
+    def queue(self, app_name: str, queue: Queue, longest_task: int = 0) -> TaskQueue:
         """Return a queue as Celery declares it."""
-        return {
-            "name": queue.name,
-            "exchange": app_name,
-            "exchange_type": "direct",
-            "routing_key": queue.name,
-            "durable": True,
-            "type": "list",
-            "arguments": {},
-        }
+        return TaskQueue(queue.name, app_name, "direct", queue.name, True, "list", {}, longest_task)
 
-    def values(self, demand: Demand, problems: list[Problem], advice: list[str]) -> dict[str, Any]:
-        """Return the broker's part of the plan, without its address and its user.
+    def holds(self, demand: Demand, problems: list[Problem], advice: list[str]) -> Keyspace:
+        """Return what a fleet has in the broker.
 
         After the visibility timeout, an unacknowledged task is redelivered, even if the first worker still runs it. The
         timeout of a task with a countdown begins when a worker receives it, not when it runs
         (https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#visibility-timeout).
         """
-        countdown = self._seconds(demand.raw, "longest_countdown", problems) or LONGEST_COUNTDOWN
+        countdown = demand.options.longest_countdown
         least = demand.held + countdown + VISIBILITY_MARGIN
-        given = self._seconds(demand.raw, "visibility_timeout", problems)
+        given = demand.options.visibility_timeout
         if given and given < least:
             problems.append(
                 Problem(
@@ -180,25 +163,12 @@ class Redis:
                     "worker when the connection breaks, and, with appendfsync everysec, those of the last second when "
                     "its host fails. Quorum queues of RabbitMQ don't lose them"
                 )
-        return {
-            "database": 0,
-            "result_database": 1,
-            "key_prefix": str(demand.raw.get("key_prefix") or f"{demand.app_name}:"),
-            "visibility_timeout": given or least,
-        }
-
-    @staticmethod
-    def _seconds(raw: Mapping[str, Any], key: str, problems: list[Problem]) -> int | None:
-        given = raw.get(key)
-        if given in (None, "", 0):
-            return None
-        seconds = as_integer(given)
-        if seconds is None or seconds < 1:
-            problems.append(
-                Problem(f"celery_{key}", f"{given!r} is not a positive number of seconds", "Set it to a whole number")
-            )
-            return None
-        return seconds
+        return Keyspace(
+            database=0,
+            result_database=1,
+            key_prefix=demand.options.key_prefix or f"{demand.app_name}:",
+            visibility_timeout=given or least,
+        )
 
 
 BROKERS: dict[str, RabbitMQ | Redis] = {each.flavor: each for each in (RabbitMQ(), Redis(), Redis("valkey"))}

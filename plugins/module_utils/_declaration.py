@@ -1,4 +1,4 @@
-"""The declaration of a fleet: its queues, and the workers that consume them.
+"""The declaration of a fleet: all that a user sets, as typed values with their defaults.
 
 Pure: raw variables go in, typed values and a list of problems come out. A problem never ends the reading, so that a
 user sees all mistakes at once.
@@ -7,17 +7,34 @@ user sees all mistakes at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import (
+    Alert,
+    read_alerts,
+    read_certificates,
+    runbook_base,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook, read_hooks
+from ansible_collections.fleet.celery.plugins.module_utils._overrides import check_settings
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
-from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Reader, closest, mappings
-from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size, parse_size
+from ansible_collections.fleet.celery.plugins.module_utils._reader import (
+    Problem,
+    Reader,
+    Variables,
+    as_integer,
+    closest,
+)
+from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
+_ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
+#: Kinds of broker, with Debian's variants of Redis.
+FLAVORS = ("rabbitmq", "redis", "valkey")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 #: Bytes of a process of a small Django project, measured by bench/memory.py.
 APP_MEMORY = 96 * MIB
@@ -162,11 +179,51 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class BrokerOptions:
+    """The declaration of the broker. The plan decides what is None or empty.
+
+    Attributes:
+        flavor: one of FLAVORS.
+        group: group of the inventory with its host.
+        address: name or IP address that workers connect to.
+        listen_addresses: IP addresses that it listens on.
+        metrics_address: IP address that its metrics are served on.
+        memory: bytes that it may take.
+        web_processes: number of processes outside of the fleet that send tasks.
+        key_prefix: of all keys on Redis.
+        longest_countdown: seconds until a delayed task runs at the latest.
+        visibility_timeout: seconds after which Redis' clients redeliver an unacknowledged task.
+    """
+
+    flavor: str = "rabbitmq"
+    group: str = "broker"
+    address: str = ""
+    port: int | None = None
+    listen_addresses: tuple[str, ...] = ()
+    metrics_address: str = ""
+    memory: int | None = None
+    web_processes: int = 0
+    key_prefix: str = ""
+    longest_countdown: int = 3600
+    visibility_timeout: int | None = None
+
+
+@dataclass(frozen=True)
 class Declaration:
     """The declaration of a fleet, validated without its hosts.
 
     Attributes:
+        app_module: value of celery -A.
         app_memory: bytes of a process that has imported the application.
+        beat_group: group of the inventory with the host of beat. The other groups are alike.
+        flower_control: whether Flower may send tasks and commands to workers.
+        settings: Celery's settings that override those of the plan.
+        alerts: all alerts, by name.
+        runbook_base: prefix of the alerts' runbook_url.
+        certificate_targets: endpoints whose certificates are monitored.
+        hooks: commands of a release, by their moment.
+        secrets_dir: directory of the passwords on the controller.
+        allow_untested_platforms: whether hosts may have a system on which the roles are not tested.
     """
 
     app_name: str
@@ -175,6 +232,19 @@ class Declaration:
     workers: tuple[Worker, ...]
     default_queue: str
     app_memory: int = APP_MEMORY
+    broker: BrokerOptions = BrokerOptions()
+    beat_group: str = "beat"
+    flower_group: str = "flower"
+    flower_control: bool = False
+    monitor_group: str = "monitor"
+    producer_group: str = "producers"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    alerts: Mapping[str, Alert] = field(default_factory=dict)
+    runbook_base: str = ""
+    certificate_targets: tuple[str, ...] = ()
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
+    secrets_dir: str = ""
+    allow_untested_platforms: bool = False
 
 
 def soft_limit_below(hard: int) -> int:
@@ -266,14 +336,7 @@ def _check_length(reader: Reader, queue: Queue) -> None:
 
 
 def _read_thresholds(reader: Reader, default: Thresholds) -> Thresholds:
-    raw = reader._take("alerts")
-    if raw is None:
-        return default
-    if not isinstance(raw, Mapping):
-        reader.problem(
-            "alerts", f"{raw!r} is not a mapping", "Set it to a mapping, e.g. alerts: {depth: 5000, age: 300}"
-        )
-        return default
+    raw = reader.mapping("alerts", "{depth: 5000, age: 300}")
     given = Reader(raw, f"{reader.where}.alerts", reader.problems)
     thresholds = {name: given.integer(name, least=0) for name in ("depth", "age", "drain_time")}
     given.unknown_keys()
@@ -282,7 +345,7 @@ def _read_thresholds(reader: Reader, default: Thresholds) -> Thresholds:
 
 def _read_size_of_pool(reader: Reader, pool: Pool) -> tuple[int | None, int | None]:
     concurrency = reader.integer("concurrency")
-    raw = reader._take("autoscale")
+    raw = reader.take("autoscale")
     if raw is None:
         if pool.name == "solo" and concurrency not in (None, 1):
             reader.problem(
@@ -301,11 +364,7 @@ def _read_size_of_pool(reader: Reader, pool: Pool) -> tuple[int | None, int | No
     if concurrency is not None:
         reader.problem("concurrency", "is set together with autoscale, which overrides it", "Remove one of the two")
     if not isinstance(raw, Mapping):
-        reader.problem(
-            "autoscale",
-            f"{raw!r} is not a mapping of min and max",
-            "Set it to a mapping, e.g. autoscale: {min: 2, max: 8}",
-        )
+        reader.mapping("autoscale", "{min: 2, max: 8}")
         return 1, 1
     bounds = Reader(raw, f"{reader.where}.autoscale", reader.problems)
     low, high = bounds.integer("min", least=0), bounds.integer("max")
@@ -494,71 +553,131 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
     """Return the declaration and all of its errors.
 
     Args:
-        raw: app_name, app_module, queues, workers, queue_defaults, worker_defaults, default_queue and app_memory, as in
-            the variables of the same names with the prefix celery_.
+        raw: the user's variables. Their names lack the prefix celery_. Others are left alone.
     """
     problems: list[Problem] = []
-    app_name, app_module = str(raw.get("app_name") or ""), str(raw.get("app_module") or "")
+    reader = Variables(raw, problems)
+    app_name, app_module = reader.text("app_name"), reader.text("app_module")
     if not _APP_NAME.fullmatch(app_name):
-        problems.append(
-            Problem(
-                "celery_app_name",
-                f"{app_name!r} is not a valid name of a user and of directories" if app_name else "is missing",
-                "Use at most 31 lower-case letters, digits, '-' and '_', with a letter first, e.g. shop",
-            )
+        reader.problem(
+            "app_name",
+            f"{app_name!r} is not a valid name of a user and of directories" if app_name else "is missing",
+            "Use at most 31 lower-case letters, digits, '-' and '_', with a letter first, e.g. shop",
         )
     if not _MODULE.fullmatch(app_module):
-        problems.append(
-            Problem(
-                "celery_app_module",
-                f"{app_module!r} is not a Python module" if app_module else "is missing",
-                "Set it to the value of celery -A, e.g. shop.celery:app",
-            )
+        reader.problem(
+            "app_module",
+            f"{app_module!r} is not a Python module" if app_module else "is missing",
+            "Set it to the value of celery -A, e.g. shop.celery:app",
         )
-    defaults = {}
-    for key in ("queue_defaults", "worker_defaults"):
-        defaults[key] = raw.get(key) or {}
-        if not isinstance(defaults[key], Mapping):
-            problems.append(Problem(f"celery_{key}", "is not a mapping", "Set it to a mapping, e.g. {time_limit: 600}"))
-            defaults[key] = {}
-    queues = [
-        read_queue({**defaults["queue_defaults"], **entry}, f"celery_queues[{_entry_name(entry, index)}]", problems)
-        for index, entry in enumerate(mappings(raw.get("queues") or [], "celery_queues", problems))
-    ]
-    workers = [
-        read_worker(
-            {**_applicable(defaults["worker_defaults"], entry), **entry},
-            f"celery_workers[{_entry_name(entry, index)}]",
-            problems,
-        )
-        for index, entry in enumerate(mappings(raw.get("workers") or [], "celery_workers", problems))
-    ]
-    if not queues:
-        problems.append(Problem("celery_queues", "is empty", "Declare a queue, e.g. - {name: default, tasks: ['*']}"))
-    if not workers:
-        problems.append(
-            Problem(
-                "celery_workers",
-                "is empty",
-                "Declare a worker, e.g. - {name: default, group: workers, queues: [default]}",
-            )
-        )
-    default_queue = str(raw.get("default_queue") or (queues[0].name if queues else ""))
+    queues, workers = _read_queues(reader), _read_workers(reader)
+    default_queue = reader.text("default_queue") or (queues[0].name if queues else "")
     _check_queues(queues, workers, default_queue, problems)
     _check_limits(queues, workers, raw.get("queues"), problems)
-    app_memory = _read_app_memory(raw.get("app_memory"), workers, problems)
-    return Declaration(app_name, app_module, tuple(queues), tuple(workers), default_queue, app_memory), problems
+    app_memory = reader.size("app_memory")
+    if app_memory:
+        _check_caps(workers, app_memory, problems)
+    declaration = Declaration(
+        app_name=app_name,
+        app_module=app_module,
+        queues=tuple(queues),
+        workers=tuple(workers),
+        default_queue=default_queue,
+        app_memory=app_memory or APP_MEMORY,
+        broker=_read_broker(reader),
+        beat_group=reader.text("beat_group", Declaration.beat_group),
+        flower_group=reader.text("flower_group", Declaration.flower_group),
+        flower_control=reader.flag("flower_control"),
+        monitor_group=reader.text("monitor_group", Declaration.monitor_group),
+        producer_group=reader.text("producer_group", Declaration.producer_group),
+        settings=_read_settings(reader),
+        alerts=read_alerts(reader.take("alerts") or {}, problems),
+        runbook_base=runbook_base(reader.take("docs_url"), problems),
+        certificate_targets=read_certificates(reader.take("certificate_targets") or [], problems),
+        hooks=read_hooks(reader.take("hooks") or {}, problems),
+        secrets_dir=_read_secrets_dir(reader),
+        allow_untested_platforms=reader.flag("allow_untested_platforms"),
+    )
+    return declaration, problems
 
 
-def _read_app_memory(given: object, workers: list[Worker], problems: list[Problem]) -> int:
-    """Return the bytes of celery_app_memory, with which each child starts. Refuse a lower max_memory_per_child."""
-    if not given:
-        return APP_MEMORY
-    try:
-        memory = parse_size(given)
-    except ValueError as error:
-        problems.append(Problem("celery_app_memory", str(error), "Set it to a size, e.g. 260MB, or remove it"))
-        return APP_MEMORY
+def _read_queues(reader: Variables) -> list[Queue]:
+    defaults = reader.mapping("queue_defaults", "{time_limit: 600}")
+    queues = [
+        read_queue({**defaults, **entry}, f"celery_queues[{_entry_name(entry, index)}]", reader.problems)
+        for index, entry in enumerate(reader.mappings("queues"))
+    ]
+    if not queues:
+        reader.problem("queues", "is empty", "Declare a queue, e.g. - {name: default, tasks: ['*']}")
+    return queues
+
+
+def _read_workers(reader: Variables) -> list[Worker]:
+    defaults = reader.mapping("worker_defaults", "{time_limit: 600}")
+    workers = [
+        read_worker(
+            {**_applicable(defaults, entry), **entry},
+            f"celery_workers[{_entry_name(entry, index)}]",
+            reader.problems,
+        )
+        for index, entry in enumerate(reader.mappings("workers"))
+    ]
+    if not workers:
+        fix = "Declare a worker, e.g. - {name: default, group: workers, queues: [default]}"
+        reader.problem("workers", "is empty", fix)
+    return workers
+
+
+def _read_broker(reader: Variables) -> BrokerOptions:
+    flavor = reader.text("broker", BrokerOptions.flavor)
+    if flavor not in FLAVORS:
+        reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
+        flavor = BrokerOptions.flavor
+    address = reader.text("broker_address")
+    if not _ADDRESS.fullmatch(address or "-"):
+        fix = "Set it to a name or an IP address, e.g. 10.0.0.10"
+        reader.problem("broker_address", f"{address!r} is not an address", fix)
+    return BrokerOptions(
+        flavor=flavor,
+        group=reader.text("broker_group", BrokerOptions.group),
+        address=address,
+        port=_read_port(reader, "broker_port"),
+        listen_addresses=reader.texts("broker_listen_addresses"),
+        metrics_address=reader.text("broker_metrics_address"),
+        memory=reader.size("broker_memory"),
+        web_processes=reader.integer("web_processes", least=0, unit="a number of processes") or 0,
+        key_prefix=reader.text("key_prefix"),
+        longest_countdown=reader.seconds("longest_countdown") or BrokerOptions.longest_countdown,
+        visibility_timeout=reader.seconds("visibility_timeout"),
+    )
+
+
+def _read_port(reader: Variables, key: str) -> int | None:
+    value = reader.take(key)
+    port = as_integer(value)
+    if value is not None and (port is None or not 0 < port < 2**16):
+        reader.problem(key, f"{value!r} is not a port", "Set it to a number from 1 to 65535")
+        return None
+    return port
+
+
+def _read_settings(reader: Variables) -> dict[str, Any]:
+    """Return celery_settings. What the plan decides, and what Celery or the fleet can't use, are problems."""
+    settings = {str(name): value for name, value in reader.mapping("settings", "{result_expires: 7200}").items()}
+    check_settings(settings, reader.problems)
+    return settings
+
+
+def _read_secrets_dir(reader: Variables) -> str:
+    path = reader.text("secrets_dir")
+    if path and (not path.startswith("/") or ".." in path.split("/")):
+        what = f"{path!r} is not an absolute path, or contains .."
+        reader.problem("secrets_dir", what, "Correct it, or celery_fleet_name, which is a part of it")
+    return path
+
+
+def _check_caps(workers: Iterable[Worker], memory: int, problems: list[Problem]) -> None:
+    """Refuse a max_memory_per_child that is not above the bytes with which each child starts."""
     for worker in workers:
         if worker.max_memory_per_child is not None and worker.max_memory_per_child <= memory:
             problems.append(
@@ -569,7 +688,6 @@ def _read_app_memory(given: object, workers: list[Worker], problems: list[Proble
                     f"Raise it to {format_size(memory + CHILD_ROOM)}",
                 )
             )
-    return memory
 
 
 def _applicable(defaults: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Reader, closest
@@ -33,7 +33,7 @@ class Hook:
     timeout: int = TIMEOUT
 
 
-def read_hooks(raw: object, problems: list[Problem]) -> dict[str, list[dict[str, Any]]]:
+def read_hooks(raw: object, problems: list[Problem]) -> dict[str, tuple[Hook, ...]]:
     """Return the hooks of each moment.
 
     Args:
@@ -55,7 +55,7 @@ def read_hooks(raw: object, problems: list[Problem]) -> dict[str, list[dict[str,
         entries = raw.get(moment) or []
         entries = entries if isinstance(entries, list) else [entries]
         hooks = [_read_hook(each, f"celery_hooks.{moment}[{index}]", problems) for index, each in enumerate(entries)]
-        hooks_at[moment] = [asdict(hook) for hook in hooks if hook]
+        hooks_at[moment] = tuple(hook for hook in hooks if hook)
     return hooks_at
 
 

@@ -5,27 +5,20 @@ Pure: no file, no network, no clock. Sizes are bytes, times are seconds unless a
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._alerts import read_alerts, read_certificates, runbook_base
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
-    Senders,
-    broker_flavor,
     broker_host,
-    broker_port,
     check_disk,
-    given_memory,
+    check_memory,
+    limits_of,
     listen_addresses,
-    max_queues,
-    maxclients,
-    memory_limit,
+    metrics_address,
     need_of,
     reached_at,
-    web_processes,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
@@ -36,7 +29,18 @@ from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
     read_declaration,
     soft_limit_below,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._hooks import read_hooks
+from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import (
+    Application,
+    Broker,
+    Budget,
+    FleetHost,
+    FleetPlan,
+    Program,
+    Route,
+    Slot,
+    Vhost,
+    as_plain,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     Host,
     check_identities,
@@ -65,76 +69,54 @@ FLOWER = 256 * MIB
 MONITOR = 512 * MIB
 HOST_RESERVE = 128 * MIB
 
-# Settings that celery_settings must not contain, because the plan sets them, and the variables to set instead.
-_DERIVED_SETTINGS = {
-    "task_queues": "celery_queues",
-    "task_routes": "tasks of celery_queues",
-    "task_default_queue": "celery_default_queue",
-    "task_time_limit": "time_limit of celery_queues",
-    "task_soft_time_limit": "soft_time_limit of celery_queues",
-    "task_queue_max_priority": "max_priority of celery_queues",
-    "broker_url": "celery_broker and its address and password",
-}
-# Settings that celery_settings must not contain, because the broker's permissions depend on their values.
-_FIXED_SETTINGS = {
-    "control_exchange",
-    "event_exchange",
-    "event_queue_prefix",
-    "task_create_missing_queues",
-    "task_default_exchange",
-    "task_default_exchange_type",
-    "task_default_routing_key",
-}
-_SETTING_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_PASSWORD_IN_URL = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A program of Supervisor, and its Celery node name."""
-
-    name: str
-    node: str
-
-
-@dataclass(frozen=True)
-class Program:
-    """A worker on one host.
-
-    Attributes:
-        slots: one, or two for a handover, in which both run for a while.
-        argv: arguments of celery, without the node name.
-        memory: bytes of one of its slots.
-        child_cap: bytes above which a child is replaced; 0 if its pool has no children.
-    """
-
-    name: str
-    worker: str
-    slots: tuple[Slot, ...]
-    pool: str
-    queues: tuple[str, ...]
-    size: str
-    argv: tuple[str, ...]
-    longest_task: int
-    stopwaitsecs: int
-    memory: int
-    concurrency: int
-    environment: Mapping[str, str] = field(default_factory=dict)
-    child_cap: int = 0
-
 
 @dataclass(frozen=True)
 class Plan:
-    """The values for the roles, or the problems of the declaration."""
+    """The plan of a fleet, and what is wrong with its declaration or may surprise."""
 
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
-    values: dict[str, Any]
+    fleet: FleetPlan
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Return the plan as Ansible holds it."""
+        plain: dict[str, Any] = as_plain(self.fleet)
+        return plain
 
 
-def limits(worker: Worker, queues: Mapping[str, Queue]) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Placement:
+    """What runs on which host.
+
+    Attributes:
+        programs: workers, by host.
+        broker: name of its host; empty if there is none. The other names are alike.
+        producers: names of hosts that only send tasks.
+    """
+
+    programs: Mapping[str, tuple[Program, ...]]
+    broker: str
+    beat: str
+    flower: str
+    monitor: str
+    producers: tuple[str, ...]
+
+    @property
+    def hosts(self) -> list[str]:
+        """Return the names of the fleet's hosts, without producers."""
+        names = [self.broker, *self.programs, self.beat, self.flower, self.monitor]
+        return list(dict.fromkeys(filter(None, names)))
+
+    @property
+    def monitors(self) -> int:
+        """Return the number of clients that watch the broker: Flower, and the watchdog of each host."""
+        return len({*self.programs, self.beat, self.flower} - {""}) + 1
+
+
+def limits(worker: Worker, queues: Iterable[Queue]) -> tuple[int, int]:
     """Return the soft and the hard time limit of a worker in seconds: its own, or the longest of its queues."""
-    consumed = [queues[name] for name in worker.queues if name in queues]
+    consumed = [queue for queue in queues if queue.name in worker.queues]
     hard = worker.time_limit or max((queue.time_limit for queue in consumed), default=Queue.time_limit)
     soft = worker.soft_time_limit or max((queue.soft_time_limit for queue in consumed), default=Queue.soft_time_limit)
     if soft >= hard:
@@ -168,7 +150,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
     processors = host.processors or 1
     minimum, maximum = worker.minimum, worker.maximum
     concurrency = processors if maximum is None else maximum
-    soft, hard = limits(worker, {queue.name: queue for queue in declaration.queues})
+    soft, hard = limits(worker, declaration.queues)
     name, node = f"{declaration.app_name}-{worker.name}", worker.node_name or worker.name
     suffixes = ("-a", "-b") if worker.activation == "handover" else ("",)
     argv = [
@@ -214,7 +196,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
     )
 
 
-def longest_held(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
+def longest_held(workers: Iterable[Worker], queues: Sequence[Queue]) -> int:
     """Return the seconds after which a worker acknowledges a message at the latest.
 
     With a prefetch multiplier of n, the last prefetched message waits for n - 1 tasks and its own.
@@ -222,7 +204,7 @@ def longest_held(workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> in
     return max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
 
 
-def _longest_task(queue: str, workers: tuple[Worker, ...], queues: Mapping[str, Queue]) -> int:
+def _longest_task(queue: str, workers: Iterable[Worker], queues: Sequence[Queue]) -> int:
     """Return the shortest time limit of a queue's workers, in seconds."""
     return min((limits(worker, queues)[1] for worker in workers if queue in worker.queues), default=0)
 
@@ -232,11 +214,31 @@ def place(
     groups: Mapping[str, list[str]],
     hosts: Mapping[str, Host],
     problems: list[Problem],
+    warnings: list[str],
     *,
-    events: bool,
-) -> dict[str, list[Program]]:
+    broker: str,
+) -> Placement:
+    """Return what runs where.
+
+    Args:
+        broker: name of the broker's host.
+    """
+    return Placement(
+        programs=_place_workers(declaration, groups, hosts, problems),
+        broker=broker,
+        beat=_one_host("celery_beat_group", declaration.beat_group, groups, warnings),
+        flower=_one_host("celery_flower_group", declaration.flower_group, groups, warnings),
+        monitor=_one_host("celery_monitor_group", declaration.monitor_group, groups, warnings),
+        producers=tuple(groups.get(declaration.producer_group, ())),
+    )
+
+
+def _place_workers(
+    declaration: Declaration, groups: Mapping[str, list[str]], hosts: Mapping[str, Host], problems: list[Problem]
+) -> dict[str, tuple[Program, ...]]:
     """Return the programs of each host. A group without hosts and duplicate names are problems."""
     programs: dict[str, list[Program]] = {}
+    events = bool(declaration.settings.get("worker_send_task_events", True))
     for worker in declaration.workers:
         members = groups.get(worker.group, [])
         if worker.group and not members:
@@ -264,7 +266,7 @@ def place(
                             "celery_workers", f"two workers have the {kind} {label} on {host}", "Rename one of them"
                         )
                     )
-    return programs
+    return {host: tuple(placed) for host, placed in programs.items()}
 
 
 def _known_groups(names: Mapping[str, Any]) -> str:
@@ -281,28 +283,28 @@ def _one_host(variable: str, group: str, groups: Mapping[str, list[str]], warnin
     return members[0] if members else ""
 
 
-def _budget(host: Host, programs: list[Program], extras: Mapping[str, int]) -> dict[str, Any]:
-    """Return the memory budget of a host: bytes needed, bytes available, and its parts.
+def _budget(host: Host, programs: Sequence[Program], services: Mapping[str, int]) -> Budget:
+    """Return the memory budget of a host.
 
     Args:
-        extras: bytes of the host's other services, by name.
+        services: bytes of the host's other services, by name.
     """
     parts = {
         item.name + (" (both slots)" if len(item.slots) > 1 else ""): len(item.slots) * item.memory for item in programs
     }
-    parts |= dict(extras) | {"system": HOST_RESERVE}
-    return {"needed": sum(parts.values()), "available": host.memory, "parts": parts}
+    parts |= {**services, "system": HOST_RESERVE}
+    return Budget(host.memory, parts, sum(parts.values()))
 
 
-def _check_budget(name: str, budget: Mapping[str, Any], broker: Need, problems: list[Problem]) -> None:
+def _check_budget(name: str, budget: Budget, broker: Need, problems: list[Problem]) -> None:
     """Refuse a memory budget that is larger than the host's memory, with the arithmetic.
 
     Args:
         broker: the need that the broker's part results from.
     """
-    if budget["available"] is None or budget["needed"] <= budget["available"]:
+    if budget.available is None or budget.needed <= budget.available:
         return
-    parts = budget["parts"]
+    parts = budget.parts
     terms = " + ".join(f"{label} {format_size(size)}" for label, size in parts.items())
     fixes = []
     if set(parts) - {"broker", "beat", "flower", "system"}:
@@ -317,25 +319,23 @@ def _check_budget(name: str, budget: Mapping[str, Any], broker: Need, problems: 
     problems.append(
         Problem(
             f"memory of {name}",
-            f"{terms} = {format_size(budget['needed'])}, but the host has {format_size(budget['available'])}",
+            f"{terms} = {format_size(budget.needed)}, but the host has {format_size(budget.available)}",
             fix[0].upper() + fix[1:],
         )
     )
 
 
-def _duties(
-    programs: list[Program], *, broker: str, beat: bool, flower: bool, monitor: bool, measured: bool
-) -> list[str]:
+def _duties(name: str, placed: Placement, kind: str) -> tuple[str, ...]:
     duties = {
-        broker: bool(broker),
-        "app": bool(programs) or beat,
-        "workers": bool(programs),
-        "beat": beat,
-        "flower": flower,
-        "monitor": monitor,
-        "measured": measured,
+        kind: name == placed.broker,
+        "app": name in placed.programs or name == placed.beat,
+        "workers": name in placed.programs,
+        "beat": name == placed.beat,
+        "flower": name == placed.flower,
+        "monitor": name == placed.monitor,
+        "measured": bool(placed.monitor),
     }
-    return [duty for duty, there in duties.items() if there]
+    return tuple(duty for duty, there in duties.items() if there)
 
 
 def _flower_settings(settings: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -359,63 +359,18 @@ def _route_options(queue: Queue) -> dict[str, Any]:
     return {"queue": queue.name} | ({"delivery_mode": 1} if queue.transient else {})
 
 
-def _check_settings(overrides: Mapping[str, Any], problems: list[Problem]) -> None:
-    for name, value in sorted(overrides.items()):
-        if name in _DERIVED_SETTINGS:
-            problems.append(
-                Problem(
-                    f"celery_settings.{name}",
-                    "is set by the plan",
-                    f"Set {_DERIVED_SETTINGS[name]} instead",
-                )
-            )
-        elif name in _FIXED_SETTINGS:
-            what = "must keep its default, because the broker's permissions depend on it"
-            problems.append(Problem(f"celery_settings.{name}", what, "Remove it"))
-        elif not _SETTING_NAME.fullmatch(name):
-            fix = f"Rename it to {name.lower()}" if _SETTING_NAME.fullmatch(name.lower()) else "Remove it"
-            problems.append(Problem(f"celery_settings.{name}", "is not the name of a Celery setting", fix))
-        if _PASSWORD_IN_URL.search(str(value)):
-            what = "contains a password, and settings are in a file that every user of a host can read"
-            fix = "Set it in celery_app_environment, e.g. CELERY_RESULT_BACKEND"
-            problems.append(Problem(f"celery_settings.{name}", what, fix))
-    options = overrides.get("broker_transport_options")
-    if isinstance(options, Mapping) and "visibility_timeout" in options:
-        problems.append(
-            Problem(
-                "celery_settings.broker_transport_options.visibility_timeout",
-                "is set by the plan",
-                "Set celery_visibility_timeout instead",
-            )
-        )
-    if str(overrides.get("worker_prefetch_multiplier")) == "0":
-        problems.append(
-            Problem(
-                "celery_settings.worker_prefetch_multiplier",
-                "0 lets one worker prefetch the whole queue",
-                "Set it to 1 for long tasks, 4 for short ones",
-            )
-        )
-
-
-def _check_secrets_dir(path: str, problems: list[Problem]) -> None:
-    if not path.startswith("/") or ".." in path.split("/"):
-        what = f"{path!r} is not an absolute path, or contains .."
-        problems.append(Problem("celery_secrets_dir", what, "Correct it, or celery_fleet_name, which is a part of it"))
-
-
 def _merged(settings: Mapping[str, Setting], name: str, value: object) -> object:
     """Return a user's setting. A mapping is merged into the rendered one, so that a changed option keeps the others."""
     rendered = settings[name].value if name in settings else None
     return {**rendered, **value} if isinstance(rendered, Mapping) and isinstance(value, Mapping) else value
 
 
-def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
+def _advice(declaration: Declaration) -> list[str]:
     """Return warnings about declarations that work, but may surprise."""
     advice = []
     for worker in declaration.workers:
         if not worker.pool.hard_limit:
-            _, hard = limits(worker, queues)
+            _, hard = limits(worker, declaration.queues)
             advice.append(
                 f"celery_workers[{worker.name}]: the {worker.pool.name} pool can't end a task. Its limit of {hard} s "
                 "only bounds how long a stop waits"
@@ -433,7 +388,7 @@ def _advice(declaration: Declaration, queues: Mapping[str, Queue]) -> list[str]:
     return advice
 
 
-def _doubled(placed: Mapping[str, list[Program]]) -> list[str]:
+def _doubled(placed: Mapping[str, tuple[Program, ...]]) -> list[str]:
     """Return warnings about queues with a total concurrency of one, which is two during a handover."""
     programs = [item for each in placed.values() for item in each]
     concurrency: Counter[str] = Counter()
@@ -452,147 +407,143 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     """Return the plan of a fleet.
 
     Args:
-        raw: the declaration. Its keys are the user's variables without the prefix celery_.
+        raw: the user's variables. Their names lack the prefix celery_.
         groups: the inventory's groups and their hosts.
         facts: for each host, the result of host_facts.
     """
     declaration, problems = read_declaration(raw)
     warnings: list[str] = []
+    app, queues = declaration.app_name, declaration.queues
     hosts = read_hosts(facts, problems)
-    app = declaration.app_name
-    queues = {queue.name: queue for queue in declaration.queues}
-    overrides = {str(name): value for name, value in (raw.get("settings") or {}).items()}
-    placed = place(declaration, groups, hosts, problems, events=bool(overrides.get("worker_send_task_events", True)))
-    flavor = broker_flavor(raw, problems)
-    kind = BROKERS[flavor].kind
-    broker_on, broker_address = broker_host(raw, flavor, groups, hosts, problems)
-    beat_host = _one_host("celery_beat_group", str(raw.get("beat_group") or "beat"), groups, warnings)
-    flower_host = _one_host("celery_flower_group", str(raw.get("flower_group") or "flower"), groups, warnings)
-    monitor_host = _one_host("celery_monitor_group", str(raw.get("monitor_group") or "monitor"), groups, warnings)
-    _check_settings(overrides, problems)
-    alerts = read_alerts(raw.get("alerts") or {}, problems)
-    hooks = read_hooks(raw.get("hooks") or {}, problems)
-    certificates = read_certificates(raw.get("certificates") or [], problems)
-    warnings += _advice(declaration, queues) + _doubled(placed)
+    broker_on, address = broker_host(declaration.broker, groups, hosts, problems)
+    placed = place(declaration, groups, hosts, problems, warnings, broker=broker_on.name)
+    warnings += _advice(declaration) + _doubled(placed.programs)
+    _check_hosts(declaration, placed, hosts, problems, warnings)
 
-    producers = list(groups.get(str(raw.get("producer_group") or "producers"), ()))
-    names = [name for name in dict.fromkeys([broker_on.name, *placed, beat_host, flower_host, monitor_host]) if name]
-    used = [hosts[name] for name in dict.fromkeys([*names, *producers]) if name in hosts]
-    check_platforms(used, problems, untested=bool(raw.get("untested_platforms")))
-    check_identities(used, placed, problems)
-    check_passwords(used, {"broker": broker_on.name, "monitor": monitor_host}, problems)
-    check_app_name(app, {host.login for host in used}, problems)
-    warnings += unknown_variables({name for host in used for name in host.variables}, problems)
-    _check_secrets_dir(str(raw.get("secrets_dir") or "/"), problems)
-    demand = Demand(app, declaration.queues, longest_held(declaration.workers, queues), raw)
-    broker = {
-        "kind": kind,
-        "flavor": flavor,
-        "host": broker_on.name,
-        "listen_addresses": (listening := listen_addresses(raw, broker_on, [*names, *producers], problems, warnings)),
-        "address": reached_at(raw, broker_address, listening),
-        "port": broker_port(raw, BROKERS[flavor].port, problems),
-        "user": app,
-        "producer": f"{app}-producer" if producers else "",
-        "flower": f"{app}-flower" if flower_host else "",
-        "metrics_address": str(raw.get("broker_metrics_address") or "")
-        or (broker_on.address if monitor_host not in ("", broker_on.name) else "127.0.0.1"),
-    } | BROKERS[flavor].values(demand, problems, warnings)
-    check_queue_names(queues, kind, str(broker.get("dead_letter_queue") or ""), problems)
-    settings = celery_settings(broker=broker, app_name=app, default_queue=declaration.default_queue)
-    merged = {name: _merged(settings, name, value) for name, value in overrides.items()}
-    all_settings = {name: item.value for name, item in settings.items()} | merged
-
-    need = need_of(
-        flavor,
-        demand,
-        [item.concurrency for programs in placed.values() for item in programs],
-        Senders(web_processes(raw, problems), len({*placed, beat_host, flower_host} - {""}) + 1),
-        all_settings,
-    )
+    broker = BROKERS[declaration.broker.flavor]
+    demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
+    reached = [*placed.hosts, *placed.producers]
+    listening = listen_addresses(declaration.broker, broker_on, reached, problems, warnings)
+    holds = broker.holds(demand, problems, warnings)
+    dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else ""
+    check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
+    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)})
+    values = {name: item.value for name, item in settings.items()}
+    slots = [item.concurrency for programs in placed.programs.values() for item in programs]
+    need = need_of(demand, slots, placed.monitors, values)
     check_disk(broker_on, need, problems)
-    granted = given_memory(raw, need, problems)
-    fleet_hosts: dict[str, Any] = {}
-    for name in names:
-        programs = placed.get(name, [])
-        extras = {
-            label: size
-            for label, size, there in (
-                ("broker", granted or need.host_memory, name == broker_on.name),
-                ("beat", BEAT, name == beat_host),
-                ("flower", FLOWER, name == flower_host),
-                ("monitor", MONITOR, name == monitor_host),
-            )
-            if there
-        }
-        fleet_hosts[name] = {
-            "address": hosts[name].address if name in hosts else "",
-            "programs": [asdict(item) for item in programs],
-            "duties": _duties(
-                programs,
-                broker=kind if name == broker_on.name else "",
-                beat=name == beat_host,
-                flower=name == flower_host,
-                monitor=name == monitor_host,
-                measured=bool(monitor_host),
-            ),
-            "stop_timeout": max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
-            "memory": _budget(hosts.get(name, Host(name)), programs, extras),
-        }
-        _check_budget(name, fleet_hosts[name]["memory"], need, problems)
-        if fleet_hosts[name]["memory"]["available"] is None:
+    check_memory(declaration.broker.memory, need, problems)
+
+    fleet_hosts = {
+        name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, demand.options.memory or need.host_memory)
+        for name in placed.hosts
+    }
+    for name, host in fleet_hosts.items():
+        _check_budget(name, host.memory, need, problems)
+        if host.memory.available is None:
             warnings.append(
                 f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
             )
-    left = None
-    if broker_on.name and broker_on.memory is not None:
-        parts = fleet_hosts[broker_on.name]["memory"]["parts"]
-        left = broker_on.memory - sum(size for label, size in parts.items() if label != "broker")
-    broker |= {
-        "memory": memory_limit(granted, need, left),
-        "memory_needed": need.memory,
-        "arithmetic": need.arithmetic,
-        "disk_needed": need.disk,
-        "connections": need.connections,
-        "maxclients": maxclients(need),
-    } | ({"max_queues": max_queues(len(queues), need)} if kind == "rabbitmq" else {})
-    values: dict[str, Any] = {
-        "app": {
-            "name": app,
-            "user": app,
-            "module": declaration.app_module,
-            "memory": declaration.app_memory,
-            "root": f"/srv/{app}",
-            "config_dir": f"/etc/{app}",
-            "state_dir": f"/var/lib/{app}",
-            "log_dir": f"/var/log/{app}",
-        },
-        "broker": broker,
-        "settings": {name: asdict(item) for name, item in settings.items()}
-        | {name: asdict(Setting(value, "set in celery_settings", declared=True)) for name, value in merged.items()},
-        "flower_settings": _flower_settings(all_settings, kind),
-        "queues": [
-            BROKERS[flavor].queue(app, queue) | {"longest_task": _longest_task(queue.name, declaration.workers, queues)}
-            for queue in declaration.queues
-        ],
-        "routes": [
-            {"pattern": pattern, "queue": queue.name, "options": _route_options(queue)}
-            for queue in declaration.queues
-            for pattern in queue.tasks
-        ],
-        "default_queue": declaration.default_queue,
-        "thresholds": {queue.name: asdict(queue.alerts) for queue in declaration.queues},
-        "alerts": alerts,
-        "runbook_base": runbook_base(raw.get("docs_url"), problems),
-        "certificates": certificates,
-        "hooks": hooks,
-        "longest_task": max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
-        "hosts": fleet_hosts,
-        "beat_host": beat_host,
-        "flower_host": flower_host,
-        "flower_control": bool(raw.get("flower_control")),
-        "monitor_host": monitor_host,
-        "producers": producers,
-        "secrets_dir": str(raw.get("secrets_dir") or ""),
+    left = _left_for_broker(broker_on, fleet_hosts)
+    fleet = FleetPlan(
+        app=Application(
+            name=app,
+            user=app,
+            module=declaration.app_module,
+            memory=declaration.app_memory,
+            root=f"/srv/{app}",
+            config_dir=f"/etc/{app}",
+            state_dir=f"/var/lib/{app}",
+            log_dir=f"/var/log/{app}",
+        ),
+        broker=Broker(
+            kind=broker.kind,
+            flavor=broker.flavor,
+            host=broker_on.name,
+            listen_addresses=listening,
+            address=reached_at(demand.options, address, listening),
+            port=demand.options.port or broker.port,
+            user=app,
+            producer=f"{app}-producer" if placed.producers else "",
+            flower=f"{app}-flower" if placed.flower else "",
+            metrics_address=metrics_address(demand.options, broker_on, placed.monitor),
+            holds=holds,
+            limits=limits_of(need, len(queues), demand.options.memory, left),
+        ),
+        settings=settings,
+        flower_settings=_flower_settings(values, broker.kind),
+        queues=tuple(broker.queue(app, each, _longest_task(each.name, declaration.workers, queues)) for each in queues),
+        routes=tuple(Route(pattern, each.name, _route_options(each)) for each in queues for pattern in each.tasks),
+        default_queue=declaration.default_queue,
+        thresholds={queue.name: queue.alerts for queue in queues},
+        alerts=declaration.alerts,
+        runbook_base=declaration.runbook_base,
+        certificates=declaration.certificate_targets,
+        hooks=declaration.hooks,
+        longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
+        hosts=fleet_hosts,
+        beat_host=placed.beat,
+        flower_host=placed.flower,
+        flower_control=declaration.flower_control,
+        monitor_host=placed.monitor,
+        producers=placed.producers,
+        secrets_dir=declaration.secrets_dir,
+    )
+    return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), fleet)
+
+
+def _check_hosts(
+    declaration: Declaration,
+    placed: Placement,
+    hosts: Mapping[str, Host],
+    problems: list[Problem],
+    warnings: list[str],
+) -> None:
+    """Refuse hosts that can't be part of one fleet, and what is set for them in vain."""
+    used = [hosts[name] for name in dict.fromkeys([*placed.hosts, *placed.producers]) if name in hosts]
+    check_platforms(used, problems, untested=declaration.allow_untested_platforms)
+    check_identities(used, placed.programs, problems)
+    check_passwords(used, {"broker": placed.broker, "monitor": placed.monitor}, problems)
+    check_app_name(declaration.app_name, {host.login for host in used}, problems)
+    warnings += unknown_variables({name for host in used for name in host.variables}, problems)
+
+
+def _settings(declaration: Declaration, broker: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return Celery's settings: the plan's, and those of celery_settings, which override them."""
+    planned = celery_settings(broker=broker, app_name=declaration.app_name, default_queue=declaration.default_queue)
+    declared = {
+        name: Setting(_merged(planned, name, value), "set in celery_settings", declared=True)
+        for name, value in declaration.settings.items()
     }
-    return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), values)
+    return planned | declared
+
+
+def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int) -> FleetHost:
+    """Return what a host runs.
+
+    Args:
+        broker_memory: bytes that the broker takes on its host.
+    """
+    programs = placed.programs.get(host.name, ())
+    services = {
+        "broker": (placed.broker, broker_memory),
+        "beat": (placed.beat, BEAT),
+        "flower": (placed.flower, FLOWER),
+        "monitor": (placed.monitor, MONITOR),
+    }
+    return FleetHost(
+        address=host.address,
+        programs=programs,
+        duties=_duties(host.name, placed, kind),
+        stop_timeout=max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
+        memory=_budget(
+            host, programs, {service: size for service, (name, size) in services.items() if name == host.name}
+        ),
+    )
+
+
+def _left_for_broker(host: Host, fleet_hosts: Mapping[str, FleetHost]) -> int | None:
+    """Return the bytes that the other programs of the broker's host leave; None if they are not known."""
+    if not host.name or host.memory is None:
+        return None
+    return host.memory - sum(size for name, size in fleet_hosts[host.name].memory.parts.items() if name != "broker")

@@ -32,7 +32,13 @@ class Problem:
 
 
 class Reader:
-    """Reads values from a raw mapping, validates each, and collects the problems."""
+    """Reads values from a raw mapping, validates each, and collects the problems.
+
+    Attributes:
+        prefix: of the keys, where a user sets them.
+    """
+
+    prefix = ""
 
     def __init__(self, raw: Mapping[str, Any], where: str, problems: list[Problem]) -> None:
         self.raw = raw
@@ -41,14 +47,16 @@ class Reader:
         self.known: set[str] = set()
 
     def problem(self, key: str, what: str, fix: str) -> None:
-        self.problems.append(Problem(f"{self.where}.{key}" if key else self.where, what, fix))
+        where = [self.where, f"{self.prefix}{key}" if key else ""]
+        self.problems.append(Problem(".".join(filter(None, where)), what, fix))
 
-    def _take(self, key: str) -> Any:  # noqa: ANN401 - YAML gives anything
+    def take(self, key: str) -> Any:  # noqa: ANN401 - YAML gives anything
+        """Return a value as it was set; None if it was not."""
         self.known.add(key)
         return self.raw.get(key)
 
     def integer(self, key: str, *, least: int = 1, unit: str = "a whole number") -> int | None:
-        value = self._take(key)
+        value = self.take(key)
         if value is None:
             return None
         number = as_integer(value)
@@ -71,7 +79,7 @@ class Reader:
         return value
 
     def size(self, key: str) -> int | None:
-        value = self._take(key)
+        value = self.take(key)
         if value is None:
             return None
         try:
@@ -81,15 +89,15 @@ class Reader:
             return None
 
     def text(self, key: str, default: str = "") -> str:
-        value = self._take(key)
+        value = self.take(key)
         if value is None:
             return default
         if isinstance(value, bool):
             what = f"{value!r} is not a string: YAML reads yes, no, on, off, true and false without quotes as booleans"
-            self.problem(key, what, f'Quote it, as in {key}: "on"')
+            self.problem(key, what, f'Quote it, as in {self.prefix}{key}: "on"')
             return default
         if not isinstance(value, (str, int)):
-            self.problem(key, f"{value!r} is not a string", f"Set it to a string, e.g. {key}: name")
+            self.problem(key, f"{value!r} is not a string", f"Set it to a string, e.g. {self.prefix}{key}: name")
             return default
         return str(value)
 
@@ -106,28 +114,47 @@ class Reader:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        value = self._take(key)
+        value = self.take(key)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(item, (str, int, float)) for item in value):
-            self.problem(key, f"{value!r} is not a list of strings", f"Set it to a list, e.g. {key}: [one, two]")
+            fix = f"Set it to a list, e.g. {self.prefix}{key}: [one, two]"
+            self.problem(key, f"{value!r} is not a list of strings", fix)
             return ()
         return tuple(str(item) for item in value)
 
     def flag(self, key: str) -> bool:
-        value = self._take(key)
+        value = self.take(key)
         if value is None or isinstance(value, bool):
             return bool(value)
         self.problem(key, f"{value!r} is neither true nor false", "Set it to true or false")
         return False
 
-    def environment(self, key: str) -> dict[str, str]:
-        value = self._take(key)
+    def mapping(self, key: str, example: str) -> Mapping[str, Any]:
+        value = self.take(key)
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            self.problem(key, f"{value!r} is not a mapping", f"Set it to a mapping, e.g. {key}: {{NAME: value}}")
+            fix = f"Set it to a mapping, e.g. {self.prefix}{key}: {example}"
+            self.problem(key, f"{value!r} is not a mapping", fix)
             return {}
+        return value
+
+    def mappings(self, key: str) -> list[Mapping[str, Any]]:
+        """Return the mappings of a list. Everything else is a problem."""
+        value = self.take(key)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self.problem(key, f"{value!r} is not a list", f"Set {self.prefix}{key} to a list of '- name: ...'")
+            return []
+        for index, entry in enumerate(value):
+            if not isinstance(entry, Mapping):
+                self.problem(f"{key}[{index}]", f"{entry!r} is not a mapping", "Write it as '- name: ...'")
+        return [entry for entry in value if isinstance(entry, Mapping)]
+
+    def environment(self, key: str) -> dict[str, str]:
+        value = self.mapping(key, "{NAME: value}")
         for name, text in value.items():
             if not _ENVIRONMENT_NAME.fullmatch(str(name)):
                 self.problem(
@@ -161,6 +188,18 @@ class Reader:
                 )
 
 
+class Variables(Reader):
+    """Reads the user's variables, by their names without the prefix celery_. An empty value, or 0, is not set."""
+
+    prefix = "celery_"
+
+    def __init__(self, raw: Mapping[str, Any], problems: list[Problem]) -> None:
+        super().__init__(raw, "", problems)
+
+    def take(self, key: str) -> Any:  # noqa: ANN401 - YAML gives anything
+        return super().take(key) or None
+
+
 def as_integer(value: object) -> int | None:
     """Return a whole number, which Jinja may have turned into a string; None if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -175,17 +214,3 @@ def closest(word: str, known: Iterable[str]) -> str:
     """Return the most similar known word as a question, for a message; empty if there is none."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def mappings(raw: object, variable: str, problems: list[Problem]) -> list[Mapping[str, Any]]:
-    """Return the mappings of a list. Everything else is a problem."""
-    if not isinstance(raw, list):
-        problems.append(Problem(variable, f"{raw!r} is not a list", f"Set {variable} to a list of '- name: ...'"))
-        return []
-    entries = []
-    for index, entry in enumerate(raw):
-        if isinstance(entry, Mapping):
-            entries.append(entry)
-        else:
-            problems.append(Problem(f"{variable}[{index}]", f"{entry!r} is not a mapping", "Write it as '- name: ...'"))
-    return entries

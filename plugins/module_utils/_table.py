@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import FleetPlan, Keyspace, Vhost
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 
 
@@ -45,49 +46,41 @@ def _state(program: Mapping[str, Any]) -> str:
     return f"{program['state']}, {what} for {silent} s" if silent else str(program["state"])
 
 
-def plan_tables(values: Mapping[str, Any]) -> list[str]:
+def plan_tables(fleet: FleetPlan) -> list[str]:
     """Return the lines of the plan: programs, queues, hosts and the broker."""
+    placed = [(host, item) for host, planned in fleet.hosts.items() for item in planned.programs]
     programs = [
         (
             host,
-            item["name"],
-            item["pool"],
-            item["size"],
-            ",".join(item["queues"]),
-            f"{item['longest_task']} s",
-            f"{item['stopwaitsecs']} s",
-            format_size(item["memory"]),
+            item.name,
+            item.pool,
+            item.size,
+            ",".join(item.queues),
+            f"{item.longest_task} s",
+            f"{item.stopwaitsecs} s",
+            format_size(item.memory),
         )
-        for host, plan in values["hosts"].items()
-        for item in plan["programs"]
+        for host, item in placed
     ]
-    routes: dict[str, list[str]] = {}
-    for route in values["routes"]:
-        routes.setdefault(route["queue"], []).append(route["pattern"])
-    consumers: dict[str, list[str]] = {}
-    for host, plan in values["hosts"].items():
-        for item in plan["programs"]:
-            for queue in item["queues"]:
-                consumers.setdefault(queue, []).append(f"{item['worker']}@{host}")
     queues = [
         (
-            queue["name"] + (" (default)" if queue["name"] == values["default_queue"] else ""),
-            queue["type"] if queue["durable"] else "transient",
-            ", ".join(routes.get(queue["name"], [])) or "-",
-            ", ".join(consumers.get(queue["name"], [])) or "-",
+            queue.name + (" (default)" if queue.name == fleet.default_queue else ""),
+            queue.type if queue.durable else "transient",
+            ", ".join(route.pattern for route in fleet.routes if route.queue == queue.name) or "-",
+            ", ".join(f"{item.worker}@{host}" for host, item in placed if queue.name in item.queues) or "-",
         )
-        for queue in values["queues"]
+        for queue in fleet.queues
     ]
     hosts = [
         (
             host,
-            ", ".join(duty for duty in plan["duties"] if duty != "app"),
-            format_size(plan["memory"]["needed"]),
-            format_size(plan["memory"]["available"]) if plan["memory"]["available"] is not None else "not known",
+            ", ".join(duty for duty in planned.duties if duty != "app"),
+            format_size(planned.memory.needed),
+            format_size(planned.memory.available) if planned.memory.available is not None else "not known",
         )
-        for host, plan in values["hosts"].items()
+        for host, planned in fleet.hosts.items()
     ]
-    broker = values["broker"]
+    broker, limits = fleet.broker, fleet.broker.limits
     return [
         *table(("host", "program", "pool", "size", "queues", "time limit", "stop timeout", "memory"), programs),
         "",
@@ -95,13 +88,13 @@ def plan_tables(values: Mapping[str, Any]) -> list[str]:
         "",
         *table(("host", "duties", "memory needed", "memory available"), hosts),
         "",
-        f"broker: {broker['flavor']} on {broker['host']} ({broker['address']}:{broker['port']}), {_timeout(broker)}",
-        f"broker memory: limit {format_size(broker['memory'])}; needed: {broker['arithmetic']}",
-        f"broker disk: {format_size(broker['disk_needed'])} needed; connections: at most {broker['connections']}",
+        f"broker: {broker.flavor} on {broker.host} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
+        f"broker memory: limit {format_size(limits.memory)}; needed: {limits.arithmetic}",
+        f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
     ]
 
 
-def _timeout(broker: Mapping[str, Any]) -> str:
-    if broker["kind"] == "redis":
-        return f"visibility_timeout {broker['visibility_timeout']} s"
-    return f"consumer_timeout {broker['consumer_timeout'] // 1000} s"
+def _timeout(holds: Vhost | Keyspace) -> str:
+    if isinstance(holds, Keyspace):
+        return f"visibility_timeout {holds.visibility_timeout} s"
+    return f"consumer_timeout {holds.consumer_timeout // 1000} s"

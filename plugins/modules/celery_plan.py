@@ -131,7 +131,7 @@ def main() -> None:
         module.fail_json(
             "\n".join([f"The declaration has {count}. No host was touched.", *(f"- {line}" for line in problems)])
         )
-    module.exit_json(changed=False, **plan.values, table=plan_tables(plan.values), advice=list(plan.warnings))
+    module.exit_json(changed=False, **plan.values, table=plan_tables(plan.fleet), advice=list(plan.warnings))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._alerts import ALERTS, read_alerts, read_certificates
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import ALERTS, Alert, read_alerts, read_certificates
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 
@@ -14,16 +14,8 @@ def test_an_alert_keeps_the_settings_that_are_not_changed() -> None:
     )
     assert not problems
     assert set(found) == set(ALERTS)
-    assert found["CeleryWorkerGone"] == {
-        "severity": "page",
-        "for_seconds": 30,
-        "threshold": None,
-        "min_samples": None,
-        "window": None,
-        "enabled": True,
-    }
-    fails = found["CeleryTasksFail"]
-    assert (fails["threshold"], fails["min_samples"], fails["window"], fails["enabled"]) == (50, 10, 600, False)
+    assert found["CeleryWorkerGone"] == Alert("page", 30)
+    assert found["CeleryTasksFail"] == Alert("warn", 120, threshold=50, min_samples=10, window=600, enabled=False)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import yaml
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import read_declaration
 from fleet import declaration, with_queue, with_worker
 from hypothesis import given
 from hypothesis import strategies as st
+
+ROLE = Path(__file__).parents[2] / "roles" / "celery"
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
@@ -218,6 +222,29 @@ def test_worker_defaults_apply_only_to_pools_that_support_them() -> None:
     assert found == []
     assert [worker.max_memory_per_child for worker in read.workers] == [128 * 1024**2, None]
     assert {worker.log_level for worker in read.workers} == {"WARNING"}
+
+
+def test_the_role_passes_all_variables_and_has_the_same_defaults() -> None:
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
+    (task, *_) = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text(encoding="utf-8"))
+    passed = task["fleet.celery.celery_plan"]["declaration"]
+    assert passed == {key: f"{{{{ celery_{key} }}}}" for key in passed}
+    # The other is a part of celery_secrets_dir, whose default is on the controller.
+    assert {f"celery_{key}" for key in passed} == defaults.keys() - {"celery_fleet_name"}
+    given = {key: defaults[f"celery_{key}"] for key in passed if key != "secrets_dir"}
+    assert read_declaration(given) == read_declaration({})
+
+    class Noting(dict[str, Any]):
+        """Notes which variables are read."""
+
+        read: ClassVar[set[str]] = set()
+
+        def get(self, key: str, default: Any = None) -> Any:
+            self.read.add(key)
+            return super().get(key, default)
+
+    read_declaration(Noting())
+    assert Noting.read == passed.keys()
 
 
 def test_numbers_may_be_strings() -> None:

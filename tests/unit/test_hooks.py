@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._hooks import MOMENTS, hook_failures, read_hooks
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import MOMENTS, Hook, hook_failures, read_hooks
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 
 
-def read(raw: object) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+def read(raw: object) -> tuple[dict[str, tuple[Hook, ...]], list[str]]:
     problems: list[Problem] = []
     return read_hooks(raw, problems), [str(problem) for problem in problems]
 
 
 def test_without_hooks_each_moment_has_none() -> None:
-    assert read({}) == ({moment: [] for moment in MOMENTS}, [])
+    assert read({}) == (dict.fromkeys(MOMENTS, ()), [])
 
 
 def test_a_command_is_a_string_or_a_list_of_arguments() -> None:
@@ -26,10 +26,8 @@ def test_a_command_is_a_string_or_a_list_of_arguments() -> None:
         }
     )
     assert not problems
-    assert hooks["before_activate"] == [
-        {"argv": ("django-admin", "migrate", "--noinput"), "hosts": "one", "timeout": 600}
-    ]
-    assert hooks["after_release"] == [{"argv": ("sh", "-c", "echo 'a b'"), "hosts": "each", "timeout": 30}]
+    assert hooks["before_activate"] == (Hook(("django-admin", "migrate", "--noinput"), hosts="one", timeout=600),)
+    assert hooks["after_release"] == (Hook(("sh", "-c", "echo 'a b'"), hosts="each", timeout=30),)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_routes_and_queues_are_those_declared() -> None:
         (
             declaration(longest_countdown="soon", broker="redis"),
             "celery_longest_countdown",
-            "not a positive number of seconds",
+            "not a number of seconds",
         ),
         (
             declaration(settings={"TASK_ACKS_LATE": 1}),
@@ -213,7 +213,7 @@ def test_a_users_setting_replaces_a_default() -> None:
 
 
 def test_the_tables_show_each_program_and_queue() -> None:
-    text = "\n".join(plan_tables(plan(declaration()).values))
+    text = "\n".join(plan_tables(plan(declaration()).fleet))
     assert "shop-customers" in text
     assert "video@worker2" in text
     assert "rabbitmq on broker1 (10.0.0.1:5672)" in text

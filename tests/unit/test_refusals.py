@@ -98,7 +98,7 @@ def test_an_untested_system_is_refused(system: list[str]) -> None:
         f"the host worker1: has {system[0]} {system[1]}, on which the roles are not tested. "
         "Use Debian 12 or Debian 13, or set celery_allow_untested_platforms: true"
     )
-    assert refused(declaration(untested_platforms=True), worker1={"system": system}) == []
+    assert refused(declaration(allow_untested_platforms=True), worker1={"system": system}) == []
     assert refused(declaration(), worker1={"system": ["Debian", "12"]}) == []
 
 

@@ -142,7 +142,7 @@ def test_variables_of_another_broker_are_ignored() -> None:
 
 
 def test_the_tables_show_the_arithmetic() -> None:
-    text = "\n".join(plan_tables(plan(declaration(broker="valkey")).values))
+    text = "\n".join(plan_tables(plan(declaration(broker="valkey")).fleet))
     assert "valkey on broker1" in text
     assert "customers 10000 tasks x " in text
 

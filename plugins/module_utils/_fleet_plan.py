@@ -1,0 +1,276 @@
+"""The plan of a fleet as types: what its hosts run, what its broker holds and needs, and what its processes are told.
+
+Sizes are bytes, times are seconds, unless a name says otherwise. as_plain turns it into what Ansible can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
+from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
+from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting
+
+
+@dataclass(frozen=True)
+class Application:
+    """Names and directories of the application.
+
+    Attributes:
+        module: value of celery -A.
+        memory: bytes of a process that has imported it.
+    """
+
+    name: str
+    user: str
+    module: str
+    memory: int
+    root: str
+    config_dir: str
+    state_dir: str
+    log_dir: str
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A program of Supervisor, and its Celery node name."""
+
+    name: str
+    node: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A worker on one host.
+
+    Attributes:
+        slots: one, or two for a handover, in which both run for a while.
+        size: of its pool, for people.
+        argv: arguments of celery, without the node name.
+        memory: bytes of one of its slots.
+        child_cap: bytes above which a child is replaced; 0 if its pool has no children.
+    """
+
+    name: str
+    worker: str
+    slots: tuple[Slot, ...]
+    pool: str
+    queues: tuple[str, ...]
+    size: str
+    argv: tuple[str, ...]
+    longest_task: int
+    stopwaitsecs: int
+    memory: int
+    concurrency: int
+    environment: Mapping[str, str] = field(default_factory=dict)
+    child_cap: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The memory of a host.
+
+    Attributes:
+        available: None if it is not known.
+        parts: bytes of each program and service.
+    """
+
+    available: int | None
+    parts: Mapping[str, int]
+    needed: int
+
+
+@dataclass(frozen=True)
+class FleetHost:
+    """What a host runs.
+
+    Attributes:
+        duties: the broker's kind, app, workers, beat, flower, monitor and measured, as far as they are its own.
+        stop_timeout: seconds after which systemd kills Supervisor.
+    """
+
+    address: str
+    programs: tuple[Program, ...]
+    duties: tuple[str, ...]
+    stop_timeout: int
+    memory: Budget
+
+
+@dataclass(frozen=True)
+class BrokerQueue:
+    """A queue as the broker declares it. On RabbitMQ, it refuses messages above its limits, if they are not 0."""
+
+    name: str
+    durable: bool
+    arguments: Mapping[str, Any]
+    max_length: int
+    max_length_bytes: int
+
+
+@dataclass(frozen=True)
+class Vhost:
+    """What a fleet has in RabbitMQ.
+
+    Attributes:
+        consumer_timeout: milliseconds.
+    """
+
+    vhost: str
+    consumer_timeout: int
+    exchange: str
+    dead_letter_exchange: str
+    dead_letter_queue: str
+    delivery_limit: int
+    queues: tuple[BrokerQueue, ...]
+
+
+@dataclass(frozen=True)
+class Keyspace:
+    """What a fleet has in Redis."""
+
+    database: int
+    result_database: int
+    key_prefix: str
+    visibility_timeout: int
+
+
+@dataclass(frozen=True)
+class BrokerLimits:
+    """What the broker may take, and what it needs.
+
+    Attributes:
+        memory: bytes above which it refuses messages or blocks senders.
+        arithmetic: calculation of memory_needed, for people.
+        connections: that clients open at most.
+        maxclients: connections above which it refuses more.
+        max_queues: queues above which RabbitMQ refuses more.
+    """
+
+    memory: int
+    memory_needed: int
+    arithmetic: str
+    disk_needed: int
+    connections: int
+    maxclients: int
+    max_queues: int
+
+
+@dataclass(frozen=True)
+class Broker:
+    """The broker.
+
+    Attributes:
+        kind: rabbitmq or redis.
+        flavor: one of FLAVORS.
+        host: name of its host; empty if there is none.
+        address: that clients connect to.
+        user: of the application. producer and flower are the names of other users; empty if there is no need of one.
+    """
+
+    kind: str
+    flavor: str
+    host: str
+    listen_addresses: tuple[str, ...]
+    address: str
+    port: int
+    user: str
+    producer: str
+    flower: str
+    metrics_address: str
+    holds: Vhost | Keyspace
+    limits: BrokerLimits
+
+
+@dataclass(frozen=True)
+class TaskQueue:
+    """A queue as Celery declares it.
+
+    Attributes:
+        type: quorum or classic on RabbitMQ, list on Redis.
+        longest_task: shortest time limit of its workers.
+    """
+
+    name: str
+    exchange: str
+    exchange_type: str
+    routing_key: str
+    durable: bool
+    type: str
+    arguments: Mapping[str, Any]
+    longest_task: int
+
+
+@dataclass(frozen=True)
+class Route:
+    """An entry of task_routes.
+
+    Attributes:
+        pattern: name of a task, or a pattern with *.
+        options: of messages.
+    """
+
+    pattern: str
+    queue: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """The plan of a fleet.
+
+    Attributes:
+        settings: Celery's, for all processes of the application.
+        flower_settings: Celery's, for Flower.
+        thresholds: of the alerts of each queue.
+        alerts: all alerts.
+        runbook_base: prefix of the alerts' runbook_url.
+        certificates: endpoints whose certificates are monitored.
+        hooks: by the moment of a release.
+        longest_task: longest time limit of a worker.
+        hosts: by name.
+        beat_host: empty if there is none. The other hosts are alike.
+        producers: names of hosts that only send tasks.
+        secrets_dir: directory of the passwords on the controller.
+    """
+
+    app: Application
+    broker: Broker
+    settings: Mapping[str, Setting]
+    flower_settings: Mapping[str, Any]
+    queues: tuple[TaskQueue, ...]
+    routes: tuple[Route, ...]
+    default_queue: str
+    thresholds: Mapping[str, Thresholds]
+    alerts: Mapping[str, Alert]
+    runbook_base: str
+    certificates: tuple[str, ...]
+    hooks: Mapping[str, tuple[Hook, ...]]
+    longest_task: int
+    hosts: Mapping[str, FleetHost]
+    beat_host: str
+    flower_host: str
+    flower_control: bool
+    monitor_host: str
+    producers: tuple[str, ...]
+    secrets_dir: str
+
+
+def as_plain(value: object) -> Any:  # noqa: ANN401 - a mapping for a dataclass, else the value's own kind
+    """Return a value with mappings in place of dataclasses, and lists in place of tuples.
+
+    What the broker holds and its limits are keys of the broker itself, as roles use them.
+    """
+    if isinstance(value, Broker):
+        plain = {each.name: as_plain(getattr(value, each.name)) for each in fields(value)}
+        holds, limits = plain.pop("holds"), plain.pop("limits")
+        return plain | holds | limits
+    if is_dataclass(value):
+        return {each.name: as_plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_plain(item) for item in value]
+    return value
