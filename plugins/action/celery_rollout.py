@@ -16,6 +16,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "app": {"type": "dict", "required": True},
     "hosts": {"type": "dict", "required": True},
     "lock_host": {"type": "str", "required": True},
+    "lock_path": {"type": "path", "required": True},
     "run": {"type": "str", "required": True},
     "label": {"type": "str", "required": True},
     "report_dir": {"type": "path", "required": True},
@@ -71,7 +72,12 @@ def _order(options: Mapping[str, Any], *, check: bool) -> Order:
     return Order(
         label=options["label"],
         app=options["app"],
-        lock=Lock(options["lock_host"], options["run"], controller | {"processes": list(controller["processes"])}),
+        lock=Lock(
+            options["lock_host"],
+            options["lock_path"],
+            options["run"],
+            controller | {"processes": list(controller["processes"])},
+        ),
         parts=parts,
         workers={name: host["workers"] for name, host in hosts.items()},
         report_dir=options["report_dir"],

@@ -36,6 +36,10 @@ options:
     description: Host that holds the rollout lock.
     type: str
     required: true
+  lock_path:
+    description: Path of the rollout lock on that host.
+    type: path
+    required: true
   run:
     description: Identifier of this run, which has acquired the lock.
     type: str
@@ -121,6 +125,7 @@ EXAMPLES = r"""
     app: "{{ celery_plan.app }}"
     hosts: "{{ hosts }}"
     lock_host: "{{ celery_plan.broker.host }}"
+    lock_path: /run/celery-fleet/shop.lock
     run: "{{ run }}"
     label: Release 1.4.0
     report_dir: ~/rollouts

@@ -69,11 +69,13 @@ class Lock:
 
     Attributes:
         host: the host that holds it.
+        path: its path there.
         controller: this run of Ansible, as the lookup fleet.celery.controller returns it.
         run: identifier of this run, which has acquired the lock.
     """
 
     host: str
+    path: str
     run: str
     controller: Mapping[str, Any]
 
@@ -319,7 +321,7 @@ class Rollout:
         lock = self.order.lock
         controller = lock.controller
         arguments = {
-            "path": self._lock_path,
+            "path": lock.path,
             "run": lock.run,
             "owner": f"{controller['user']}@{controller['machine']}",
             "controller": dict(controller),
@@ -339,13 +341,9 @@ class Rollout:
     def _release_lock(self) -> str:
         """Release the rollout lock and return why that failed; empty if it did not."""
         lock = self.order.lock
-        arguments = {"path": self._lock_path, "run": lock.run, "held": False}
+        arguments = {"path": lock.path, "run": lock.run, "held": False}
         failure = failure_of(self._fleet.run(LOCK, {lock.host: arguments})[lock.host])
         return f"The rollout lock could not be released on {lock.host}: {failure}" if failure else ""
-
-    @property
-    def _lock_path(self) -> str:
-        return f"/run/celery-fleet/{self.order.app['name']}.lock"
 
     # ---- Arguments of the modules ----
 

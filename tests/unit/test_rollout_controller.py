@@ -40,7 +40,12 @@ def order(fleet: SimulatedFleet, run: str = "run1", version: str = "1.1", **chan
     defaults: dict[str, Any] = {
         "label": f"Release {version}",
         "app": APP,
-        "lock": Lock(LOCK_HOST, run, {"user": "ann", "machine": "control", "process": f"{run}.1", "processes": []}),
+        "lock": Lock(
+            LOCK_HOST,
+            "/run/shop.lock",
+            run,
+            {"user": "ann", "machine": "control", "process": f"{run}.1", "processes": []},
+        ),
         "parts": {name: Part(version, host.programs()) for name, host in fleet.hosts.items()},
         "workers": {
             name: [
