@@ -25,6 +25,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
 
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import report
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import read_counts
+
 from bench import monitoring_parts as parts
 from bench.brokers import Subject, options_of
 from bench.monitoring_worker import APP, TASK
@@ -253,9 +256,7 @@ def work(variant: str, tasks: int, port: int) -> Round:
         environment = {
             "BENCH_OPTIONS": json.dumps({"settings": settings, "queue": given["queue"], "url": url}),
             "C_FORCE_ROOT": "1",
-            "PYTHONPATH": os.pathsep.join(
-                [str(ROOT), str(ROOT / ".ansible/collections"), str(parts.CACHE / "modules")]
-            ),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / ".ansible/collections")]),
         }
         if variant == "reports":
             environment |= {
@@ -279,8 +280,7 @@ def work(variant: str, tasks: int, port: int) -> Round:
             last = state()
         told = 0
         if variant == "reports":
-            read = importlib.import_module("celery_fleet_counts").read_counts
-            ((_, counts),) = read(directory / "counts").items()
+            ((_, counts),) = read_counts(directory / "counts").items()
             told = counts.untold
             waits = sum(sum(each.waits) for each in counts.tasks.values())
             if (counts.totals["begun"], counts.totals["done"], waits) != (tasks, tasks, tasks):
@@ -300,7 +300,7 @@ def wait_quickly(condition: Callable[[], bool], seconds: float = 300) -> None:
 
 def measure_worker(tasks: int, rounds: int) -> list[Round]:
     # So that what is sent has its time.
-    importlib.import_module("celery_fleet_report").install()
+    report.install()
     found = []
     with tempfile.TemporaryDirectory() as temporary, parts.redis_server(Path(temporary)) as port:
         for number in range(rounds):

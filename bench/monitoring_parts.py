@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.report import Report
 from celery import Celery
 from celery.app.task import Context
 from celery.events import Event, get_exchange
@@ -66,12 +67,6 @@ def prepare() -> None:
         wanted = [f"flower=={flower_defaults()['flower_version']}", "celery[redis]"]
         subprocess.run([str(CACHE / "new-flower/bin/python"), "-m", "pip", "install", "--quiet", *wanted], check=True)
         (CACHE / "new-flower").rename(CACHE / "flower")
-    modules = CACHE / "modules"
-    modules.mkdir(exist_ok=True)
-    for name in ("counts", "alive"):
-        shutil.copy(ROOT / f"plugins/module_utils/_{name}.py", modules / f"celery_fleet_{name}.py")
-    shutil.copy(ROOT / "roles/celery_app/files/celery_fleet_report.py", modules)
-    sys.path.insert(0, str(modules))
 
 
 def flower_defaults() -> dict[str, Any]:
@@ -181,8 +176,8 @@ def exporter(directory: Path, workers: Sequence[int]) -> Iterator[Process]:
         "programs": programs,
     }
     (directory / "exporter.json").write_text(json.dumps(config), encoding="utf-8")
-    path = os.pathsep.join([str(CACHE / "modules"), str(CACHE / "root/usr/lib/python3/dist-packages")])
-    command = [DEBIANS_PYTHON, "-B", str(ROOT / "roles/celery_exporter/files/celery_exporter.py")]
+    path = os.pathsep.join([str(ROOT / "plugins/module_utils"), str(CACHE / "root/usr/lib/python3/dist-packages")])
+    command = [DEBIANS_PYTHON, "-Bm", "celery_fleet_runtime.services.exporter"]
     with running(
         [*command, str(directory / "exporter.json")], {"PYTHONPATH": path}, directory / "exporter.log"
     ) as found:
@@ -230,16 +225,13 @@ class Reports:
     """The reports of workers, which Celery's signals trigger."""
 
     def __init__(self, directory: Path, workers: Sequence[int], journal: str = "") -> None:
-        module = importlib.import_module("celery_fleet_report")
         (directory / "counts").mkdir(exist_ok=True)
         environment = {
             "CELERY_FLEET_COUNTS": str(directory / "counts"),
             "CELERY_FLEET_JOURNAL": journal,
             "CELERY_APP_RELEASE": RELEASE,
         }
-        self._of = {
-            worker: module.Report({**environment, "SUPERVISOR_PROCESS_NAME": program(worker)}) for worker in workers
-        }
+        self._of = {worker: Report({**environment, "SUPERVISOR_PROCESS_NAME": program(worker)}) for worker in workers}
 
     def report(self, number: int, worker: int, task: int, wait: float) -> None:
         """Report a task that was started and has succeeded."""

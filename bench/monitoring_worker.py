@@ -5,10 +5,10 @@ It has a fleet's settings, a task that does nothing, and reports where its envir
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import report
 from celery import Celery
 
 from bench.on_host.brokers import application
@@ -22,7 +22,7 @@ def worker_application() -> Celery:
     options = json.loads(os.environ["BENCH_OPTIONS"])
     made = application(options["settings"], options["queue"], options["url"])
     # As the fleet's settings do.
-    importlib.import_module("celery_fleet_report").install()
+    report.install()
 
     @made.task(name=TASK)  # type: ignore[untyped-decorator] # Celery has no types
     def noop() -> None:

@@ -10,8 +10,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from celery_fleet_counts import read_counts  # type: ignore[import-not-found]
-from celery_fleet_report import Report, Run  # type: ignore[import-not-found]
+from celery_fleet_runtime.counts import read_counts  # type: ignore[import-not-found]
+from celery_fleet_runtime.report import Report, Run  # type: ignore[import-not-found]
 
 COUNTS = Path("/var/lib/shop/counts")
 ENVIRONMENT = {

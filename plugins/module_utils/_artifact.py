@@ -52,7 +52,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._tree import (
 if TYPE_CHECKING:
     from packaging.tags import Tag
 
-#: The oldest supported version of Celery, also checked by celery_fleet_check.
+#: The oldest supported version of Celery, also checked by celery_fleet_runtime.check.
 OLDEST_CELERY = (5, 3)
 # The earliest time in a zip archive. A fixed time makes builds reproducible.
 _EPOCH = "315532800"

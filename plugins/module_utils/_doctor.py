@@ -159,11 +159,13 @@ class Fleet:
         plan: the plan of the role celery.
         hosts: for each host, its symptoms, as celery_doctor returns them.
         unreachable: hosts without symptoms.
+        runtime: digest of the collection's runtime package; empty if it is not known.
     """
 
     plan: Mapping[str, Any]
     hosts: Mapping[str, Mapping[str, Any]]
     unreachable: Sequence[str] = ()
+    runtime: str = ""
 
     @property
     def querying_host(self) -> str:
@@ -402,6 +404,18 @@ def mixed_releases(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 )
 
 
+def other_runtime(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield hosts whose runtime package is not the collection's."""
+    for host, symptoms in fleet.hosts.items():
+        if fleet.runtime and "app" in fleet.plan["hosts"][host]["duties"] and symptoms["runtime"] != fleet.runtime:
+            yield Finding(
+                host,
+                "has files of another version of the collection",
+                "Its workers may write reports that this version reads in another way",
+                "Run site.yml, which restarts its workers warm",
+            )
+
+
 def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     """Yield workers that do not consume their queues, orphaned workers, and a Supervisor that is down."""
     for host, symptoms in fleet.hosts.items():
@@ -427,24 +441,33 @@ def missing_consumers(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     for host, program, nodes in fleet.programs():
         slots = {slot["name"]: node for slot, node in zip(program["slots"], nodes, strict=True)}
         running = {each["name"]: each for each in fleet.hosts[host]["programs"] if each["name"] in slots}
-        if what := _what_is_missing(program, slots, running, fleet.answers.get("consumed")):
-            lost = what.startswith(_DISCONNECTED)
-            # The finding about the broker explains it. A gevent worker stands still while it connects again.
-            if broker_is_down and what.startswith((_DISCONNECTED, _STANDS_STILL)):
+        if lack := _lack_of(program, slots, running, fleet.answers.get("consumed")):
+            if broker_is_down and lack.explained_by_broker:
                 continue
             yield Finding(
                 f"{program['name']} on {host}",
-                what,
+                lack.what,
                 "Only other hosts, if any, consume its queues",
                 f"Check that {planned['address']}:{planned['port']} is reachable from {host}. The worker reconnects by "
                 "itself"
-                if lost
+                if lack.disconnected
                 else "Read the end of its log, and journalctl -u of the watchdog. Then run playbooks/restart.yml",
             )
 
 
-_DISCONNECTED = "has had no connection to the broker"
-_STANDS_STILL = "has not turned its event loop"
+@dataclass(frozen=True)
+class _Lack:
+    """What a worker lacks to consume its queues.
+
+    Attributes:
+        disconnected: whether it has no connection to the broker.
+        explained_by_broker: whether a broker that is down explains it. A gevent worker stands still while it connects
+            again.
+    """
+
+    what: str
+    disconnected: bool = False
+    explained_by_broker: bool = False
 
 
 def _connected(symptoms: Mapping[str, Any]) -> bool:
@@ -452,13 +475,13 @@ def _connected(symptoms: Mapping[str, Any]) -> bool:
     return any((each.get("heartbeat") or {}).get("fresh") for each in symptoms["programs"])
 
 
-def _what_is_missing(
+def _lack_of(
     program: Mapping[str, Any],
     slots: Mapping[str, str],
     running: Mapping[str, Mapping[str, Any]],
     answers: Mapping[str, Sequence[str]] | None,
-) -> str:
-    """Return what a worker lacks to consume its queues; empty if nothing.
+) -> _Lack | None:
+    """Return what a worker lacks to consume its queues; None if nothing.
 
     Args:
         slots: the node name of each of its programs.
@@ -473,16 +496,17 @@ def _what_is_missing(
             consumed[name] = (answers or {})[node]
     if missing := sorted(set(program["queues"]).difference(*consumed.values())):
         if consumed:
-            return f"does not consume {', '.join(missing)}"
+            return _Lack(f"does not consume {', '.join(missing)}")
         if heartbeats:
             heartbeat = min(heartbeats.values(), key=lambda each: each["age"])
-            lacks = _STANDS_STILL if heartbeat["connected"] else _DISCONNECTED
-            return f"{lacks} for {heartbeat['age']} s"
+            lost = not heartbeat["connected"]
+            what = "has had no connection to the broker" if lost else "has not turned its event loop"
+            return _Lack(f"{what} for {heartbeat['age']} s", disconnected=lost, explained_by_broker=True)
         states = [running[name]["state"] for name in slots if name in running]
         # A worker that runs without a heartbeat may well work if nobody could be queried.
         if answers is not None or not set(states) & {"STARTING", "RUNNING"}:
-            return f"does not answer; its state in Supervisor: {', '.join(states) or 'not configured'}"
-    return ""
+            return _Lack(f"does not answer; its state in Supervisor: {', '.join(states) or 'not configured'}")
+    return None
 
 
 def known_bugs(fleet: Fleet, _: Limits) -> Iterator[Finding]:
@@ -531,6 +555,7 @@ CHECKS: Mapping[str, Callable[[Fleet, Limits], Iterator[Finding]]] = {
     "clocks": clock_skew,
     "disks": full_disks,
     "releases": mixed_releases,
+    "the collection": other_runtime,
     "consumers": missing_consumers,
     "versions": known_bugs,
 }

@@ -19,7 +19,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import Relea
 from ansible_collections.fleet.celery.plugins.module_utils._release_check import CHECK
 from ansible_collections.fleet.celery.plugins.module_utils._resolve import end_of, uv_program
 
-#: Exit code of celery_fleet_check for an error that the machine may cause.
+#: Exit code of celery_fleet_runtime.check for an error that the machine may cause.
 NOT_HERE = 3
 #: Timeout of each command, longer than an import on a busy machine.
 LIMIT_SECONDS = 300
@@ -32,7 +32,7 @@ class Import:
     """The result of an import.
 
     Attributes:
-        report: report of celery_fleet_check; empty if the application could not be imported here.
+        report: report of the release check; empty if the application could not be imported here.
         reason: why it could not be imported here; empty if it was.
     """
 
@@ -56,7 +56,7 @@ def import_application(
         app: the application as ``celery -A`` takes it.
         python: Python version of the hosts, such as 3.11.2. The controller needs the same minor version.
         environment: content of the environment file. Secret.
-        modules: contents of the settings module and of the modules that it imports, by file name.
+        modules: contents of the settings module and of the runtime package, by path.
         directory: directory of artifacts, downloaded wheels and cached reports.
         state_directory: the application's directory on hosts. In the environment, a temporary directory replaces it,
             because an import may write there.
@@ -140,6 +140,7 @@ def _check(
     for path in (config, state):
         path.mkdir(mode=0o700)
     for name, text in {"environment": environment, **modules}.items():
+        (config / name).parent.mkdir(exist_ok=True)
         (config / name).write_text(text, encoding="utf-8")
     fixed = {
         "HOME": str(state),
@@ -148,7 +149,7 @@ def _check(
         "PATH": f"{venv / 'bin'}:{os.defpath}",
         "VIRTUAL_ENV": str(venv),
         "PYTHONPATH": f"{config}:{venv / 'src'}",
-        "CELERY_LOADER": "celery_fleet_loader:Loader",
+        "CELERY_LOADER": "celery_fleet_runtime.loader:Loader",
         "CELERY_APP_RELEASE": "0",
         "CELERY_APP_STATE_DIR": str(state),
         "CELERY_FLEET_COUNTS": str(state / "counts"),

@@ -20,6 +20,8 @@ ACTIVATION = "activation.json"
 # While this file exists, no worker is started on the host.
 DRAINED = "drained"
 SETTINGS = "celery_fleet_settings.py"
+#: Directory, below an application's root, of the package that its processes import.
+RUNTIME = "runtime"
 # Seconds after its start in which a program may have no environment yet.
 EXEC_SECONDS = 5.0
 # Environment variable of a process: a digest of the files that it was started from.
@@ -127,13 +129,21 @@ def digest(release: Path, contents: Iterable[bytes]) -> str:
     return total.hexdigest()
 
 
+def runtime_digest(directory: Path) -> str:
+    """Return the digest of the runtime package in a directory."""
+    total = hashlib.sha256()
+    for path in sorted(directory.glob("celery_fleet_runtime/*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
 def started_from(root: Path, config_dir: Path, program: str) -> str:
     """Return the digest of the files that a program would be started from now.
 
     The wrapper (templates/celery_supervisor.sh.j2) computes the same digest at a start.
     """
-    files = [root / "bin" / "celery_supervisor", config_dir / "environment"]
-    files += sorted(config_dir.glob("celery_fleet_*.py"))
+    files = [root / "bin" / "celery_supervisor", config_dir / "environment", config_dir / SETTINGS]
+    files += sorted((root / RUNTIME).glob("celery_fleet_runtime/*.py"))
     own = config_dir / "programs" / f"{program}.env"
     contents = [path.read_bytes() if path.exists() else b"" for path in files]
     return digest((root / "current").resolve(), [*contents, *([own.read_bytes()] if own.exists() else [])])

@@ -1,4 +1,4 @@
-"""The release check: compare the report of celery_fleet_check with the fleet's declaration."""
+"""The release check: compare its report with the fleet's declaration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 #: The module that writes the report, as ``python -m`` takes it.
-CHECK = "celery_fleet_check"
+CHECK = "celery_fleet_runtime.check"
 MIB = 1024 * 1024
 # The check itself needs memory, too.
 MEMORY_TOLERANCE = 1.2
@@ -17,7 +17,7 @@ def release_problems(report: Mapping[str, Any], app: str, child_caps: Mapping[st
     """Return why a release can't run on the fleet, a message with the fix each.
 
     Args:
-        report: report of celery_fleet_check.
+        report: of celery_fleet_runtime.check.
         app: the application as ``celery -A`` takes it.
         child_caps: for each program, bytes above which a child is replaced; 0 for no cap.
     """
@@ -54,7 +54,7 @@ def release_findings(report: Mapping[str, Any], planned_memory: int) -> list[str
     """Return remarks on a release that can run, a sentence each.
 
     Args:
-        report: report of celery_fleet_check.
+        report: of celery_fleet_runtime.check.
         planned_memory: bytes that the plan counts for a process with the application; 0 to skip the comparison.
     """
     return [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
+from ansible_collections.fleet.celery.plugins.module_utils import _install_wheels
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
     Record,
     ReleaseError,
@@ -24,37 +26,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 # Runs an argument list, and returns its exit code, stdout and stderr.
 Run = Callable[[list[str]], tuple[int, str, str]]
 VERSION = "import platform; print(platform.python_version())"
-# Uses Debian's python3-installer, which copies files and runs no code of the wheels. The environment's own Python would
-# run some (.pth files). Root installs the wheels, and need not trust them.
-_INSTALL = """
-import os, sys
-from pathlib import Path
-
-from installer import install
-from installer.destinations import SchemeDictionaryDestination
-from installer.sources import WheelFile
-
-
-class Destination(SchemeDictionaryDestination):
-    def write_to_fs(self, scheme, path, stream, is_executable):
-        root = self.scheme_dict[scheme]
-        target = os.path.normpath(os.path.join(root, path))
-        if not target.startswith(root + os.sep):
-            raise SystemExit(f"{wheel.name} contains {path}, which is outside of the environment")
-        # Like pip, allow two wheels with the same file.
-        Path(target).unlink(missing_ok=True)
-        return super().write_to_fs(scheme, path, stream, is_executable)
-
-
-os.umask(0o022)
-venv, site = sys.argv[1:3]
-for wheel in map(Path, sys.argv[3:]):
-    with WheelFile.open(wheel) as source:
-        scripts, headers = os.path.join(venv, "bin"), os.path.join(venv, "include", "site", source.distribution)
-        scheme = {"purelib": site, "platlib": site, "scripts": scripts, "data": venv, "headers": headers}
-        destination = Destination(scheme, os.path.join(scripts, "python"), "posix")
-        install(source, destination, {"INSTALLER": b"celery-fleet"})
-"""
 NO_OTHERS: Mapping[Path, Record] = MappingProxyType({})
 
 
@@ -98,7 +69,8 @@ def install(
         link(base / "venv", venv, record.wheels.keys() - new)
     if new:
         site = venv / "lib" / f"python{version.rpartition('.')[0]}" / "site-packages"
-        put = [installer, "-I", "-c", _INSTALL, str(venv), str(site), *(str(source / name) for name in new)]
+        program = [installer, "-I", "-c", inspect.getsource(_install_wheels)]
+        put = [*program, str(venv), str(site), *(str(source / name) for name in new)]
         _checked(run, put, f"The wheels can't be installed into {venv}")
         # It fails on files that are no Python of this version, such as templates, so its exit code is ignored.
         run([python, "-I", "-m", "compileall", "-qq", str(site)])

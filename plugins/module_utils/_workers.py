@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import inspect
 import json
 import os
 import queue
@@ -12,46 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._counts import regular_files
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import regular_files
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import query as query_module
 
-# Runs in the application's environment, as its user. Each line of input has node names, and whether to shut them down
-# warm first. Each line of output has the queues of the nodes that answer.
-REMOTE_CONTROL = """
-import json, sys
-from celery.app.utils import find_app
-app = find_app(sys.argv[1])
-app.loader.import_default_modules()
-for line in sys.stdin:
-    nodes, shutdown = json.loads(line)
-    try:
-        with app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, timeout=5)
-            inspect = app.control.inspect(destination=nodes, timeout=5, connection=connection)
-            if shutdown:
-                app.control.shutdown(destination=nodes, connection=connection)
-            queues = inspect.active_queues() or {}
-        reply = {"nodes": {node: [each["name"] for each in consumed] for node, consumed in queues.items()}}
-    except Exception:
-        reply = {}
-    print(json.dumps(reply), flush=True)
-"""
 REPLY_SECONDS = 30
 # More than a worker writes about its in-flight tasks.
 _ENDING_BYTES = 1 << 20
-# Part of programs that run in the application's environment.
-DEPTHS_OF = """
-def depths_of(connection, queues):
-    # With Redis a declaration changes nothing, and a passive one forgets the prefix of the keys (kombu 5.7).
-    passive = connection.transport.driver_type != "redis"
-    depths = {}
-    for queue in queues:
-        with connection.channel() as channel:
-            try:
-                depths[queue] = channel.queue_declare(queue, passive=passive).message_count
-            except connection.channel_errors:
-                depths[queue] = 0
-    return depths
-"""
 
 
 def celery_run(root: str, user: str) -> list[str]:
@@ -63,15 +30,20 @@ def celery_run(root: str, user: str) -> list[str]:
     return ["runuser", "-u", user, "--", f"{root}/bin/celery_run"]
 
 
+def query_command(root: str, user: str, query: str, app: str) -> list[str]:
+    """Return the argument list of a query of services/query.py, without the query's own arguments."""
+    return [*celery_run(root, user), "python", "-c", inspect.getsource(query_module), query, app]
+
+
 def read_reply(raw: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """Return the queues that each node consumes, from a line of REMOTE_CONTROL's output."""
+    """Return the queues that each node consumes, from a reply to the query control."""
     return {node: frozenset(queues) for node, queues in raw.get("nodes", {}).items()}
 
 
 def in_flight(directory: Path, program: str, pid: int, now: float) -> str:
     """Return the in-flight tasks of a worker that is stopping, for people; empty if it has none.
 
-    Source: the file that the worker writes (celery_fleet_stop.py).
+    Source: the file that the worker writes (celery_fleet_runtime.stop).
 
     Args:
         directory: directory of the counts.
@@ -99,7 +71,7 @@ class RemoteControl:
         """Start the process.
 
         Args:
-            command: argument list that runs REMOTE_CONTROL in the application's environment, as its user.
+            command: argument list of the query control.
         """
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd="/"

@@ -195,8 +195,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._activation import (
     Wanted,
     next_step,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
-from ansible_collections.fleet.celery.plugins.module_utils._counts import remove_counts
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._files import replace_link, write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
@@ -210,18 +208,21 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
-    Process,
-    SocketServer,
     environment_of,
     log_tail,
     program_file,
     run_module,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import (
-    REMOTE_CONTROL,
     RemoteControl,
-    celery_run,
     in_flight,
+    query_command,
+)
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import is_fresh, read_alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import remove_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
+    Process,
+    SocketServer,
 )
 
 POLL_SECONDS = 0.5
@@ -378,8 +379,8 @@ class Activation:
 
     def _consumed_queues(self, nodes: Iterable[str], *, shutdown: bool = False) -> dict[str, frozenset[str]]:
         if self.remote_control is None:
-            run = celery_run(self.parameters["root"], self.parameters["user"])
-            self.remote_control = RemoteControl([*run, "python", "-c", REMOTE_CONTROL, self.parameters["app"]])
+            where = (self.parameters["root"], self.parameters["user"])
+            self.remote_control = RemoteControl(query_command(*where, "control", self.parameters["app"]))
         return self.remote_control.consumed_queues(nodes, shutdown=shutdown)
 
     # ---- Act ----

@@ -78,6 +78,10 @@ options:
     type: list
     elements: str
     default: []
+  runtime:
+    description: SHA-256 of the collection's runtime package. Empty does not compare it with that of the hosts.
+    type: str
+    default: ""
   skew:
     description: Largest difference between a host's clock and the controller's, in seconds.
     type: float
@@ -144,8 +148,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
-from ansible_collections.fleet.celery.plugins.module_utils._counts import read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     KNOWN_BUGS,
     Fleet,
@@ -157,54 +159,17 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     summary,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
-from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, read_record
+from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, RUNTIME, read_record, runtime_digest
 from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
-    OPTIONS,
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, programs_of, state_of
+from ansible_collections.fleet.celery.plugins.module_utils._workers import query_command
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import is_fresh, read_alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     SupervisorError,
-    programs_of,
-    state_of,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
-# Runs in the application's environment, as its user. It waits REPLY seconds if a node does not answer, else not at all.
-# Arguments of tasks may hold secrets, so they are not returned.
-QUERY = (
-    DEPTHS_OF
-    + """
-import json, sys, time
-from celery.app.utils import find_app
-REPLY = 5
-app = find_app(sys.argv[1])
-queues, programs = json.loads(sys.argv[2])
-answers = {}
-try:
-    with app.connection_for_read() as connection:
-        connection.ensure_connection(max_retries=1, timeout=REPLY)
-        answers["depths"] = depths_of(connection, queues)
-        def inspect(**options):
-            return app.control.inspect(timeout=REPLY, connection=connection, **options)
-        consumed = inspect(limit=len(programs)).active_queues() or {}
-        # The first replies may come from other nodes: during a handover, both slots of a worker answer.
-        if not all(set(nodes) & set(consumed) for nodes in programs):
-            consumed.update(inspect().active_queues() or {})
-        known = inspect(destination=list(consumed)) if consumed else None
-        registered, active = (known.registered() or {}, known.active(safe=True) or {}) if known else ({}, {})
-        now = time.time()
-        answers["consumed"] = {node: [queue["name"] for queue in found] for node, found in consumed.items()}
-        answers["registered"] = {node: [name.split(" ")[0] for name in found] for node, found in registered.items()}
-        answers["active"] = {
-            node: [{"name": task["name"], "id": task["id"], "seconds": now - task["time_start"]}
-                   for task in found if task["time_start"]]
-            for node, found in active.items()
-        }
-except Exception as error:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    answers["workers_error" if "depths" in answers else "error"] = text
-print("\\n" + json.dumps(answers))
-"""
-)
 QUERY_SECONDS = 60
 CONNECT_SECONDS = 5
 EPMD = ("127.0.0.1", 4369)
@@ -331,9 +296,9 @@ def versions(release: Path) -> dict[str, str]:
 def query(module: AnsibleModule) -> dict[str, Any]:
     """Return the answers of the broker and the workers."""
     app = module.params["app"]
-    run = ["timeout", str(QUERY_SECONDS), *celery_run(app["root"], app["user"]), "python", "-c", QUERY, app["module"]]
+    run = ["timeout", str(QUERY_SECONDS), *query_command(app["root"], app["user"], "diagnose", app["module"])]
     code, output, error = module.run_command(
-        [*run, json.dumps([module.params["queues"], module.params["programs"]])], cwd="/"
+        [*run, json.dumps(module.params["queues"]), json.dumps(module.params["programs"])], cwd="/"
     )
     if code:
         return {"error": one_line(error) or f"no answer within {QUERY_SECONDS} s"}
@@ -432,6 +397,7 @@ def collect(module: AnsibleModule) -> dict[str, Any]:
         "free_percent": free_percent([*directories, f"/var/lib/{kind}"] if kind else directories),
         "tasks": list(record.tasks) if record else [],
         "findings": list(record.findings) if record else [],
+        "runtime": runtime_digest(Path(app["root"], RUNTIME)),
         "versions": versions(current.resolve()),
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
         "unreachable_broker": broker_unreachable(module.params["broker_at"]),
@@ -447,7 +413,7 @@ def evaluate(module: AnsibleModule) -> dict[str, Any]:
         for host, each in module.params["observations"].items()
     }
     limits = Limits(module.params["skew"], module.params["disk"], module.params["hours"])
-    fleet = Fleet(module.params["plan"], symptoms, module.params["unreachable"])
+    fleet = Fleet(module.params["plan"], symptoms, module.params["unreachable"], module.params["runtime"])
     checks, remarks = examine(fleet, limits), notes(fleet)
     return {
         "changed": False,
@@ -474,6 +440,7 @@ def main() -> None:
             "plan": {"type": "dict"},
             "observations": {"type": "dict", "default": {}},
             "unreachable": {"type": "list", "elements": "str", "default": []},
+            "runtime": {"type": "str", "default": ""},
             "skew": {"type": "float", "default": 2},
             "disk": {"type": "float", "default": 10},
             **OPTIONS,

@@ -93,14 +93,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
 from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, stop_strays, strays, supervisord
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
-    OPTIONS,
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, program_file, run_module
+from ansible_collections.fleet.celery.plugins.module_utils._workers import in_flight
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     SocketServer,
-    program_file,
-    run_module,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import in_flight
 
 POLL_SECONDS = 0.5
 # Seconds before the deadline at which workers get SIGQUIT. They hand back their tasks within a second or two.

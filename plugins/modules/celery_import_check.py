@@ -42,8 +42,8 @@ options:
     description: Content of the settings module.
     type: str
     required: true
-  modules:
-    description: Contents of the modules that the settings import, by file name.
+  runtime:
+    description: Contents of the package that the application's processes import, by path.
     type: dict
     required: true
   app_memory:
@@ -74,7 +74,7 @@ EXAMPLES = r"""
     python: 3.11.2
     environment: "{{ environment_text }}"
     settings: "{{ settings_text }}"
-    modules: {celery_fleet_check.py: "{{ check_text }}"}
+    runtime: "{{ query('fleet.celery.runtime_files') | items2dict('path', 'content') }}"
     directory: ~/.cache/celery-fleet/artifacts
   delegate_to: localhost
 """
@@ -106,7 +106,7 @@ def main() -> None:
             "python": {"type": "str", "required": True},
             "environment": {"type": "str", "required": True, "no_log": True},
             "settings": {"type": "str", "required": True},
-            "modules": {"type": "dict", "required": True},
+            "runtime": {"type": "dict", "required": True},
             "app_memory": {"type": "int", "default": 0},
             "child_caps": {"type": "dict", "default": {}},
             "state_directory": {"type": "str", "default": ""},
@@ -123,7 +123,7 @@ def main() -> None:
             app=app,
             python=module.params["python"],
             environment=module.params["environment"],
-            modules={SETTINGS: module.params["settings"], **module.params["modules"]},
+            modules={SETTINGS: module.params["settings"], **module.params["runtime"]},
             directory=Path(module.params["directory"]),
             state_directory=module.params["state_directory"],
         )

@@ -72,8 +72,8 @@ options:
     description: Content of the settings module.
     type: str
     required: true
-  modules:
-    description: Contents of the modules that the settings import, by file name.
+  runtime:
+    description: Contents of the package that the application's processes import, by path.
     type: dict
     required: true
   wrapper:
@@ -123,7 +123,7 @@ EXAMPLES = r"""
     log_dir: /var/log/shop
     environment: "{{ environment_text }}"
     settings: "{{ settings_text }}"
-    modules: {celery_fleet_report.py: "{{ report_text }}"}
+    runtime: "{{ query('fleet.celery.runtime_files') | items2dict('path', 'content') }}"
     wrapper: "{{ wrapper_text }}"
     activate: false
 """
@@ -194,6 +194,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._files import (
     write_file,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import (
+    RUNTIME,
     SETTINGS,
     Record,
     ReleaseError,
@@ -221,7 +222,7 @@ class Host:
         self.config_dir = Path(module.params["config_dir"])
         self.release = self.root / "releases" / module.params["version"]
         self.current = self.root / "current"
-        self.modules: dict[str, str] = {SETTINGS: module.params["settings"], **module.params["modules"]}
+        self.runtime: dict[str, str] = dict(sorted(module.params["runtime"].items()))
         self.changed = False
         self.diff: list[dict[str, str]] = []
 
@@ -231,6 +232,7 @@ class Host:
             (self.root, 0o755, "root", "root"),
             (self.root / "bin", 0o755, "root", "root"),
             (self.root / "releases", 0o755, "root", "root"),
+            *((path, 0o755, "root", "root") for path in self.packages(self.root / RUNTIME)),
             (self.config_dir, 0o755, "root", "root"),
             (self.config_dir / "programs", 0o750, "root", user),
             (Path(self.parameters["state_dir"]), 0o750, user, user),
@@ -238,12 +240,17 @@ class Host:
             (Path(self.parameters["log_dir"]), 0o750, "root", user),
         ]
 
+    def packages(self, directory: Path) -> list[Path]:
+        """Return a directory and those below it that the files of the runtime need."""
+        return sorted({parent for name in self.runtime for parent in (directory, (directory / name).parent)})
+
     def files(self) -> list[tuple[Path, str, int, str, bool]]:
         """Return the path, the content, the mode and the group of each file, and whether it is secret."""
         bin_dir, user = self.root / "bin", self.parameters["user"]
         return [
             (self.config_dir / "environment", self.parameters["environment"], 0o640, user, True),
-            *((self.config_dir / name, text, 0o644, "root", False) for name, text in sorted(self.modules.items())),
+            (self.config_dir / SETTINGS, self.parameters["settings"], 0o644, "root", False),
+            *((self.root / RUNTIME / name, text, 0o644, "root", False) for name, text in self.runtime.items()),
             (bin_dir / "celery_supervisor", self.parameters["wrapper"], 0o755, "root", False),
         ]
 
@@ -257,8 +264,8 @@ class Host:
 
     def contents(self) -> list[bytes]:
         """Return the contents that a program of this release depends on, in the wrapper's order."""
-        texts = [self.parameters["wrapper"], self.parameters["environment"]]
-        return [text.encode() for text in (*texts, *(text for _, text in sorted(self.modules.items())))]
+        texts = [self.parameters[name] for name in ("wrapper", "environment", "settings")]
+        return [text.encode() for text in (*texts, *self.runtime.values())]
 
     def make_release(self, others: dict[Path, Record]) -> Record:
         """Install the wheels into a virtual environment. Wheels of other releases are linked."""
@@ -312,8 +319,16 @@ class Host:
             directory = Path(temporary)
             directory.chmod(0o750)
             shutil.chown(directory, "root", user)
-            texts = {"environment": self.parameters["environment"], "celery_run": self.parameters["wrapper"]}
-            for name, text in {**texts, **self.modules}.items():
+            texts = {
+                "environment": self.parameters["environment"],
+                "celery_run": self.parameters["wrapper"],
+                SETTINGS: self.parameters["settings"],
+                **self.runtime,
+            }
+            for path in self.packages(directory)[1:]:
+                path.mkdir(0o750)
+                shutil.chown(path, "root", user)
+            for name, text in texts.items():
                 path = directory / name
                 path.touch(0o750 if name == "celery_run" else 0o640)
                 shutil.chown(path, "root", user)
@@ -477,7 +492,7 @@ def main() -> None:
             "artifact": {"type": "path", "default": ""},
             "wheels": {"type": "dict", "required": True},
             "contents": {"type": "dict", "default": {}, "no_log": True},
-            "modules": {"type": "dict", "required": True},
+            "runtime": {"type": "dict", "required": True},
             "environment": {"type": "str", "required": True, "no_log": True},
             "activate": {"type": "bool", "default": True},
             "app_memory": {"type": "int", "default": 0},

@@ -153,39 +153,20 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
-from ansible_collections.fleet.celery.plugins.module_utils._counts import Counts, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
 from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
-    OPTIONS,
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, programs_of, run_module, state_of
+from ansible_collections.fleet.celery.plugins.module_utils._workers import query_command
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import is_fresh, read_alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import Counts, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     SupervisorError,
-    programs_of,
-    run_module,
-    state_of,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._workers import DEPTHS_OF, celery_run
 
 POLL_SECONDS = 0.5
 LEAST_SECONDS = 3  # between the first and the last poll of the queues
-DEPTHS = (
-    DEPTHS_OF
-    + """
-import json, sys, time
-from celery.app.utils import find_app
-app, queues, limits = find_app(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-deadline = time.monotonic() + float(sys.argv[4])
-with app.connection_for_read() as connection:
-    connection.ensure_connection(max_retries=1, timeout=5)
-    first = depths = depths_of(connection, queues)
-    while any(depths[queue] > limit for queue, limit in limits.items()) and time.monotonic() < deadline:
-        time.sleep(1)
-        depths = depths_of(connection, queues)
-print("\\n" + json.dumps([first, depths]))
-"""
-)
 
 
 def by_release(directory: Path, *, seconds: bool = True) -> dict[str, Counts]:
@@ -276,7 +257,7 @@ def depths(module: AnsibleModule, seconds: float) -> tuple[dict[str, int], dict[
     queues, limits = module.params["queues"], module.params["limits"]
     if not queues:
         return {}, {}
-    run = [*celery_run(module.params["root"], module.params["user"]), "python", "-c", DEPTHS, module.params["app"]]
+    run = query_command(module.params["root"], module.params["user"], "depths", module.params["app"])
     limited = {queue: limits[queue] for queue in queues if queue in limits}
     arguments = [json.dumps(queues), json.dumps(limited), str(max(seconds, LEAST_SECONDS))]
     code, output, error = module.run_command([*run, *arguments], cwd="/")

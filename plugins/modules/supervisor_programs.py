@@ -122,11 +122,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._files import belongs
 from ansible_collections.fleet.celery.plugins.module_utils._release import STARTED_FROM, started_from
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
-    Process,
-    Reread,
     Server,
-    SocketServer,
-    SupervisorError,
     carry_out,
     decide,
     environment_of,
@@ -134,6 +130,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     program_in,
     run_module,
     wait,
+)
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
+    Process,
+    Reread,
+    SocketServer,
+    SupervisorError,
 )
 
 

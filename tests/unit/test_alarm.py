@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from amqp import Channel, Connection
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import alarm as alarm_module
 from celery import Celery, signals
 from celery.events.dispatcher import EventDispatcher
 from kombu.pidbox import Mailbox
-
-PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_alarm.py"
 
 
 class Publisher:
@@ -48,11 +46,7 @@ class Publisher:
 
 @pytest.fixture
 def alarm(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("celery_fleet_alarm", PATH)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: Any = importlib.reload(alarm_module)
     # What is replaced is put back at the end.
     monkeypatch.setattr(EventDispatcher, "_publish", EventDispatcher._publish)
     monkeypatch.setattr(Mailbox, "_publish_reply", Mailbox._publish_reply)

@@ -9,8 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _alive
-from ansible_collections.fleet.celery.plugins.module_utils._alive import AliveFile, is_fresh, read_alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import (
+    FRESH_SECONDS,
+    AliveFile,
+    is_fresh,
+    read_alive,
+)
 
 ME = os.getpid()
 
@@ -25,7 +29,7 @@ def test_last_heartbeat_is_read(tmp_path: Path) -> None:
     assert found
     assert (found.queues, found.active, found.held, found.done) == (("email",), 0, 0, 101)
     assert is_fresh(found)
-    assert not is_fresh(replace(found, at=found.at - _alive.FRESH_SECONDS - 1))
+    assert not is_fresh(replace(found, at=found.at - FRESH_SECONDS - 1))
     assert not is_fresh(replace(found, at=time.monotonic() + 60))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -14,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _alive, _counts
-from ansible_collections.fleet.celery.plugins.module_utils._counts import KINDS, RECORDS, CountsFile, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import Alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import (
+    KINDS,
+    RECORDS,
+    CountsFile,
+    read_counts,
+)
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import exporter, watchdog
 from prometheus_client import CollectorRegistry, generate_latest
 
-FILES = Path(__file__).parents[2] / "roles" / "celery_exporter" / "files"
 # A worker with a child. It prints a line once both are running, and both exit when stdin is closed.
 WORKER = """
 import os, sys
@@ -34,15 +38,6 @@ sys.stdin.read()
 os.waitpid(child, 0)
 """
 NOW = 1_800_000_000.0
-
-
-@pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setitem(sys.modules, "celery_fleet_counts", _counts)
-    monkeypatch.setitem(sys.modules, "celery_fleet_alive", _alive)
-    monkeypatch.syspath_prepend(FILES)
-    yield importlib.import_module("celery_exporter")
-    sys.modules.pop("celery_exporter")
 
 
 @pytest.fixture
@@ -95,7 +90,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def tell(exporter: Any, tmp_path: Path) -> Callable[..., dict[str, float]]:
+def tell(tmp_path: Path) -> Callable[..., dict[str, float]]:
     def told(now: float = NOW) -> dict[str, float]:
         registry = CollectorRegistry()
         registry.register(exporter.metrics(config(tmp_path), exporter.processes(tmp_path), read_counts(tmp_path), now))
@@ -131,7 +126,7 @@ def test_workers_are_exported_with_their_children(
 def test_a_loop_that_does_not_turn_is_seen(
     tell: Callable[..., dict[str, float]], start: Callable[[str, str], int], tmp_path: Path
 ) -> None:
-    alive = _alive.Alive(start("shop-mail", "1.4.0"), time.monotonic() - 90, ("mail",), 0, 0, 0)
+    alive = Alive(start("shop-mail", "1.4.0"), time.monotonic() - 90, ("mail",), 0, 0, 0)
     (tmp_path / "shop-mail.alive").write_text(json.dumps(asdict(alive)))
     age = tell()[series("celery_worker_heartbeat_age_seconds", program="shop-mail", slot="shop-mail")]
     assert 90 <= age < 600
@@ -142,7 +137,7 @@ def test_a_worker_without_its_broker_is_seen_and_consumes_nothing(
 ) -> None:
     pid = start("shop-mail", "1.4.0")
     for connected in (True, False):
-        alive = _alive.Alive(pid, time.monotonic(), ("email",), 0, 0, 0, connected)
+        alive = Alive(pid, time.monotonic(), ("email",), 0, 0, 0, connected)
         (tmp_path / "shop-mail.alive").write_text(json.dumps(asdict(alive)))
         told = tell()
         assert told[series("celery_worker_connected", program="shop-mail", slot="shop-mail")] == connected
@@ -150,11 +145,7 @@ def test_a_worker_without_its_broker_is_seen_and_consumes_nothing(
         assert told[series("celery_worker_up", program="shop-mail")] == 1
 
 
-def test_a_host_that_does_not_reach_the_broker_is_seen(
-    tell: Callable[..., dict[str, float]], tmp_path: Path, exporter: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(FILES.parents[1] / "celery_watchdog" / "files")
-    watchdog = importlib.import_module("celery_watchdog")
+def test_a_host_that_does_not_reach_the_broker_is_seen(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
     name = series("celery_broker_reachable")
     assert name not in tell()
     report = tmp_path / "broker"

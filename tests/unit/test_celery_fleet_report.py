@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import json
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,14 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _counts
-from ansible_collections.fleet.celery.plugins.module_utils._counts import BOUNDS, Tasks, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import report
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import BOUNDS, Tasks, read_counts
 from celery import Celery, signals
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import WorkerLostError
 from kombu.transport.native_delayed_delivery import calculate_routing_key
 
-FILES = Path(__file__).parents[2] / "roles" / "celery_app" / "files"
 USED = (
     signals.before_task_publish,
     signals.after_task_publish,
@@ -36,16 +34,13 @@ USED = (
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def module() -> Iterator[Any]:
     """Return the module, and restore Celery's signals afterwards."""
-    monkeypatch.setitem(sys.modules, "celery_fleet_counts", _counts)
-    monkeypatch.syspath_prepend(FILES)
     before = [(signal, list(signal.receivers)) for signal in USED]
-    yield importlib.import_module("celery_fleet_report")
+    yield importlib.reload(report)
     for signal, receivers in before:
         signal.receivers = receivers
         signal.sender_receivers_cache.clear()
-    sys.modules.pop("celery_fleet_report")
 
 
 @pytest.fixture

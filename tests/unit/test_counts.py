@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _counts
-from ansible_collections.fleet.celery.plugins.module_utils._counts import (
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import (
     BOUNDS,
     KINDS,
     RECORDS,
@@ -22,6 +21,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._counts import (
     remove_counts,
 )
 
+MODULES = Path(__file__).parents[2] / "plugins" / "module_utils"
 NAME = "shop-email@1.0.0"
 DONE, FAILED = KINDS.index("done"), KINDS.index("failed")
 NOW = 1_800_000_000.0
@@ -29,8 +29,8 @@ COUNT = f"""
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import _counts
-file = _counts.CountsFile(Path(sys.argv[2]), {NAME!r})
+from celery_fleet_runtime.counts import CountsFile
+file = CountsFile(Path(sys.argv[2]), {NAME!r})
 for _ in range(int(sys.argv[3])):
     file.begin("email", "mailer.send", time.time())
     file.count({DONE}, "email", "mailer.send", time.time())
@@ -43,8 +43,7 @@ sys.stdin.read()
 
 
 def counting(directory: Path, tasks: int, *more: str) -> subprocess.Popen[str]:
-    folder = str(Path(_counts.__file__).parent)
-    command = [sys.executable, "-c", COUNT, folder, str(directory), str(tasks), *more]
+    command = [sys.executable, "-c", COUNT, str(MODULES), str(directory), str(tasks), *more]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "counted\n"

@@ -19,7 +19,7 @@ from scripts import dashboards as generator
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles" / "grafana_dashboards"
-EXPORTER = ROOT / "roles" / "celery_exporter" / "files" / "celery_exporter.py"
+EXPORTER = ROOT / "plugins" / "module_utils" / "celery_fleet_runtime" / "services" / "exporter.py"
 EXPORTED = re.compile(r"""families\.(gauge|counter|histogram)\(\s*f?"(celery_[a-z_{}]+)""")
 # Metrics of other exporters, in all of their versions in Debian 12 and 13.
 OTHERS = {

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._alive import AliveFile
 from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     CHECKS,
     KNOWN_BUGS,
@@ -30,7 +29,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     summary,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._release import Record
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Process
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import AliveFile
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import query
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import Process
 from ansible_collections.fleet.celery.plugins.modules import celery_doctor
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
@@ -67,6 +68,7 @@ def host(name: str, **differs: Any) -> dict[str, Any]:
         "runs": {"email": [500.0, 1000]},
         "free_percent": {"/": 60.0, "/ (inodes)": 80.0},
         "tasks": ["mailer.send"],
+        "runtime": "a1",
         "versions": {"celery": "5.7.0", "kombu": "5.7.0", "billiard": "4.3.2"},
         "broker": {},
         "asked": {},
@@ -83,10 +85,18 @@ def fleet(*, plan: dict[str, Any] = PLAN, asked: dict[str, Any] | None = None, *
         "active": {node: [{"name": "mailer.send", "id": "1", "seconds": 10}] for node in NODES},
         "consumed": {node: ["email"] for node in NODES},
     }
-    none = {"current": "", "programs": [], "runs": {}, "tasks": [], "versions": {}, "broker": {"alarms": []}}
+    none = {
+        "runtime": "",
+        "current": "",
+        "programs": [],
+        "runs": {},
+        "tasks": [],
+        "versions": {},
+        "broker": {"alarms": []},
+    }
     hosts = {"broker1": host("broker1", **none), "worker1": host("worker1", **differs), "worker2": host("worker2")}
     hosts["worker2"]["asked"] = said | (asked or {})
-    return Fleet(plan, hosts)
+    return Fleet(plan, hosts, runtime="a1")
 
 
 def found(seen: Fleet, limits: Limits | None = None) -> dict[str, list[str]]:
@@ -101,6 +111,12 @@ def found(seen: Fleet, limits: Limits | None = None) -> dict[str, list[str]]:
 def test_a_healthy_fleet_has_no_findings(plan: dict[str, Any]) -> None:
     assert found(fleet(plan=plan)) == {}
     assert list(examine(fleet(plan=plan))) == list(CHECKS)
+
+
+def test_files_of_another_version_of_the_collection_are_found() -> None:
+    (finding,) = found(fleet(runtime="b2"))["the collection"]
+    assert finding.startswith("worker1: has files of another version of the collection.")
+    assert "Run site.yml" in finding
 
 
 def killed(*moments: float) -> list[dict[str, Any]]:
@@ -508,8 +524,9 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def asked(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, nodes: list[list[str]]) -> Any:
-    monkeypatch.setattr(sys, "argv", ["-c", "probe:app", json.dumps([["email", "video"], nodes])])
-    exec(celery_doctor.QUERY, {})  # noqa: S102 - as a host runs it
+    arguments = [json.dumps(["email", "video"]), json.dumps(nodes)]
+    monkeypatch.setattr(sys, "argv", ["-c", "diagnose", "probe:app", *arguments])
+    query.main()
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 

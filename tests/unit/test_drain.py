@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Process
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import Process
 from ansible_collections.fleet.celery.plugins.modules import celery_drain
 
 NAME = "shop-reports"

@@ -14,8 +14,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import Relea
 from wheels import wheel
 
 ROOT = Path(__file__).parents[2]
-MODULES = ROOT / "roles" / "celery_app" / "files"
-ALIVE = ROOT / "plugins" / "module_utils" / "_alive.py"
+RUNTIME = ROOT / "plugins" / "module_utils" / "celery_fleet_runtime"
 PYTHON = platform.python_version()
 SETTINGS = """
 from kombu import Queue
@@ -47,8 +46,7 @@ def imported(
     if not artifact.exists():
         wheel(wheels, "mail-1.0", APP.format(more=more), tag, more=here)
         pack(wheels, artifact, {"name": "mail", "version": "1.0", "python": "3"})
-    modules = {path.name: path.read_text() for path in MODULES.glob("*.py")}
-    modules["celery_fleet_alive.py"] = ALIVE.read_text()
+    modules = {f"{RUNTIME.name}/{path.name}": path.read_text() for path in RUNTIME.glob("*.py")}
     return import_application(
         artifact,
         python=python,

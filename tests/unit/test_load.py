@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _alive, _counts
-from ansible_collections.fleet.celery.plugins.module_utils._counts import RECORDS, SIZE, Counts, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import (
+    BOUNDS,
+    RECORDS,
+    SIZE,
+    Counts,
+    read_counts,
+)
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.report import Report
 from celery.app.task import Context
 from prometheus_client.parser import text_string_to_metric_families
 
-ROLES = Path(__file__).parents[2] / "roles"
+MODULES = Path(__file__).parents[2] / "plugins" / "module_utils"
 QUEUES, TASKS, REPORTS = 70, 200, 100_000
 #: One in so many children is killed.
 POOL, TASKS_PER_CHILD, KILLED = 8, 500, 10
@@ -48,19 +52,15 @@ class Task:
 
 
 @pytest.fixture
-def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def report(tmp_path: Path) -> Callable[..., Any]:
     """Create reports of a program whose counts are in tmp_path/counts."""
-    monkeypatch.setitem(sys.modules, "celery_fleet_counts", _counts)
-    monkeypatch.syspath_prepend(ROLES / "celery_app" / "files")
-    module = importlib.import_module("celery_fleet_report")
     (tmp_path / "counts").mkdir()
 
     def make(**more: str) -> Any:
         environment = {"SUPERVISOR_PROCESS_NAME": PROGRAM, "CELERY_APP_RELEASE": RELEASE}
-        return module.Report({**environment, "CELERY_FLEET_COUNTS": str(tmp_path / "counts"), **more})
+        return Report({**environment, "CELERY_FLEET_COUNTS": str(tmp_path / "counts"), **more})
 
-    yield make
-    sys.modules.pop("celery_fleet_report")
+    return make
 
 
 def perform(report: Any, task: Task) -> None:
@@ -111,13 +111,9 @@ class Exporter:
             ],
         }
         (directory / "exporter.json").write_text(json.dumps(config), encoding="utf-8")
-        (directory / "modules").mkdir()
-        shutil.copy(str(_counts.__file__), directory / "modules" / "celery_fleet_counts.py")
-        shutil.copy(str(_alive.__file__), directory / "modules" / "celery_fleet_alive.py")
-        program = ROLES / "celery_exporter" / "files" / "celery_exporter.py"
         self._process = subprocess.Popen(
-            [sys.executable, "-B", str(program), str(directory / "exporter.json")],
-            env=os.environ | {"PYTHONPATH": str(directory / "modules")},
+            [sys.executable, "-Bm", "celery_fleet_runtime.services.exporter", str(directory / "exporter.json")],
+            env=os.environ | {"PYTHONPATH": str(MODULES)},
         )
 
     def series(self) -> Series:
@@ -230,7 +226,7 @@ def test_a_pool_that_dies_and_is_replaced_counts_every_task_once(
 
 def waits(series: Series) -> Counter[tuple[str, str, str]]:
     """Return the number of waits of each queue and task in each bucket alone."""
-    bounds = [*map(str, _counts.BOUNDS), "+Inf"]
+    bounds = [*map(str, BOUNDS), "+Inf"]
     up_to = {bound: by(series, "celery_task_wait_seconds_bucket", "queue", "task", le=bound) for bound in bounds}
     found = Counter[tuple[str, str, str]]()
     for below, bound in zip(["", *bounds], bounds, strict=False):

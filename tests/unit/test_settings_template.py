@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "templates"
-MODULES = ROOT / "roles" / "celery_app" / "files"
-COUNTS = ROOT / "plugins" / "module_utils" / "_counts.py"
+#: Has the package celery_fleet_runtime.
+MODULES = ROOT / "plugins" / "module_utils"
 URL = "amqp://shop:100%25@10.0.0.1:5672/shop"
 QUEUES = [
     {"name": "customers", "tasks": ["customers.*", "orders.pay"], "time_limit": 60},
@@ -55,7 +54,7 @@ print(json.dumps({
 }))
 """
 
-CHECK = "import celery_fleet_check; celery_fleet_check.main()"
+CHECK = "from celery_fleet_runtime.check import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +91,6 @@ class Project:
             self.planned | {"settings": self.planned["settings"] | overrides, "producer": producer}
         )
         (self.directory / "celery_fleet_settings.py").write_text(text)
-        for module in MODULES.glob("*.py"):
-            shutil.copy(module, self.directory)
-        shutil.copy(COUNTS, self.directory / "celery_fleet_counts.py")
-        shutil.copy(COUNTS.with_name("_alive.py"), self.directory / "celery_fleet_alive.py")
         (self.directory / "shop_app.py").write_text(APP.format(reads=reads))
 
     def django(self, text: str) -> None:
@@ -115,8 +110,8 @@ class Project:
             check=False,
             env={
                 "PATH": os.environ["PATH"],
-                "PYTHONPATH": str(self.directory),
-                "CELERY_LOADER": "celery_fleet_loader:Loader",
+                "PYTHONPATH": f"{self.directory}:{MODULES}",
+                "CELERY_LOADER": "celery_fleet_runtime.loader:Loader",
                 "CELERY_BROKER_URL": URL,
                 **variables,
                 **more,
@@ -500,7 +495,7 @@ def test_settings_apply_to_older_versions_of_celery(project: Project, older: tup
         "import json, celery\nfrom shop_app import app\n"
         "print(json.dumps([celery.__version__, app.conf.task_acks_late, app.conf.timezone]))"
     )
-    path = os.pathsep.join([str(directory), str(project.directory)])
+    path = os.pathsep.join(map(str, [directory, project.directory, MODULES]))
     assert project.run(code, django=django, PYTHONPATH=path) == [version, True, "Europe/Paris"]
     found = project.run(CHECK, "shop_app:app", django=django, PYTHONPATH=path)
     assert found["applies_settings"]
@@ -518,7 +513,7 @@ def test_heartbeat_tells_whether_the_worker_has_a_connection(project: Project, t
 import json, pathlib
 from types import SimpleNamespace
 from celery.bootsteps import CLOSE, RUN
-from celery_fleet_loader import Heartbeat
+from celery_fleet_runtime.loader import Heartbeat
 path = pathlib.Path({str(tmp_path)!r}, "shop-video.alive")
 said = []
 def read():

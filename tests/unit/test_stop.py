@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import signal
 from collections.abc import Callable
@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._workers import in_flight
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import stop as stop_module
 from celery import signals
-
-PATH = Path(__file__).parents[2] / "roles" / "celery_app" / "files" / "celery_fleet_stop.py"
 
 
 class Worker:
@@ -45,13 +44,9 @@ class Worker:
 
 @pytest.fixture
 def stop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("celery_fleet_stop", PATH)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module: Any = importlib.reload(stop_module)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: module.now))
-    module.now = 100.0  # type: ignore[attr-defined]
+    module.now = 100.0
     monkeypatch.setattr(module, "threading", SimpleNamespace(Thread=lambda **_: SimpleNamespace(start=lambda: None)))
     monkeypatch.setenv("CELERY_FLEET_COUNTS", str(tmp_path))
     monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "shop-video")

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
-    Actions,
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import Actions, carry_out, decide
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     Reread,
     SupervisorError,
-    carry_out,
-    decide,
 )
 
 

@@ -114,7 +114,8 @@ def test_the_service_may_write_where_it_must_and_has_the_keys_that_it_needs(
     assert service.get("EnvironmentFile") == keys
     assert service["ReadWritePaths"] == writes
     assert service["SupplementaryGroups"] == "systemd-journal"
-    assert service["ExecStart"].endswith("/srv/my-shop/bin/celery_task_shipper.py /etc/my-shop/task-log.json")
+    assert "PYTHONPATH=/srv/my-shop/runtime" in service["Environment"]
+    assert service["ExecStart"].endswith("-m celery_fleet_runtime.services.task_log /etc/my-shop/task-log.json")
 
 
 # -- what other programs read --

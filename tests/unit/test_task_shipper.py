@@ -8,7 +8,6 @@ import importlib
 import json
 import resource
 import socket
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -21,10 +20,10 @@ from typing import Any
 
 import boto3
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import task_log
 from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 
-FILES = Path(__file__).parents[2] / "roles" / "celery_task_log" / "files"
 REGION, GROUP, STREAM, NAMESPACE = "eu-central-1", "/celery/shop", "worker1", "Celery/shop"
 #: A moment in the middle of a minute.
 NOW = time.time() // 60 * 60 - 90
@@ -33,14 +32,12 @@ DEADLINE_SECONDS = 30.0
 
 
 @pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(FILES)
-    module = importlib.import_module("celery_task_shipper")
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = importlib.reload(task_log)
     monkeypatch.setattr(module, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(module, "LONGEST_PAUSE", 0.1)
     monkeypatch.setattr(module, "BATCH_SECONDS", 0.05)
-    yield module
-    sys.modules.pop("celery_task_shipper")
+    return module
 
 
 def told(number: int, **more: Any) -> dict[str, Any]:

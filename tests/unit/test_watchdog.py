@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
+import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils import _alive
-from ansible_collections.fleet.celery.plugins.module_utils._alive import Alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import Alive
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import watchdog
 from hypothesis import given
 from hypothesis import strategies as st
-
-PATH = Path(__file__).parents[2] / "roles" / "celery_watchdog" / "files" / "celery_watchdog.py"
-sys.modules["celery_fleet_alive"] = _alive
-_spec = importlib.util.spec_from_file_location("celery_watchdog", PATH)
-assert _spec
-assert _spec.loader
-watchdog: Any = importlib.util.module_from_spec(_spec)
-sys.modules["celery_watchdog"] = watchdog
-_spec.loader.exec_module(watchdog)
 
 PATIENCE = 40.0
 CONFIG = {"patience": PATIENCE, "workers": [{"program": "shop-email", "queues": ["email", "rest"]}]}
@@ -97,7 +87,7 @@ def judged(
     history = watchdog.History(PATIENCE)
     found: dict[str, str] = {}
     for poll in range(polls):
-        monkeypatch.setattr(watchdog.time, "monotonic", lambda poll=poll: poll * 10.0)
+        monkeypatch.setattr(time, "monotonic", lambda poll=poll: poll * 10.0)
         alive = {f"shop-{name}": each for name, each in reports.items()}
         found |= watchdog.judge(seen, CONFIG, {"shop-email": (7, life)}, alive, history)
     return found
@@ -135,7 +125,7 @@ def test_no_restart_of_a_starting_worker(monkeypatch: pytest.MonkeyPatch) -> Non
     # A worker that has answered once has started.
     history = watchdog.History(PATIENCE)
     for poll in range(20):
-        monkeypatch.setattr(watchdog.time, "monotonic", lambda poll=poll: poll * 10.0)
+        monkeypatch.setattr(time, "monotonic", lambda poll=poll: poll * 10.0)
         alive = {} if poll else {"shop-email": report("email")}
         if reasons := watchdog.judge(silent, CONFIG, {"shop-email": (7, 60.0 + 10 * poll)}, alive, history):
             break

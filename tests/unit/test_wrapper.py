@@ -34,7 +34,9 @@ class Host:
         (self.root / "current").symlink_to("releases/1.0.0")
         self.environment({"A": "1"})
         (self.config_dir / "celery_fleet_settings.py").write_text("x = 1\n")
-        (self.config_dir / "celery_fleet_report.py").write_text("y = 1\n")
+        self.runtime = self.root / "runtime" / "celery_fleet_runtime"
+        self.runtime.mkdir(parents=True)
+        (self.runtime / "report.py").write_text("y = 1\n")
         self.wrapper = bin_dir / "celery_supervisor"
         self.wrapper.write_text(self.render())
         self.wrapper.chmod(0o755)
@@ -119,8 +121,9 @@ def test_environment_is_the_applications(host: Host) -> None:
     assert (variables["config"], variables["release"], variables["own"]) == ("a", "b", "c")
     assert variables["HOME"] == str(host.state_dir)
     assert variables["USER"] == getpass.getuser()
-    assert variables["PYTHONPATH"] == f"{host.config_dir}:{host.root / 'releases/1.0.0/venv/src'}"
-    assert variables["CELERY_LOADER"] == "celery_fleet_loader:Loader"
+    places = [host.config_dir, host.root / "runtime", host.root / "releases/1.0.0/venv/src"]
+    assert variables["PYTHONPATH"] == ":".join(map(str, places))
+    assert variables["CELERY_LOADER"] == "celery_fleet_runtime.loader:Loader"
     assert variables["CELERY_APP_RELEASE"] == "1.0.0"
     assert variables["VIRTUAL_ENV"] == str(host.root / "releases/1.0.0/venv")
 
@@ -148,7 +151,7 @@ def test_process_exports_the_digest_of_its_files(host: Host, own: bool) -> None:
     seen.append(started())
     (host.config_dir / "celery_fleet_settings.py").write_text("x = 2\n")
     seen.append(started())
-    (host.config_dir / "celery_fleet_report.py").write_text("y = 2\n")
+    (host.runtime / "report.py").write_text("y = 2\n")
     seen.append(started())
     with host.wrapper.open("a") as file:
         file.write("# another wrapper\n")
@@ -169,19 +172,20 @@ def test_staged_release_is_checked_with_its_own_files(host: Host, tmp_path: Path
     config.mkdir()
     (config / "environment").write_text(environment_text({"A": "new"}))
     (config / "celery_fleet_settings.py").write_text("x = 3\n")
-    (config / "celery_fleet_report.py").write_text("y = 3\n")
+    (config / "celery_fleet_runtime").mkdir()
+    (config / "celery_fleet_runtime" / "report.py").write_text("y = 3\n")
     seen = host.run(
         "show", command="celery_run", CELERY_FLEET_RELEASE=str(release), CELERY_FLEET_CONFIG_DIR=str(config)
     )
     variables = seen["environment"]
     assert seen["argv"] == [str(release / "venv/bin/show")]
     assert (variables["A"], variables["CELERY_APP_RELEASE"]) == ("new", "2.0.0")
-    assert variables["PYTHONPATH"] == f"{config}:{release}/venv/src"
+    assert variables["PYTHONPATH"] == f"{config}:{config}:{release}/venv/src"
     contents = [
         path.read_bytes()
         for path in (
             host.wrapper,
-            *[config / name for name in ("environment", "celery_fleet_report.py", "celery_fleet_settings.py")],
+            *[config / name for name in ("environment", "celery_fleet_settings.py", "celery_fleet_runtime/report.py")],
         )
     ]
     assert variables["CELERY_FLEET_STARTED_FROM"] == digest(release, contents)

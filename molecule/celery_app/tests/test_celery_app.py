@@ -114,6 +114,9 @@ def test_directories_and_files_are_closed_to_others(host: Any) -> None:
         "/srv/shop": "755 root root",
         "/srv/shop/bin": "755 root root",
         "/srv/shop/bin/celery_supervisor": "755 root root",
+        "/srv/shop/runtime": "755 root root",
+        "/srv/shop/runtime/celery_fleet_runtime": "755 root root",
+        "/srv/shop/runtime/celery_fleet_runtime/loader.py": "644 root root",
         "/srv/shop/releases": "755 root root",
         "/srv/shop/releases/1.0.0": "755 root root",
         "/srv/shop/releases/1.0.0/release.json": "644 root root",
@@ -127,7 +130,7 @@ def test_directories_and_files_are_closed_to_others(host: Any) -> None:
     found = host.check_output(f"stat -c '%n %a %U %G' {' '.join(expected)}").splitlines()
     assert dict(line.split(" ", 1) for line in found) == expected
     assert host.check_output("readlink /srv/shop/current") == "releases/1.0.0"
-    assert sorted(host.check_output("ls -A /srv/shop").split()) == ["bin", "current", "releases"]
+    assert sorted(host.check_output("ls -A /srv/shop").split()) == ["bin", "current", "releases", "runtime"]
     assert sorted(host.check_output("ls -A /srv/shop/releases/1.0.0").split()) == ["release.json", "venv"]
 
 

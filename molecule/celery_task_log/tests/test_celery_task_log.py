@@ -19,7 +19,7 @@ TASKS = "/var/log/shop-tasks/tasks.jsonl"
 
 def refused(host: Any, processes: int = 1, tasks: int = 0) -> int:
     """Tell of so many tasks from each of some processes; return how many of all, ever, the journal did not take."""
-    command = "runuser -u shop -- python3 /srv/shop/bin/tell.py %s %s"
+    command = "runuser -u shop -- python3 /srv/shop/runtime/tell.py %s %s"
     return int(host.check_output(command, str(processes), str(tasks)))
 
 

@@ -5,14 +5,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
-from ansible_collections.fleet.celery.plugins.module_utils import _alive
 from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
 from kombu.entity import Exchange, Queue
-
-# Its name on a host of a fleet.
-sys.modules["celery_fleet_alive"] = _alive
 
 QUEUES = {"shop.default": "quorum", "customers": "quorum", "ticks": "classic"}
 PRODUCER = False

@@ -9,7 +9,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import Reject
 
-app = Celery("probe", loader="celery_fleet_loader:Loader")
+app = Celery("probe", loader="celery_fleet_runtime.loader:Loader")
 app.conf.update(result_backend="rpc://")
 
 

@@ -136,7 +136,7 @@ def probe_environment(broker: Broker) -> dict[str, str]:
         "FLOWER_URL": broker.url(user="shop-flower"),
         "PYTHONPATH": ":".join(
             f"{PROJECT}/{directory}"
-            for directory in ("molecule", ".ansible/collections", "roles/celery_app/files", "molecule/rabbitmq/tests")
+            for directory in ("molecule", ".ansible/collections", "plugins/module_utils", "molecule/rabbitmq/tests")
         ),
     }
 

@@ -73,4 +73,4 @@ def wait_for_none(instance: Any, conf: Any, **_: object) -> None:  # noqa: ANN40
 def install() -> None:
     """Do so in a worker that Supervisor runs."""
     if os.environ.get("SUPERVISOR_PROCESS_NAME"):
-        signals.celeryd_init.connect(wait_for_none, weak=False, dispatch_uid="celery_fleet_alarm")
+        signals.celeryd_init.connect(wait_for_none, weak=False, dispatch_uid=__name__)

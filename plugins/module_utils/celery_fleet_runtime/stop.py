@@ -108,4 +108,4 @@ def install() -> None:
             # Celery's own remote shutdown leaves the event loop at once.
             Panel.data["shutdown"] = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
 
-    signals.worker_ready.connect(replace, weak=False, dispatch_uid="celery_fleet_stop")
+    signals.worker_ready.connect(replace, weak=False, dispatch_uid=__name__)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from celery import signals
-from celery_fleet_counts import KINDS, CountsFile  # type: ignore[import-not-found]  # module_utils/_counts.py
+
+from .counts import KINDS, CountsFile
 
 SENT_AT = "sent_at"
 STATES = {"done": "SUCCESS", "failed": "FAILURE", "retried": "RETRY"}
@@ -251,11 +252,11 @@ def connect(report: Report) -> None:
         (signals.task_postrun, ended),
     )
     for signal, handler in handlers:
-        signal.connect(handler, weak=False, dispatch_uid=f"celery_fleet_report.{handler.__name__}")
+        signal.connect(handler, weak=False, dispatch_uid=f"{__name__}.{handler.__name__}")
 
 
 def install() -> None:
     """Add the time to messages of this process. Report tasks, if this process is a program of Supervisor."""
-    signals.before_task_publish.connect(stamp, weak=False, dispatch_uid="celery_fleet_report.stamp")
+    signals.before_task_publish.connect(stamp, weak=False, dispatch_uid=f"{__name__}.stamp")
     if os.environ.get("CELERY_FLEET_COUNTS") and os.environ.get("SUPERVISOR_PROCESS_NAME"):
         connect(Report(os.environ))

@@ -1,10 +1,9 @@
-#!/usr/bin/python3
 """Ship task results from the journal to a sink: a file, or CloudWatch.
 
-Usage: celery_task_shipper.py CONFIG. The journal is the spool: its size is limited, and no worker waits for this
-program. The state of what was sent is saved together with the journal's cursor, so a restart neither skips nor repeats
-results, except for a batch that was in transit. Results that the journal dropped before they were sent are counted by
-gaps in their numbers.
+Usage: python3 -m celery_fleet_runtime.services.task_log CONFIG. The journal is the spool: its size is limited, and no
+worker waits for this program. The state of what was sent is saved together with the journal's cursor, so a restart
+neither skips nor repeats results, except for a batch that was in transit. Results that the journal dropped before they
+were sent are counted by gaps in their numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-log = logging.getLogger("celery_task_shipper")
+log = logging.getLogger("task_log")
 #: Limits of a call of PutLogEvents. Source: its API reference. The other sink takes such batches too. An event may have
 #: 1 MB (256 KB until 2025); a task result is a datagram of less than 208 KB.
 LONGEST_BATCH, BATCH_BYTES, BYTES_AN_EVENT, BATCH_SPAN = 10_000, 1_048_576, 26, 24 * 3600

@@ -1,7 +1,7 @@
 """Import the application as its processes do, and write the report for the release check.
 
-Run ``python -m celery_fleet_check MODULE:APPLICATION`` on the controller, and on each host before the activation of a
-release. The last line of the output is the report, as JSON.
+Run ``python -m celery_fleet_runtime.check MODULE:APPLICATION`` on the controller, and on each host before the
+activation of a release. The last line of the output is the report, as JSON.
 
 Exit code 1: the application has an error, or lacks a variable of its environment, which is the same on all machines.
 NOT_HERE: the application may import on a host, where its files and services are.

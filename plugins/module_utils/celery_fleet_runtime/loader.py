@@ -21,7 +21,8 @@ from celery.bootsteps import CLOSE, TERMINATE, StartStopStep
 from celery.events.event import event_exchange
 from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish
-from celery_fleet_alive import INTERVAL_SECONDS, AliveFile  # type: ignore[import-not-found]  # module_utils/_alive.py
+
+from .alive import INTERVAL_SECONDS, AliveFile
 
 
 class Queues(list):  # type: ignore[type-arg]

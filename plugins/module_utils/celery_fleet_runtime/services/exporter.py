@@ -1,9 +1,8 @@
-#!/usr/bin/python3
 """Export metrics of this host's workers to a file, which the node exporter's textfile collector reads.
 
-Usage: celery_exporter.py CONFIG. It queries neither workers nor the broker, but reads the workers' counts
-(celery_fleet_counts.py), the watchdog's last report about the broker, and /proc. So it works during an outage, and
-costs the workers nothing.
+Usage: python3 -m celery_fleet_runtime.services.exporter CONFIG. It queries neither workers nor the broker, but reads
+the workers' counts (counts.py), the watchdog's last report about the broker, and /proc. So it works during an outage,
+and costs the workers nothing.
 
 Runs as the application's user, whose processes it may inspect, with Debian's Python and its prometheus_client.
 """
@@ -20,12 +19,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-# They are in the application's configuration directory, which is on PYTHONPATH.
-from celery_fleet_alive import Alive, read_alive  # type: ignore[import-not-found]
-from celery_fleet_counts import BOUNDS, Counts, Tasks, read_counts  # type: ignore[import-not-found]
 from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
+
+from ..alive import Alive, read_alive
+from ..counts import BOUNDS, Counts, Tasks, read_counts
 
 HOUR, MINUTE = 3600, 60
 #: An older report of the watchdog about the broker says nothing.

@@ -4,19 +4,21 @@ The heartbeat proves that the worker's event loop runs, with any broker. While t
 broker, the loop stands still, and the file says so. The file is rewritten in place, so a full disk does not stop the
 heartbeat of a healthy worker.
 
-Standard library only: workers import this module as celery_fleet_alive, whatever their environment contains.
+Standard library only: workers import this module, whatever their environment contains.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
-import stat
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from .counts import regular_files
 
 INTERVAL_SECONDS = 1.0
 #: A worker with an older heartbeat does not respond. A busy machine delays an event loop by seconds.
@@ -75,35 +77,19 @@ class AliveFile:
 def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
     """Return the last heartbeat of a program's process; None if it has not written one.
 
-    Root reads a directory of the application's user, so no link is followed, and no pipe blocks the reader.
-
     Args:
         directory: directory of the counts.
         pid: process ID that Supervisor reports.
     """
-    try:
-        place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        file = os.open(f"{program}{_SUFFIX}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
-    except OSError:
-        return None
-    finally:
-        os.close(place)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return None
-        raw = json.loads(os.pread(file, _SIZE, 0))
-        queues = tuple(map(str, raw["queues"]))
-        numbers = (int(raw["active"]), int(raw["held"]), int(raw["done"]))
-        # Workers of an earlier release do not write connected.
-        found = Alive(int(raw["pid"]), float(raw["at"]), queues, *numbers, bool(raw.get("connected", True)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    finally:
-        os.close(file)
-    return found if found.pid == pid else None
+    found = None
+    for _, file in regular_files(directory, f"{glob.escape(program)}{_SUFFIX}"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            raw = json.loads(os.pread(file, _SIZE, 0))
+            queues = tuple(map(str, raw["queues"]))
+            numbers = (int(raw["active"]), int(raw["held"]), int(raw["done"]))
+            # Workers of an earlier release do not write connected.
+            found = Alive(int(raw["pid"]), float(raw["at"]), queues, *numbers, bool(raw.get("connected", True)))
+    return found if found and found.pid == pid else None
 
 
 def is_fresh(alive: Alive | None) -> bool:

@@ -4,7 +4,7 @@ Each process maps a file of its own into memory. So a task costs no system call,
 killed. The next process of the program on the same release continues the file, so there are never more files than
 processes at once, however often children are replaced.
 
-Needs only Python's standard library: workers import this file as celery_fleet_counts, whatever their environment has.
+Standard library only: workers import this module, whatever their environment contains.
 """
 
 from __future__ import annotations

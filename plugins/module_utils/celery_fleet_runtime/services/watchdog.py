@@ -1,8 +1,7 @@
-#!/usr/bin/env python3
 """Restart stuck workers of this host: workers that run, but receive no tasks. Log the reason of each warm restart.
 
 A worker may lose its consumers after an outage of its broker (celery/celery#8030, #8091, #8990, #10205). Workers write
-heartbeats to files, and celery_observe.py polls the depths of queues as the application's user. This process evaluates
+heartbeats to files, and observe polls the depths of queues as the application's user. This process evaluates
 both, and connects to Supervisor only.
 """
 
@@ -17,22 +16,19 @@ import subprocess
 import sys
 import threading
 import time
-import xmlrpc.client
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-# From the application's configuration directory, where only root can write.
-from celery_fleet_alive import Alive, is_fresh, read_alive  # type: ignore[import-not-found]  # module_utils/_alive.py
+from ..alive import Alive, is_fresh, read_alive
+from . import observe
+from .supervisor import SocketServer, SupervisorError
 
 # As long as a release waits for a worker to become ready.
 START_SECONDS = 180.0
-# Prefix of celery_observe.py's lines.
-MARK = "celery-fleet "
 MOST_DOUBLINGS = 6
 SLOW_INTERVALS = 2.5
+STOP_POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -120,30 +116,12 @@ class History:
         return reason
 
 
-class Supervisor:
-    """The API of this host's Supervisor."""
-
-    def __init__(self, socket: str) -> None:
-        from supervisor.xmlrpc import SupervisorTransport  # noqa: PLC0415 - exists only on hosts with Supervisor
-
-        self._transport: Callable[[], Any] = partial(SupervisorTransport, None, None, f"unix://{socket}")
-
-    def _call(self, method: str, *arguments: object) -> Any:  # noqa: ANN401 - XML-RPC returns any type
-        server: Any = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=self._transport())
-        return getattr(server.supervisor, method)(*arguments)
-
-    def running(self) -> dict[str, tuple[int, float]]:
-        """Return process ID and uptime in seconds of each program in the state RUNNING."""
-        return {
-            info["group"]: (info["pid"], info["now"] - info["start"])
-            for info in self._call("getAllProcessInfo")
-            if info["statename"] == "RUNNING"
-        }
-
-    def restart(self, name: str) -> None:
-        """Restart a program warm: send SIGTERM, wait for its end, and start it."""
-        self._call("stopProcess", name, True)
-        self._call("startProcess", name, False)
+def running(socket: str) -> dict[str, tuple[int, float]]:
+    """Return process ID and uptime in seconds of each program in the state RUNNING."""
+    now = time.time()
+    # A connection of its own each time, as supervisord may have been restarted.
+    processes = SocketServer(socket).processes().values()
+    return {each.name: (each.pid, now - each.started) for each in processes if each.state == "RUNNING"}
 
 
 def log(text: str) -> None:
@@ -151,11 +129,15 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
-def restart(supervisor: Supervisor, name: str) -> None:
-    """Restart a program and log the outcome."""
+def restart(socket: str, name: str) -> None:
+    """Restart a program warm, and log the outcome."""
+    server = SocketServer(socket)
     try:
-        supervisor.restart(name)
-    except (OSError, xmlrpc.client.Fault) as error:
+        server.stop(name)
+        while not server.processes()[name].stopped:
+            time.sleep(STOP_POLL_SECONDS)
+        server.start(name)
+    except SupervisorError as error:
         log(f"Restart of {name} failed: {error}")
     else:
         log(f"Restarted {name}")
@@ -172,16 +154,16 @@ def report_broker(directory: Path, *, reachable: bool) -> None:
 def judge(
     seen: dict[str, Any],
     config: dict[str, Any],
-    running: dict[str, tuple[int, float]],
+    programs: dict[str, tuple[int, float]],
     reports: dict[str, Alive],
     history: History,
 ) -> dict[str, str]:
     """Return the programs to restart, each with its reason.
 
     Args:
-        seen: an observation of celery_observe.py.
+        seen: an observation.
         config: the watchdog's configuration, with the workers of this host.
-        running: result of Supervisor.running.
+        programs: process ID and uptime of each program.
         reports: fresh heartbeats by program.
     """
     if not seen["broker"]:
@@ -189,7 +171,7 @@ def judge(
         return {}
     reasons = {}
     for worker in config["workers"]:
-        pid, life = running.get(worker["program"], (0, 0.0))
+        pid, life = programs.get(worker["program"], (0, 0.0))
         report = reports.get(worker["program"])
         # A large application needs a long time to start.
         started = history.has_answered(worker["program"], pid, now=bool(report))
@@ -225,8 +207,8 @@ def observations(command: list[str], silence: float) -> Any:  # noqa: ANN401 - J
             try:
                 while (line := lines.get(timeout=silence)) is not None:
                     # Skip output of the application.
-                    if line.startswith(MARK):
-                        yield json.loads(line.removeprefix(MARK))
+                    if line.startswith(observe.MARK):
+                        yield json.loads(line.removeprefix(observe.MARK))
             except (queue.Empty, ValueError):
                 pass
             finally:
@@ -240,7 +222,7 @@ def main() -> None:
     # By an exception, so that the observer is killed, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     config = json.loads(Path(path).read_text(encoding="utf-8"))
-    supervisor = Supervisor(config["socket"])
+    socket = config["socket"]
     history = History(config["patience"])
     counts = Path(config["counts"])
     runtime = Path(os.environ["RUNTIME_DIRECTORY"])
@@ -252,9 +234,8 @@ def main() -> None:
         f"--regid={user}",
         "--init-groups",
         f"{config['bin']}/celery_run",
-        "python",
+        *("python", "-m", observe.__name__, config["app"], path),
     ]
-    command += [f"{config['bin']}/celery_observe.py", config["app"], path]
     last_error = ""
     busy: dict[str, threading.Thread] = {}
     log(f"Watching {', '.join(worker['program'] for worker in config['workers'])}")
@@ -272,14 +253,14 @@ def main() -> None:
         if bool(error) != bool(last_error):
             log(f"The broker is unavailable: {error}" if error else "The broker is available again")
         last_error = error
-        running = supervisor.running()
-        reports = {name: read_alive(counts, name, pid) for name, (pid, _) in running.items()}
+        programs = running(socket)
+        reports = {name: read_alive(counts, name, pid) for name, (pid, _) in programs.items()}
         fresh = {name: report for name, report in reports.items() if report and is_fresh(report)}
-        for name, reason in judge(seen, config, running, fresh, history).items():
+        for name, reason in judge(seen, config, programs, fresh, history).items():
             if name in busy and busy[name].is_alive():
                 continue
             log(f"Restarting {name}, warm: {reason}")
-            busy[name] = threading.Thread(target=restart, args=(supervisor, name))
+            busy[name] = threading.Thread(target=restart, args=(socket, name))
             busy[name].start()
 
 

@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
 """Report the depths of an application's queues at intervals, as a line of JSON each.
 
-Runs in the application's environment, as its user: celery_run celery_observe.py APP CONFIG. Ends when the application's
-release or environment has changed, so that the watchdog restarts it with the new ones.
+Runs in the application's environment, as its user: celery_run python -m celery_fleet_runtime.services.observe APP
+CONFIG. Ends when the application's release or environment has changed, so that the watchdog restarts it with the new
+ones.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celery.app.utils import find_app
+from .query import connect, depths_of
 
-REPLY_SECONDS = 5
 # Prefix of its lines, which distinguishes them from output of the application.
 MARK = "celery-fleet "
 
@@ -31,23 +30,17 @@ def observe(app: Any, queues: set[str]) -> dict[str, Any]:  # noqa: ANN401 - Cel
     """Return the depth of each queue, or the error if the broker is unavailable."""
     try:
         with app.connection_for_read() as connection:
-            connection.ensure_connection(max_retries=1, timeout=REPLY_SECONDS)
-            # With Redis, a declaration has no effect, and a passive one ignores the key prefix (kombu 5.7).
-            passive = connection.transport.driver_type != "redis"
-            waiting = {}
-            for queue in queues:
-                # A channel per queue, because a missing queue closes the channel.
-                with connection.channel() as channel:
-                    try:
-                        waiting[queue] = channel.queue_declare(queue, passive=passive).message_count
-                    except connection.channel_errors:
-                        waiting[queue] = 0
+            connect(connection)
+            waiting = depths_of(connection, queues)
     except Exception as error:  # after any error, the depths are unknown
         return {"broker": False, "error": f"{type(error).__name__}: {error}"}
     return {"broker": True, "waiting": waiting}
 
 
 def main() -> None:
+    # Here, because the watchdog imports this module with Debian's Python.
+    from celery.app.utils import find_app  # noqa: PLC0415
+
     name, path = sys.argv[1:]
     config = json.loads(Path(path).read_text(encoding="utf-8"))
     started_from = sources(config)
