@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -27,6 +28,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 MAXCLIENTS_LEAST = 1000
 # Smallest number of queues that clients may declare, for replies, events and remote control.
 QUEUES_LEAST = 500
+
+_ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 
 
 def broker_host(
@@ -56,6 +59,9 @@ def broker_host(
                 "Set it to a name or an IP address, or gather facts of the host",
             )
         )
+    if not _ADDRESS.fullmatch(address or "-"):
+        fix = "Set it to a name or an IP address, e.g. 10.0.0.10"
+        problems.append(Problem("celery_broker_address", f"{address!r} is not an address", fix))
     if options.flavor == "valkey" and host.system and not platform_of(*host.system).valkey:
         problems.append(
             Problem(

@@ -32,7 +32,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, fo
 
 _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
-_ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 #: Kinds of broker, with Debian's variants of Redis.
 FLAVORS = ("rabbitmq", "redis", "valkey")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -633,14 +632,10 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     if flavor not in FLAVORS:
         reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
         flavor = BrokerOptions.flavor
-    address = reader.text("broker_address")
-    if not _ADDRESS.fullmatch(address or "-"):
-        fix = "Set it to a name or an IP address, e.g. 10.0.0.10"
-        reader.problem("broker_address", f"{address!r} is not an address", fix)
     return BrokerOptions(
         flavor=flavor,
         group=reader.text("broker_group", BrokerOptions.group),
-        address=address,
+        address=reader.text("broker_address"),
         port=_read_port(reader, "broker_port"),
         listen_addresses=reader.texts("broker_listen_addresses"),
         metrics_address=reader.text("broker_metrics_address"),
