@@ -163,3 +163,9 @@ def test_a_handover_stops_no_worker_before_the_other_is_ready(mine: Observed, be
     if step.stop == "shop-email-a":
         assert programs["shop-email-b"].answers
         assert programs["shop-email-b"].current
+
+
+@pytest.mark.parametrize(("state", "start"), [("EXITED", "shop-email"), ("FATAL", "shop-email"), ("BACKOFF", "")])
+def test_a_worker_that_exits_is_started_again_unless_supervisor_does_so(state: str, start: str) -> None:
+    crashed = Observed(state, current=True, tried=1.0)
+    assert next_step(WARM, {"shop-email": crashed}, "shop-email") == Step(start=start, waits="shop-email is starting")

@@ -29,8 +29,27 @@ def test_one_host_with_failing_tasks_fails_the_batch() -> None:
     assert reason == "on w2, 18 of 20 tasks failed (90%; baseline: 2%)"
 
 
+def test_every_host_and_program_is_judged() -> None:
+    bad = status("1.1", 0, 20, "BACKOFF")
+    bad["programs"].insert(0, {"name": "shop-video", "state": "STOPPING", "release": "1.0"})
+    assert failures({"w1": {"unreachable": True}, "w2": bad}) == [
+        "w1 is unreachable",
+        "shop-email on w2 is BACKOFF",
+        "on w2, 20 of 20 tasks failed (100%; baseline: 2%)",
+    ]
+
+
 def test_fewer_failures_than_the_least_are_ignored() -> None:
     assert failures({"w1": status("1.1", 0, 2)}) == []
+    assert failures({"w1": status("1.1", 0, 3)}) == ["on w1, 3 of 3 tasks failed (100%; baseline: 2%)"]
+
+
+def test_the_share_of_failed_tasks_may_rise_by_the_margin_and_not_more() -> None:
+    before = {"w1": status("1.0", 985, 15)}
+    assert failures({"w1": status("1.1", 935, 65)}, before) == []
+    assert failures({"w1": status("1.1", 9349, 651)}, before) == ["on w1, 651 of 10000 tasks failed (7%; baseline: 2%)"]
+    half = {"w1": status("1.0", 15, 15)}
+    assert failures({"w1": status("1.1", 40, 60)}, half) == ["on w1, 60 of 100 tasks failed (60%; baseline: 50%)"]
 
 
 def test_failures_of_an_earlier_attempt_of_the_same_release_are_ignored() -> None:
@@ -42,6 +61,7 @@ def test_failures_of_an_earlier_attempt_of_the_same_release_are_ignored() -> Non
 def test_a_worker_that_is_down_or_on_another_release_fails_the_batch_and_a_draining_one_does_not() -> None:
     assert failures({"w1": status("1.1", state="BACKOFF")}) == ["shop-email on w1 is BACKOFF"]
     assert failures({"w1": status("1.0")}) == ["shop-email on w1 runs on 1.0"]
+    assert failures({"w1": status("1.2")}) == ["shop-email on w1 runs on 1.2"]
     assert failures({"w1": status("1.0", state="STOPPING")}) == []
     assert failures({"w1": status("1.1", state="STARTING")}) == []
 
@@ -54,6 +74,12 @@ def test_a_queue_that_grew_fails_the_batch() -> None:
     before = {"w1": status("1.0", depths={"email": 50, "video": 10})}
     after = {"w1": status("1.1", depths={"email": 151, "video": 100})}
     assert failures(after, before) == ["151 tasks are queued in email (baseline: 50)"]
+
+
+def test_a_queue_that_grew_within_its_margin_passes() -> None:
+    before = {"w1": status("1.0", depths={"email": 50})}
+    after = {"w1": status("1.1", depths={"email": 149}, first_depths={"email": 10})}
+    assert failures(after, before) == []
 
 
 def test_a_backlog_that_shrinks_passes() -> None:
@@ -70,4 +96,4 @@ def test_the_margins_limit_the_depth_of_a_queue() -> None:
 def test_the_baseline_of_a_restart_is_its_own_release() -> None:
     before = {"w1": status("1.1", 900, 100)}
     assert failures({"w1": status("1.1", 990, 110)}, before) == []
-    assert failures({"w1": status("1.1", 950, 150)}, before) == ["on w1, 50 of 100 tasks failed (50%; baseline: 10%)"]
+    assert failures({"w1": status("1.1", 1000, 150)}, before) == ["on w1, 50 of 150 tasks failed (33%; baseline: 10%)"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils import _sizing
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._message_costs import COSTS
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
-from ansible_collections.fleet.celery.plugins.module_utils._sizing import TaskCost, task_cost
+from ansible_collections.fleet.celery.plugins.module_utils._sizing import Costs, TaskCost, broker_need, task_cost
 from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
 from fleet import FACTS, GROUPS, MIB, declaration, with_queue, with_worker
 from hypothesis import given
@@ -46,6 +49,60 @@ def test_a_larger_task_never_costs_less(size: int, more: int, queue_type: str) -
     larger = task_cost(kind, queue_type, size + more, compressed=False)
     assert larger.memory >= smaller.memory
     assert larger.disk > smaller.disk
+
+
+@pytest.fixture
+def simple_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the measured costs by round numbers: size, memory, kept and disk."""
+    rows = ((0, 1000, 400, 2000), (1000, 3000, 1400, 4000), (10_000, 12_000, 5000, 13_000))
+    monkeypatch.setattr(_sizing, "COSTS", {("rabbitmq", "quorum", False): rows})
+
+
+@pytest.mark.usefixtures("simple_costs")
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (500, TaskCost(2000, 900, 3000)),
+        (5500, TaskCost(7500, 3200, 8500)),
+        (19_000, TaskCost(21_000, 8600, 22_000)),
+    ],
+)
+def test_a_task_between_and_beyond_the_measured_sizes_costs_in_proportion(size: int, expected: TaskCost) -> None:
+    assert task_cost("rabbitmq", "quorum", size, compressed=False) == expected
+
+
+@pytest.mark.usefixtures("simple_costs")
+def test_the_need_is_the_sum_of_its_parts_with_headroom() -> None:
+    costs = Costs(base=1_000_000, connection=5000, result=100, clients=BROKERS["rabbitmq"].costs.clients)
+    queues = [
+        (Queue("mail", backlog=100, message_size=500, results_per_hour=60), "quorum"),
+        (Queue("video", backlog=10, message_size=1000), "quorum"),
+        (Queue("ticks", backlog=0), "quorum"),
+    ]
+    need = broker_need("rabbitmq", costs, queues, connections=7, compressed=False, result_expires=7200)
+    assert need.parts == {
+        "empty broker": 1_000_000,
+        "7 connections": 35_000,
+        "mail 100 tasks x 900 bytes": 90_000,
+        "video 10 tasks x 1400 bytes": 14_000,
+        "log of quorum queues": 100 * 1100 + 10 * 1600,
+        "120 results x 100 bytes": 12_000,
+    }
+    # The old and the new file are there at the same time.
+    assert need.disk == (100 * 3000 + 10 * 4000 + 12_000) * 2 * 1.25
+    assert need.connections == 7
+    assert need.memory == 1_277_000 * 1.25
+    assert need.host_memory == ceil(1_277_000 * 1.25 / 0.6)
+
+
+@pytest.mark.usefixtures("simple_costs")
+def test_the_log_of_quorum_queues_has_a_limit_and_results_may_not_be_stored() -> None:
+    costs = Costs(base=0, connection=0, result=0, clients=BROKERS["rabbitmq"].costs.clients)
+    queues = [(Queue("mail", backlog=10_000_000, message_size=500, results_per_hour=60), "quorum")]
+    need = broker_need("rabbitmq", costs, queues, connections=0, compressed=False, result_expires=7200)
+    assert need.parts["log of quorum queues"] == 900 * MIB
+    assert not [label for label in need.parts if "results" in label]
+    assert need.disk == 10_000_000 * 3000 * 2 * 1.25
 
 
 def test_the_log_of_quorum_queues_is_counted_once_and_limited() -> None:
