@@ -169,3 +169,28 @@ def test_a_handover_stops_no_worker_before_the_other_is_ready(mine: Observed, be
 def test_a_worker_that_exits_is_started_again_unless_supervisor_does_so(state: str, start: str) -> None:
     crashed = Observed(state, current=True, tried=1.0)
     assert next_step(WARM, {"shop-email": crashed}, "shop-email") == Step(start=start, waits="shop-email is starting")
+
+
+def test_a_handover_goes_from_either_slot_to_the_other() -> None:
+    first, second = HANDOVER.slots
+    assert next_step(HANDOVER, {first: OLD}, first).start == second
+    assert next_step(HANDOVER, {second: OLD}, second).start == first
+
+
+def test_what_an_interrupted_handover_left_is_stopped_first() -> None:
+    live, other = HANDOVER.slots
+    assert next_step(HANDOVER, {live: OLD, other: OLD}, live) == Step(stop=other, waits=f"{other} is stopping")
+    ready = {live: AT_WORK, other: AT_WORK}
+    assert next_step(HANDOVER, ready, live) == Step(stop=other, waits=f"{other} is stopping")
+    silent = replace(AT_WORK, answers=False, tried=1.0)
+    assert next_step(HANDOVER, {live: silent, other: AT_WORK}, live).stop == ""
+
+
+def test_the_other_slot_is_started_once() -> None:
+    live, other = HANDOVER.slots
+    starting = Observed("STARTING", current=True, tried=1.0)
+    assert next_step(HANDOVER, {live: OLD, other: starting}, live).start == ""
+
+
+def test_a_worker_may_consume_more_queues_than_its_own() -> None:
+    assert next_step(WARM, {"shop-email": replace(AT_WORK, queues=QUEUES | {"reply"})}, "shop-email") == Step()
