@@ -486,3 +486,46 @@ def test_a_plan_for_reading_is_made_though_the_broker_cannot_be_reached() -> Non
     made = broker_with({"inventory_hostname": "b1.example.com"}, {})
     assert not made.problems
     assert made.values["broker"]["address"] == "b1.example.com"
+
+
+def test_a_worker_without_a_concurrency_has_a_child_for_each_processor() -> None:
+    raw = with_worker(concurrency=None)
+
+    def size(processors: int | None) -> int:
+        made = plan(raw, worker1={**FACTS["worker1"], "processors": processors})
+        (video,) = [item for item in made.values["hosts"]["worker1"]["programs"] if item["worker"] == "video"]
+        return int(video["concurrency"])
+
+    assert (size(4), size(None)) == (4, 1)
+
+
+def test_the_memory_of_pools_without_children_is_that_of_their_threads() -> None:
+    assert program(with_worker(pool="threads", concurrency=4))["memory"] == (96 + 4 * 2) * MIB
+    assert program(with_worker(pool="gevent", concurrency=100))["memory"] == (96 + 100 // 4) * MIB
+
+
+def test_each_service_has_its_part_of_a_hosts_memory() -> None:
+    values = make_plan(declaration(), {**GROUPS, "monitor": ["control1"]}, FACTS).values
+    assert values["hosts"]["control1"]["memory"]["parts"] == {
+        "beat": 80 * MIB,
+        "flower": 256 * MIB,
+        "monitor": 512 * MIB,
+        "system": 128 * MIB,
+    }
+    assert values["hosts"]["control1"]["memory"]["needed"] == 976 * MIB
+    assert values["hosts"]["control1"]["duties"] == ["app", "beat", "flower", "monitor", "measured"]
+
+
+def test_a_host_with_just_enough_memory_is_accepted() -> None:
+    needed = plan(declaration()).values["hosts"]["worker1"]["memory"]["needed"]
+    assert needed % MIB == 0
+    exact, less = ({**FACTS["worker1"], "memory_mb": needed // MIB - missing} for missing in (0, 1))
+    assert plan(declaration(), worker1=exact).problems == ()
+    assert len(plan(declaration(), worker1=less).problems) == 1
+
+
+def test_a_soft_limit_stays_below_a_lower_hard_limit() -> None:
+    raw = with_worker(time_limit=270)
+    # Its tasks have limits of 300 s and, soft, 270 s.
+    del raw["queues"][1]["time_limit"]
+    assert {"--time-limit=270", "--soft-time-limit=243"} <= set(program(raw)["argv"])
