@@ -174,6 +174,13 @@ class Shop:
         self.wait_for([task], "started")
         return Report(self, task, figures)
 
+    def logs_of(self, ids: Iterable[str]) -> str:
+        """Return what the workers' logs say of tasks, and the lines after each."""
+        patterns = " ".join(f"-e {task}" for task in ids)
+        return "\n".join(
+            self.host(name).run(f"grep -h -A3 {patterns} /var/log/shop/*.log").stdout for name in self.hosts
+        )
+
     def ledger(self, ids: Iterable[str] | None = None, since: str = "") -> list[dict[str, Any]]:
         """Return the lines of all hosts' ledgers, or those of some tasks.
 

@@ -18,10 +18,10 @@ def add(left: int, right: int) -> int:
     return left + right
 
 
-@app.task(name="once_more", bind=True, ignore_result=False)
-def once_more(self: Any) -> str:
-    if not self.request.retries:
-        raise self.retry(countdown=1)
+@app.task(name="retry_after", bind=True, ignore_result=False)
+def retry_after(self: Any, *countdowns: int) -> str:
+    if self.request.retries < len(countdowns):
+        raise self.retry(countdown=countdowns[self.request.retries], max_retries=None)
     return "retried"
 
 

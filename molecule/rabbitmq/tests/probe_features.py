@@ -8,7 +8,7 @@ from typing import Any
 
 from celery import chain, group
 from rabbitmq.tests.celery_fleet_settings import QUEUES
-from rabbitmq.tests.probe_app import add, app, once_more
+from rabbitmq.tests.probe_app import add, app, retry_after
 from shared.deployed import wait_until
 from shared.features import events_arrive, try_out
 
@@ -35,11 +35,20 @@ def on_queue(name: str) -> Any:
     return add.apply_async((1, 2), queue=name).get(WAIT)
 
 
+def retry(queue: str, *countdowns: int) -> Any:
+    return retry_after.apply_async(countdowns, queue=queue).get(WAIT)
+
+
 FEATURES: dict[str, tuple[Callable[[], Any], Any]] = {
     **{f"a task on {name}": (partial(on_queue, name), 3) for name in QUEUES},
     "countdown on a transient queue": (lambda: add.apply_async((1, 2), countdown=2, queue="ticks").get(WAIT), 3),
     "countdown": (lambda: add.apply_async((1, 2), countdown=2).get(WAIT), 3),
-    "retry": (lambda: once_more.apply_async().get(WAIT), "retried"),
+    # A jitter makes any of them 0.
+    **{
+        f"retries after {countdowns} s on {queue}": (partial(retry, queue, *countdowns), "retried")
+        for countdowns in ((1,), (0,), (1, 0, 0, 1))
+        for queue in ("shop.default", "customers")
+    },
     "priority": (lambda: add.apply_async((1, 2), priority=5).get(WAIT), 3),
     "expires": (lambda: add.apply_async((1, 2), expires=WAIT).get(WAIT), 3),
     "group": (lambda: group(add.s(number, 1) for number in range(3))().get(WAIT), [1, 2, 3]),

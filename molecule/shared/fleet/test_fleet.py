@@ -97,6 +97,8 @@ def test_a_load_on_every_queue_is_done_once_where_it_belongs(shop: Shop) -> None
 
     total: Tally = wait_until(settled, "tasks are lost")
     assert total.repeated == 0
+    failed = [line for line in shop.ledger(since=since) if line["event"] == "failed"]
+    assert {line["task"] for line in failed} == {"customers.fail"}, shop.logs_of(line["id"] for line in failed)
     assert (total.sent, total.done) == (sent["total"], sent["total"] - sent["failures"])
     assert total.retried > 0, "no task was retried, though the load provokes it"
 
