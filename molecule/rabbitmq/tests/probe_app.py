@@ -21,7 +21,7 @@ def add(left: int, right: int) -> int:
 @app.task(name="retry_after", bind=True, ignore_result=False)
 def retry_after(self: Any, *countdowns: int) -> str:
     if self.request.retries < len(countdowns):
-        raise self.retry(countdown=countdowns[self.request.retries], max_retries=None)
+        raise self.retry(countdown=countdowns[self.request.retries])
     return "retried"
 
 
