@@ -110,7 +110,8 @@ def passes(fleet: Fleet, suite: Suite) -> None:
     gone = [name for name in suite.deselected if not any(test.startswith(name) for test in tests)]
     assert not gone, f"these are deselected but not there: {gone}\n{collected[-3000:]}"
     code, told = fleet.pytest(suite, *(f"--deselect={name}" for name in suite.deselected))
-    assert code == 0, told[-20000:]
+    failed = [line for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert code == 0, f"{' | '.join(failed)}\n{told[-20000:]}"
     counted = re.search(r"\b(\d+) passed", told.splitlines()[-1])
     assert counted, told
     assert int(counted[1]) >= suite.least, told

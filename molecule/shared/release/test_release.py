@@ -101,6 +101,7 @@ def releases_of(shop: Shop) -> set[str]:
     """Return the releases that the hosts point to and their processes run on; those that end tasks don't count."""
     found = set()
     for host in shop.hosts:
+        shop.pids(host)  # Waits until Supervisor knows of each program whether it stays up.
         current, *lines = shop.output(LOOK, host).splitlines()
         programs = [line.split() for line in lines]
         # Of a worker that handed over, Supervisor remembers the other slot.
@@ -114,7 +115,8 @@ def releases_of(shop: Shop) -> set[str]:
 def runs(found: dict[str, Any]) -> set[str]:
     """Return the releases that the fleet's hosts point to and its programs run on; those that end tasks don't count."""
     programs = [item for host in found.values() for item in host["programs"] if item["state"] != "STOPPING"]
-    assert {item["state"] for item in programs} == {"RUNNING"}, programs
+    # A worker is at work before Supervisor says that it stays up.
+    assert {item["state"] for item in programs} <= {"STARTING", "RUNNING"}, programs
     return {host["current"] for host in found.values()} | {item["release"] for item in programs}
 
 
