@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.brokers import SUBJECTS, Hosts, Subject, bench_hosts, options_of
-from scripts.demo import ROOT
+from lab.fleet import ROOT
 
 RESULTS = ROOT / "bench" / "results" / "broker_memory.json"
 COSTS = ROOT / "plugins" / "module_utils" / "_message_costs.py"

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.demo import Fleet, load_fleet, processes, read_ledgers, remote
+from lab.fleet import Fleet, load_fleet, processes, read_ledgers, remote
 
 SECONDS_BEFORE = 10
 SETTLE_SECONDS = 120

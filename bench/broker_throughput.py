@@ -10,7 +10,7 @@ import os
 from statistics import median
 
 from bench.brokers import SUBJECTS, Subject, bench_hosts, options_of
-from scripts.demo import ROOT
+from lab.fleet import ROOT
 
 HOST = "debian13"
 

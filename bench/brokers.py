@@ -18,7 +18,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKE
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
 from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
 
-from scripts.demo import LAB, become_options, play
+from lab.fleet import LAB, become_options, play
 
 INVENTORY = Path("bench/inventory")
 NETWORK = "fleet-bench"

@@ -48,7 +48,7 @@ from bench.faults_fleet import (
     write_inventory,
 )
 from bench.faults_injected import FAULTS, Fault, Seen
-from scripts.demo import BROKERS, ROOT, DemoError, become_options, get
+from lab.fleet import BROKERS, ROOT, LabError, become_options, get
 
 RESULTS = ROOT / "bench" / "results" / "faults.json"
 QUEUES = {"customers": ["customers", "ticks"], "email": ["email"], "reports": ["reports", "video"]}
@@ -89,7 +89,7 @@ class Watch:
         while not self._over.wait(ALERT_SECONDS):
             try:
                 found = alerts_since(self._alerts(), self.began)
-            except (DemoError, OSError):
+            except (LabError, OSError):
                 continue
             for name, at in found.items():
                 self.found.setdefault(name, round(at - self.began, 1))
@@ -154,7 +154,7 @@ def under_load(hosts: Hosts, fault: Fault) -> Result:
     forget(hosts.fleet)
     with watch.on(), load(hosts.fleet) as flow:
         if not wait_until(lambda: whole(hosts, flow), WHOLE_SECONDS):
-            raise DemoError(f"the fleet is not whole before {fault.name}: {flow.seen}")
+            raise LabError(f"the fleet is not whole before {fault.name}: {flow.seen}")
         time.sleep(BEFORE_SECONDS)
         watch.found.clear()
         began = watch.began = time.time()
@@ -253,7 +253,7 @@ def measure(kind: str, given: argparse.Namespace) -> list[str]:
             print(f"{kind}: {fault.what}", flush=True)
             try:
                 result = bring_about(hosts, fault)
-            except (DemoError, subprocess.CalledProcessError) as error:
+            except (LabError, subprocess.CalledProcessError) as error:
                 failed.append(f"{kind}, {fault.name}: {error}")
                 print(f"    FAILED: {error}", flush=True)
                 continue

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.demo import BIN, LAB, LOGS, ROOT, DemoError, Fleet, environment, next_release, play, processes, remote
+from lab.fleet import BIN, LAB, LOGS, ROOT, Fleet, LabError, environment, next_release, play, processes, remote
 
 APP, NETWORK, SUBNET = "shop", "fleet-bench-faults", "10.90.75"
 #: Below the user's home, since the path of a socket may be no longer than 108 characters.
@@ -218,7 +218,7 @@ class Hosts:
         names = {f"{APP}-{worker}", f"{APP}-{worker}-a", f"{APP}-{worker}-b"}
         pids = [line.split()[3] for line in lines if line.split()[0] in names and " RUNNING " in line]
         if not pids:
-            raise DemoError(f"{worker} does not run on {host}: {lines}")
+            raise LabError(f"{worker} does not run on {host}: {lines}")
         return int(pids[0].rstrip(","))
 
     def well(self) -> bool:
@@ -227,7 +227,7 @@ class Hosts:
         def of(host: str) -> bool:
             try:
                 found = processes(self.fleet, host)
-            except DemoError:
+            except LabError:
                 return False
             return bool(found) and all(process.healthy for process in found)
 
@@ -289,7 +289,7 @@ class Hosts:
         """Return what each check of playbooks/doctor.yml found."""
         found = self.told("doctor", "celery_doctor_file")
         if found is None:
-            raise DemoError("doctor.yml did not come to its end: see its log")
+            raise LabError("doctor.yml did not come to its end: see its log")
         checks: dict[str, list[dict[str, str]]] = found["checks"]
         return checks
 
@@ -321,7 +321,7 @@ class Hosts:
         command = [*NSENTER, "-t", found.stdout.strip(), *namespaces, "sh", "-ec", script]
         result = subprocess.run(command, check=False, capture_output=True, text=True)
         if result.returncode != 0:
-            raise DemoError(f"on {host}, {script} ended with {result.returncode}: {result.stderr}{result.stdout}")
+            raise LabError(f"on {host}, {script} ended with {result.returncode}: {result.stderr}{result.stdout}")
 
     def network(self, host: str, script: str) -> None:
         """Run a script of this machine in a host's network: what a firewall there would do."""
@@ -402,7 +402,7 @@ def load(fleet: Fleet) -> Iterator[Load]:
         assert process.stdin  # noqa: S101 - they are pipes
         assert process.stdout  # noqa: S101
         if process.stdout.readline().strip() != "begun":
-            raise DemoError("no tasks can be sent; why is above")
+            raise LabError("no tasks can be sent; why is above")
         found = Load(time.time())
 
         def read() -> None:
@@ -418,7 +418,7 @@ def load(fleet: Fleet) -> Iterator[Load]:
             process.stdin.close()
             reader.join()
         if process.wait() != 0 or not found.sent:
-            raise DemoError("the program that sends tasks broke off; why is above")
+            raise LabError("the program that sends tasks broke off; why is above")
 
 
 def ledger(fleet: Fleet) -> list[str]:

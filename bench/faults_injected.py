@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bench.faults_figures import events_of, running, status_says
 from bench.faults_fleet import ADDRESSES, APP, BROKER, CONTROL, LONG_SECONDS, Hosts, Started, ledger, wait_until
-from scripts.demo import BROKERS, DemoError
+from lab.fleet import BROKERS, LabError
 
 #: Whom a fault happens to.
 VICTIM = "worker1"
@@ -86,7 +86,7 @@ def at_work(hosts: Hosts, queue: str) -> int:
 
     pids = wait_until(found, 60, 0.5)
     if not pids:
-        raise DemoError(f"no task of {queue} runs on {VICTIM}")
+        raise LabError(f"no task of {queue} runs on {VICTIM}")
     return int(pids[0])
 
 
@@ -267,7 +267,7 @@ def kill_deploy(reached: Callable[[Hosts, str], bool]) -> Callable[[Hosts, Seen]
         with hosts.started("deploy", variables) as run:
             wait_until(lambda: run.process.poll() is not None or reached(hosts, version), DEPLOY_SECONDS, 0.2)
             if run.process.poll() is not None:
-                raise DemoError(f"deploy.yml ended before that stage: see {run.log}")
+                raise LabError(f"deploy.yml ended before that stage: see {run.log}")
             run.kill()
         found = {host: hosts.current(host) for host in hosts.fleet.app_hosts}
         seen.notes.append(f"killed with hosts on {found}")

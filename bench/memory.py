@@ -10,7 +10,7 @@ from ansible_collections.fleet.celery.plugins.module_utils import _plan
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import APP_MEMORY
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB
 
-from scripts.demo import Fleet, load_fleet, remote
+from lab.fleet import Fleet, load_fleet, remote
 
 # Of each process of the application: its own id, its parent's, resident and proportional kilobytes, and its command.
 LIST = """

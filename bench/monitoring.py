@@ -32,7 +32,7 @@ from bench import monitoring_parts as parts
 from bench.brokers import Subject, options_of
 from bench.monitoring_worker import APP, TASK
 from bench.on_host.brokers import Process, application, wait_until
-from scripts.demo import ROOT
+from lab.fleet import ROOT
 
 RESULTS = ROOT / "bench" / "results" / "monitoring.json"
 MEBI = 2**20

@@ -30,7 +30,7 @@ from celery.app.task import Context
 from celery.events import Event, get_exchange
 
 from bench.on_host.brokers import Process, wait_until
-from scripts.demo import ROOT
+from lab.fleet import ROOT
 
 CACHE = ROOT / ".cache" / "bench" / "monitoring"
 PACKAGES = (

@@ -34,7 +34,7 @@ from bench.release_fleet import (
     workers,
     write_inventory,
 )
-from scripts.demo import LOGS, ROOT, play
+from lab.fleet import LOGS, ROOT, play
 
 RESULTS = ROOT / "bench" / "results" / "release.json"
 

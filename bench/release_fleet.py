@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scripts.demo import BIN, LAB, ROOT, Fleet, become_options, environment, play, read_ledgers, remote
+from lab.fleet import BIN, LAB, ROOT, Fleet, become_options, environment, play, read_ledgers, remote
 
 sys.path.insert(0, str(ROOT / "example"))
 from shop import ledger

@@ -10,7 +10,7 @@ import re
 import time
 from pathlib import Path
 
-from scripts.demo import LOGS, become_options, play
+from lab.fleet import LOGS, become_options, play
 
 RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)", re.MULTILINE)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url
 
-from scripts.demo import Fleet, load_fleet
+from lab.fleet import Fleet, load_fleet
 
 NAME = "bench"
 ON_HOST = Path(__file__).with_name("throughput_on_host.py")

@@ -7,224 +7,55 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import importlib
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import quote
-from urllib.request import Request, urlopen
 
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import program_in
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.status import Status
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = ROOT / ".venv" / "bin"
-LAB = ROOT / ".lab"
-LOGS = ROOT / ".cache" / "demo"
-IMAGES = "localhost/fleet-lab-"
+from lab.fleet import (
+    BROKERS,
+    LAB,
+    LOGS,
+    ROOT,
+    Fleet,
+    LabError,
+    Process,
+    become_options,
+    console,
+    get,
+    load_fleet,
+    monitor_url,
+    next_release,
+    play,
+    processes,
+    read_ledgers,
+    remote,
+    say,
+)
 
-TAIL_LINES = 40
+IMAGES = "localhost/fleet-lab-"
 # Tasks that are sent at a time during a rollout.
 LOAD_TASKS = 20
 POLL_SECONDS = 1.5
-# Ledgers that were last written this long before the first task have no tasks of this run.
-CLOCK_SKEW_SECONDS = 3600
-# Long enough for a busy machine.
-REMOTE_TIMEOUT_SECONDS = 600
-# The services of systemd that the table of hosts shows.
-UNITS = ["rabbitmq-server.service", "redis-server.service", "valkey-server.service", "flower.service", "nginx.service"]
-UNITS += ["prometheus.service", "prometheus-alertmanager.service"]
-PORTS = {"prometheus": 9090, "alertmanager": 9093}
 # The task whose worker is killed, and the longest time until the alert fires, or is resolved.
 VICTIM = ("reports.build", ["2026-01", 60])
 ALERT = "CeleryTasksKilled"
 ALERT_SECONDS = 900
-BROKERS = ("rabbitmq", "redis")
-
-TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
-RECAP = re.compile(r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)")
-# supervisorctl: name, state in capitals, and "pid 1, uptime 0:00:01" or an error.
-PROGRAM = re.compile(r"^(?P<name>\S+)\s+(?P<state>[A-Z]+)\s*(?:pid \d+, uptime )?(?P<detail>.*)$")
-
-console = Console(highlight=False, emoji=False)
-
-
-class DemoError(Exception):
-    """The demo failed. The message is for the user."""
-
-
-@dataclass
-class Fleet:
-    """The hosts and names of the inventory that the demo uses."""
-
-    name: str
-    app: str
-    network: str
-    state: Path
-    secrets: Path
-    #: The address of each host.
-    addresses: dict[str, str]
-    broker: str
-    #: "rabbitmq" or "redis".
-    kind: str
-    beat: str
-    flower: str
-    monitor: str
-    #: Hosts that run the application, and have a ledger.
-    app_hosts: list[str]
-
-
-@dataclass(frozen=True)
-class Process:
-    """A program or service on a host, as Supervisor or systemd reports it."""
-
-    name: str
-    state: str
-    detail: str = ""
-
-    @property
-    def healthy(self) -> bool:
-        """Return whether it is running."""
-        return self.state in {"RUNNING", "running"}
-
-
-@dataclass
-class Recap:
-    """The progress of a playbook, from its output."""
-
-    play: str = ""
-    task: str = ""
-    tasks: int = 0
-    changed: int = 0
-    hosts: list[str] = field(default_factory=list)
-
-    def read(self, line: str) -> bool:
-        """Read a line, and return whether it begins a play or a task."""
-        if title := TITLE.match(line):
-            if title["kind"] == "PLAY":
-                self.play, self.task = title["name"], ""
-            else:
-                self.task = title["name"]
-                self.tasks += 1
-            return True
-        if recap := RECAP.match(line):
-            self.hosts.append(recap["host"])
-            self.changed += int(recap["changed"])
-        return False
-
-
-def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str = "rabbitmq") -> Fleet:
-    """Return the fleet of an inventory.
-
-    Args:
-        inventory: output of `ansible-inventory --list`.
-        home: the user's home directory, below which the fleet's secrets are.
-        source: the inventory's directory.
-        kind: the broker.
-
-    Raises:
-        DemoError: the inventory has no hosts of the lab.
-    """
-    variables: dict[str, dict[str, Any]] = inventory.get("_meta", {}).get("hostvars", {})
-    missing = [host for host, values in variables.items() if not {"lab_network", "ansible_host"} <= set(values)]
-    if missing or not variables:
-        raise DemoError(
-            f"{source} has no hosts of the lab. Use inventories/lab, or set lab_network and ansible_host of "
-            f"{', '.join(missing) or 'its hosts'}"
-        )
-    values = next(iter(variables.values()))
-    app = values.get("celery_app_name", "shop")
-    name = values.get("celery_fleet_name", app)
-
-    def members(group: str) -> list[str]:
-        content = inventory.get(group, {})
-        nested = (host for child in content.get("children", []) for host in members(child))
-        return [*content.get("hosts", []), *nested]
-
-    def first(duty: str) -> str:
-        group = values.get(f"celery_{duty}_group", duty)
-        hosts = members(group)
-        if not hosts:
-            raise DemoError(f"{source} has no host in the group {group}, which the demo needs. Put a host into it")
-        return hosts[0]
-
-    beat = first("beat")
-    workers = {host for worker in values.get("celery_workers", []) for host in members(worker["group"])}
-
-    return Fleet(
-        name=name,
-        app=app,
-        network=values["lab_network"],
-        state=LAB / values["lab_network"],
-        secrets=home / ".local" / "share" / "celery-fleet" / name,
-        addresses={host: str(values["ansible_host"]) for host, values in sorted(variables.items())},
-        broker=first("broker"),
-        kind=kind,
-        beat=beat,
-        flower=first("flower"),
-        monitor=first("monitor"),
-        app_hosts=sorted(workers | {beat}),
-    )
-
-
-def parse_programs(text: str, files: Iterable[Path]) -> list[Process]:
-    """Return the programs in the output of `supervisorctl status`.
-
-    Args:
-        files: configuration files of the programs. A slot that has stopped after a handover has none, and is left out.
-    """
-    matches = [match for line in text.splitlines() if (match := PROGRAM.match(line))]
-    declared = set(map(program_in, files))
-    return [
-        Process(match["name"], match["state"], match["detail"])
-        for match in matches
-        if match["state"] != "STOPPED" or match["name"] in declared
-    ]
-
-
-def parse_units(text: str) -> list[Process]:
-    """Return the installed services in the output of `systemctl list-units --all --plain --no-legend`."""
-    processes = []
-    for line in text.splitlines():
-        unit, load, _active, state, *_description = line.split()
-        if load == "loaded":
-            processes.append(Process(unit.removesuffix(".service"), state))
-    return processes
-
-
-def say(text: str) -> None:
-    """Print a line without markup and wrapping."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def environment() -> dict[str, str]:
-    """Return the environment for Ansible: .venv first in PATH, output without colours and buffers."""
-    return {
-        **os.environ,
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_FORCE_COLOR": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 @contextmanager
@@ -236,80 +67,11 @@ def step(title: str) -> Iterator[None]:
     say(f"  took {time.monotonic() - started:.0f} s")
 
 
-def become_options() -> list[str]:
-    """Return the option with which Ansible asks for sudo's password, if sudo needs one."""
-    if os.geteuid() == 0 or not shutil.which("sudo"):
-        return []
-    able = subprocess.run(["sudo", "-n", "true"], check=False, capture_output=True).returncode == 0  # noqa: S607
-    return [] if able else ["--ask-become-pass"]
-
-
-def play(inventory: Path, playbook: str, options: list[str] | None = None) -> Recap:
-    """Run a playbook. Show its current task on one line, and write its output to a log.
-
-    Raises:
-        DemoError: the playbook failed. The end of the log is printed.
-    """
-    log = LOGS / f"{Path(playbook).stem}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [str(BIN / "ansible-playbook"), "-i", str(inventory), playbook, *(options or [])]
-    recap = Recap()
-    with (
-        log.open("w", encoding="utf-8") as file,
-        Status("", console=console) as status,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        # Ansible may ask for a password, so leave the terminal alone until the first play.
-        status.stop()
-        for line in process.stdout or ():
-            file.write(line)
-            if recap.read(line):
-                current = f"{recap.play}: {recap.task}" if recap.task else recap.play
-                # The spinner takes two columns of the line.
-                status.update(escape(current[: console.width - 3]))
-                status.start()
-    if process.returncode != 0:
-        lines = log.read_text(encoding="utf-8").rstrip().splitlines()
-        say("\n".join(lines[-TAIL_LINES:]))
-        raise DemoError(f"{playbook} failed. Its whole output is in {log.relative_to(ROOT)}")
-    say(f"  {len(recap.hosts)} hosts, {recap.tasks} tasks, {recap.changed} changes")
-    return recap
-
-
-def remote(fleet: Fleet, host: str, command: list[str], allowed: Iterable[int] = (0,)) -> str:
-    """Run a command on a host over SSH, and return its stdout.
-
-    Raises:
-        DemoError: the command timed out, or its exit code is not allowed.
-    """
-    ssh = ["ssh", "-F", str(fleet.state / "ssh" / "config"), "-o", "BatchMode=yes", host, shlex.join(command)]
-    try:
-        result = subprocess.run(ssh, check=False, capture_output=True, text=True, timeout=REMOTE_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise DemoError(f"{host} did not answer within {error.timeout:.0f} s: {shlex.join(command)}") from error
-    if result.returncode not in allowed:
-        output = (result.stderr or result.stdout).strip()
-        raise DemoError(f"on {host}, `{shlex.join(command)}` failed with exit code {result.returncode}: {output}")
-    return result.stdout
-
-
 def send(fleet: Fleet, count: int) -> dict[str, Any]:
     """Send tasks from beat's host, as the application's user, and return the output of send_load."""
     command = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run", "django-admin", "send_load"]
     sent: dict[str, Any] = json.loads(remote(fleet, fleet.beat, [*command, "--count", str(count)]).splitlines()[-1])
     return sent
-
-
-def read_ledgers(fleet: Fleet, since: float) -> Iterator[str]:
-    """Yield the lines of all ledgers that were written since a time, in seconds since the epoch."""
-    command = ["sudo", "-n", "find", f"/var/lib/{fleet.app}", "-path", "*/ledger/*.jsonl"]
-    command += ["-newermt", f"@{since - CLOCK_SKEW_SECONDS:.0f}", "-exec", "cat", "{}", "+"]
-    hosts = fleet.app_hosts
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        for text in pool.map(lambda host: remote(fleet, host, command), hosts):
-            yield from text.splitlines()
 
 
 def watch(fleet: Fleet, sent: dict[str, Any], since: float, timeout: float) -> Any:  # noqa: ANN401 - shop's Count
@@ -328,19 +90,6 @@ def watch(fleet: Fleet, sent: dict[str, Any], since: float, timeout: float) -> A
             if ended >= sent["total"] or time.monotonic() > end:
                 return count
             time.sleep(POLL_SECONDS)
-
-
-def processes(fleet: Fleet, host: str) -> list[Process]:
-    """Return the programs and services of a host, running or not."""
-    command = ["systemctl", "list-units", "--all", "--plain", "--no-legend", *UNITS, "supervisor.service"]
-    units = parse_units(remote(fleet, host, command))
-    services = [unit for unit in units if unit.name != "supervisor"]
-    if len(services) == len(units):
-        return services
-    files = map(Path, remote(fleet, host, ["ls", "/etc/supervisor/conf.d"]).split())
-    # 3: a program is not running. The table shows which.
-    status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3))
-    return parse_programs(status, files) + services
 
 
 def host_table(fleet: Fleet, found: dict[str, list[Process]]) -> Table:
@@ -387,37 +136,16 @@ def pages(fleet: Fleet) -> str:
     )
 
 
-def monitor_url(fleet: Fleet, program: str) -> str:
-    """Return the URL of Prometheus or Alertmanager."""
-    return f"http://{fleet.addresses[fleet.monitor]}:{PORTS[program]}"
-
-
-def get(fleet: Fleet, program: str, path: str) -> Any:  # noqa: ANN401 - JSON
-    """Return the response of Prometheus or Alertmanager to a GET request.
-
-    Raises:
-        DemoError: it does not answer.
-    """
-    password = (fleet.secrets / program).read_text(encoding="utf-8").strip()
-    credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
-    request = Request(monitor_url(fleet, program) + path, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310 - http
-    try:
-        with urlopen(request, timeout=REMOTE_TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
-            return json.load(response)
-    except URLError as error:
-        raise DemoError(f"{request.full_url} does not answer: {error}") from error
-
-
 def wait_for(check: Callable[[], Any], what: str, timeout: float) -> Any:  # noqa: ANN401 - what check returns
     """Poll until check returns a true value, and return it.
 
     Raises:
-        DemoError: the timeout is over.
+        LabError: the timeout is over.
     """
     end = time.monotonic() + timeout
     while not (result := check()):
         if time.monotonic() > end:
-            raise DemoError(f"Timed out after {timeout:.0f} s: {what}")
+            raise LabError(f"Timed out after {timeout:.0f} s: {what}")
         time.sleep(POLL_SECONDS)
     return result
 
@@ -450,34 +178,9 @@ def kill_a_worker(fleet: Fleet) -> None:
     say(f"  and was resolved after {time.monotonic() - killed:.0f} s, as its window is one minute here")
 
 
-def load_fleet(inventory: Path, kind: str = "rabbitmq") -> Fleet:
-    """Return the fleet of an inventory.
-
-    Raises:
-        DemoError: the inventory can't be read, or has no hosts of the lab.
-    """
-    result = subprocess.run(
-        [str(BIN / "ansible-inventory"), "-i", str(inventory), "--list"],
-        cwd=ROOT,
-        env=environment(),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode != 0:
-        raise DemoError(f"{inventory} can't be read: {result.stderr.strip()}")
-    return parse_fleet(json.loads(result.stdout), Path.home(), inventory, kind)
-
-
 def current_release(fleet: Fleet) -> str:
     """Return the release that the fleet runs."""
     return Path(remote(fleet, fleet.beat, ["readlink", f"/srv/{fleet.app}/current"]).strip()).name
-
-
-def next_release(version: str) -> str:
-    """Return the next release: 1.3.0 after 1.2.0."""
-    major, minor, *_ = version.split(".")
-    return f"{major}.{int(minor) + 1}.0"
 
 
 @contextmanager
@@ -565,7 +268,7 @@ def up(options: argparse.Namespace) -> int:
     if "flower" not in {process.name for process in found[fleet.flower]}:
         problems.append(f"Flower is not on {fleet.flower}")
     if problems:
-        raise DemoError("; ".join(problems))
+        raise LabError("; ".join(problems))
     return 0
 
 
@@ -637,7 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
-    except DemoError as error:
+    except LabError as error:
         console.print(f"[bold red]demo:[/] {escape(str(error))}", soft_wrap=True)
         return 1
     except KeyboardInterrupt:

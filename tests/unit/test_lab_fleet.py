@@ -1,4 +1,4 @@
-"""The demo: parsing of the inventory, of a playbook's output and of the hosts' output."""
+"""The fleet in the lab: parsing of the inventory, of a playbook's output and of the hosts' output."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.demo import DemoError, Process, Recap, next_release, parse_fleet, parse_programs, parse_units
+from lab.fleet import LabError, Process, Recap, next_release, parse_fleet, parse_programs, parse_units
 
 
 def inventory(**variables: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_groups_may_have_other_names() -> None:
     ],
 )
 def test_an_inventory_that_is_not_the_labs_is_refused(listed: dict[str, Any], message: str) -> None:
-    with pytest.raises(DemoError, match=message):
+    with pytest.raises(LabError, match=message):
         parse_fleet(listed, Path(), Path("i"))
 
 
