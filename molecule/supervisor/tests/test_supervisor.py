@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 from shared.deployed import wait_until
+from shared.service import assert_sandboxed
 
+# See capability.h.
+CAP_NET_RAW = 1 << 13
+CAP_SYS_ADMIN = 1 << 21
 # Each takes a while to end after TERM, as a worker does whose task still runs.
 PROGRAM = """[program:slow-{number}]
 command=/bin/bash -c "trap 'sleep 4; date +%%s >>ended; exit' TERM; touch up-{number}; while sleep .1; do :; done"
@@ -62,6 +66,14 @@ def test_nobody_else_reaches_its_socket(host: Any) -> None:
     assert host.run("runuser -u nobody -- supervisorctl status").rc != 0
     assert host.run("runuser -u nobody -- supervisorctl shutdown").rc != 0
     assert host.service("supervisor").is_running
+
+
+def test_a_program_gains_no_privileges(busy: Any) -> None:
+    assert_sandboxed(busy, "supervisor")
+    status = busy.check_output("cat /proc/$(supervisorctl pid slow-0)/status").splitlines()
+    found = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    assert not int(found["CapBnd"], 16) & (CAP_NET_RAW | CAP_SYS_ADMIN)
 
 
 def test_nothing_listens(host: Any) -> None:
