@@ -6,7 +6,7 @@ export MOLECULE_COMMAND_BORDERS := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down test test-quick lint unit lock readmes dashboards docs
+.PHONY: help setup demo demo-down test test-quick lint unit lock readmes dashboards docs changelog
 
 help: ## list the commands
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ dashboards: setup ## write the Grafana dashboards from scripts/dashboards.py
 
 docs: ## build the documentation site in .cache/docs/site
 	@scripts/docs
+
+changelog: docs ## merge changelogs/fragments into CHANGELOG.rst
+	@.cache/docs/venv/bin/antsibull-changelog release --update-existing
 
 lock: ## write requirements.lock and docs/requirements.lock from pyproject.toml
 	@scripts/lock

@@ -500,11 +500,10 @@ def run_all(steps: Sequence[Step], jobs: int) -> int:
         watcher.join()
 
     used, whole = (now - then for now, then in zip(machine_seconds(), (used, whole), strict=True))
+    busy = used / whole if whole else 0.0
     costs = [cost for step in steps for cost in step.meter.costs]
     report = [*table(costs), "", *spent_table([step.spent for step in steps]), ""]
-    report.append(
-        f"{clock(time.monotonic() - run.began)} wall time; the processors were busy {used / whole:.0%} of it."
-    )
+    report.append(f"{clock(time.monotonic() - run.began)} wall time; the processors were busy {busy:.0%} of it.")
     (LOGS / "costs.md").write_text("\n".join(report) + "\n", encoding="utf-8")
     print("\n".join(["", *report, ""]), flush=True)
 
