@@ -17,6 +17,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._facts import host_fa
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
@@ -43,6 +44,7 @@ class FilterModule:
             "management_url": management_url,
             "platform": _platform,
             "python_literal": _python_literal,
+            "redis_memory": _redis_memory,
             "result_url": result_url,
             "salted_sha1": _salted_sha1,
             "staging_failures": _staging_failures,
@@ -54,6 +56,13 @@ class FilterModule:
 
 def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {host: host_facts(hostvars[host]) for host in hosts}
+
+
+def _redis_memory(value: object, total: int) -> int:
+    try:
+        return redis_memory(value, total)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
 
 
 def _log_names(host: str, plan: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.fleet.celery.plugins.module_utils._role_options import OPTION_CHECKS
 
 # A file that a template takes in as it is. With its own lookup, Ansible would look for all imports from then on.
 _TAKEN_IN = re.compile(r"\{\{ lookup\('ansible\.builtin\.file', role_path ~ '([^']+)'\) \}\}")
@@ -32,6 +34,11 @@ class Role:
         """Return the value of an expression with the role's variables."""
         return self._template("{{ " + expression + " }}", given)
 
+    def problems(self, **given: Any) -> list[str]:
+        """Return what is wrong with the role's options."""
+        facts = (self._variables | given).get("ansible_facts", {})
+        return list(map(str, OPTION_CHECKS[self.path.name](_Options(self, given), facts)))
+
     def render(self, template: str, **given: Any) -> str:
         """Render a template of the role as ansible.builtin.template does. It must not use the collection's filters."""
         text = (self.path / "templates" / template).read_text(encoding="utf-8")
@@ -41,6 +48,23 @@ class Role:
     def _template(self, text: str, given: dict[str, Any]) -> Any:
         templar = Templar(loader=DataLoader(), variables=self._variables | given)
         return templar.template(trust_as_template(text), escape_backslashes=False)
+
+
+class _Options(Mapping[str, Any]):
+    """A role's options, each rendered when it is read. There is no lookup here, so that of a password can't be."""
+
+    def __init__(self, role: Role, given: Mapping[str, Any]) -> None:
+        self._role = role
+        self._given = given
+
+    def __getitem__(self, name: str) -> Any:
+        return self._role.value(f"{self._role.path.name}_{name}", **self._given)
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
 
 
 def trusted(value: Any) -> Any:

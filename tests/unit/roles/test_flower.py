@@ -69,19 +69,19 @@ def test_the_fleets_settings_win() -> None:
         ({"flower_basic_auth_user": "a:b"}, "colon"),
         ({"flower_basic_auth_password": "é"}, "printable ASCII"),
         ({"flower_basic_auth_password": ""}, "must not be empty"),
-        ({"flower_tls_key": "/key.pem"}, "set both or none"),
+        ({"flower_tls_key": "/key.pem"}, "Set both or none"),
         ({"flower_broker_api": "10.0.0.11:15672"}, "flower_broker_api"),
         ({"flower_memory_max": "512"}, "needs a unit"),
     ],
 )
 def test_invalid_values_are_refused(variables: dict[str, str], problem: str) -> None:
-    problems = ROLE.value("__flower_problems", **variables)
+    problems = ROLE.problems(**variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_the_defaults_are_valid() -> None:
-    assert ROLE.value("__flower_problems") == []
+    assert ROLE.problems() == []
 
 
 @pytest.mark.parametrize(("given_", "limit"), [("512MB", "512M"), ("2GiB", "2G"), ("700M", "700M")])

@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
+from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
 from ansible_collections.fleet.celery.plugins.modules.redis_users import state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from role import Role
 
-FACTS = {"memtotal_mb": 4096}
+FACTS = {"memtotal_mb": 4096, "distribution": "Debian", "distribution_major_version": "13"}
 USERS = ("application", "administrator", "monitoring", "metrics", "reader")
 ROLE = Role(
     "redis",
     ansible_facts=FACTS,
+    __redis_maxmemory=redis_memory("60%", 4 << 30),
     __redis_platform=asdict(platform_of("Debian", 13)),
     **{f"redis_{user}_password": user for user in USERS},
 )
@@ -34,7 +36,7 @@ def users(**given: Any) -> dict[str, list[str]]:
 
 
 def test_the_defaults_are_valid() -> None:
-    assert ROLE.value("__redis_problems") == []
+    assert ROLE.problems() == []
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_the_defaults_are_valid() -> None:
     [
         ({"redis_flavor": "keydb"}, "keydb is neither redis nor valkey"),
         (
-            {"redis_flavor": "valkey", "__redis_platform": asdict(platform_of("Debian", 12))},
+            {"redis_flavor": "valkey", "ansible_facts": FACTS | {"distribution_major_version": "12"}},
             "Debian 12 has no Valkey",
         ),
         ({"redis_maxmemory_policy": "allkeys-lru"}, "with allkeys-lru a full Redis would drop queued tasks"),
@@ -52,8 +54,8 @@ def test_the_defaults_are_valid() -> None:
         ({"redis_maxmemory": "5gb"}, "5368709120 bytes, but the host has 4294967296"),
         ({"redis_maxmemory": "101%"}, "but the host has"),
         ({"redis_appendfsync": "sometimes"}, "sometimes is none of"),
-        ({"redis_broker_database": 16}, "16 is too low for the database of an application"),
-        ({"redis_monitoring_user": "celery"}, "User names must be unique"),
+        ({"redis_broker_database": 16}, "16 is too low for the database 16 of an application"),
+        ({"redis_monitoring_user": "celery"}, "celery is the name of two users"),
         ({"redis_application_user": "my shop"}, "'my shop' can't be the name"),
         ({"redis_queues": ["a\nuser x on nopass"]}, "can't be the name"),
         ({"redis_key_prefix": "shop"}, "'shop' is not valid"),
@@ -66,14 +68,14 @@ def test_the_defaults_are_valid() -> None:
     ],
 )
 def test_invalid_values_are_refused(variables: dict[str, Any], problem: str) -> None:
-    problems = ROLE.value("__redis_problems", **variables)
+    problems = ROLE.problems(**variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_all_problems_are_named_at_once() -> None:
     wrong = {"redis_flavor": "x", "redis_maxmemory_policy": "x", "redis_maxmemory": "5gb", "redis_appendfsync": "x"}
-    assert len(ROLE.value("__redis_problems", **wrong)) == 4
+    assert len(ROLE.problems(**wrong)) == 4
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_all_problems_are_named_at_once() -> None:
     [("60%", 2576980377), ("512mb", 512 << 20), ("512M", 512_000_000), ("1GB", 1 << 30), (8_388_608, 8_388_608)],
 )
 def test_sizes_are_read_as_redis_reads_them(given_: object, size: int) -> None:
-    assert int(ROLE.value("__redis_maxmemory", redis_maxmemory=given_)) == size
+    assert redis_memory(given_, 4 << 30) == size
 
 
 @settings(max_examples=25)

@@ -53,21 +53,21 @@ def test_nginx_accepts_the_hash_of_the_password(password: str) -> None:
     ("variables", "problem"),
     [
         ({"redis_ui_redis_password": ""}, "must not be empty"),
-        ({"redis_ui_databases": []}, "redis_ui_databases must not be empty"),
+        ({"redis_ui_databases": []}, "redis_ui_databases: must not be empty"),
         ({"redis_ui_databases": [{"name": "a", "db": 1}, {"name": "b", "db": 1}]}, "a database twice"),
         ({"redis_ui_databases": [{"name": "a", "db": -1}]}, "below zero"),
         ({"redis_ui_basic_auth_user": "a:b"}, "colon"),
         ({"redis_ui_basic_auth_password": "é"}, "printable ASCII"),
         ({"redis_ui_basic_auth_password": ""}, "must not be empty"),
-        ({"redis_ui_tls_certificate": "/cert.pem"}, "set both or none"),
+        ({"redis_ui_tls_certificate": "/cert.pem"}, "Set both or none"),
         ({"redis_ui_memory_max": "512"}, "needs a unit"),
     ],
 )
 def test_invalid_values_are_refused(variables: dict[str, Any], problem: str) -> None:
-    problems = ROLE.value("__redis_ui_problems", **variables)
+    problems = ROLE.problems(**variables)
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_the_defaults_are_valid() -> None:
-    assert ROLE.value("__redis_ui_problems") == []
+    assert ROLE.problems() == []

@@ -54,7 +54,7 @@ def ini(text: str) -> configparser.ConfigParser:
     ],
 )
 def test_valid_options_are_accepted(given: dict[str, Any]) -> None:
-    assert ROLE.value("__celery_task_log_problems", **given) == []
+    assert ROLE.problems(**given) == []
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,30 @@ def test_valid_options_are_accepted(given: dict[str, Any]) -> None:
     [
         (
             {**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": ""},
-            "there are no credentials. Set celery_task_log_",
+            "the sink cloudwatch has no credentials. Set it and celery_task_log_",
         ),
-        ({**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"}, "there are no credentials"),
-        ({**CLOUDWATCH, "celery_task_log_cloudwatch_region": ""}, "celery_task_log_cloudwatch_region is empty"),
-        ({**CLOUDWATCH, "celery_task_log_cloudwatch_group": "a b"}, "celery_task_log_cloudwatch_group is 'a b'"),
-        ({"celery_task_log_cloudwatch_metrics": "Celery"}, "Only the sink cloudwatch has metrics"),
-        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "Agents read the file of the sink file"),
-        ({"celery_task_log_journal_size": "1 GB"}, "celery_task_log_journal_size is '1 GB'"),
-        ({"celery_task_log_retention_days": 0}, "celery_task_log_retention_days is 0. Set it to at least 1"),
-        ({"celery_task_log_file_backups": 0}, "celery_task_log_file_backups is 0. Set it to at least 1"),
-        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size is 100. Set it to at least 65536"),
+        (
+            {**CLOUDWATCH, "celery_task_log_cloudwatch_secret_key": "two words"},
+            "the sink cloudwatch has no credentials",
+        ),
+        (
+            {**CLOUDWATCH, "celery_task_log_cloudwatch_region": ""},
+            "celery_task_log_cloudwatch_region: must not be empty",
+        ),
+        (
+            {**CLOUDWATCH, "celery_task_log_cloudwatch_group": "a b"},
+            "celery_task_log_cloudwatch_group: 'a b' is not the name",
+        ),
+        ({"celery_task_log_cloudwatch_metrics": "Celery"}, "has no effect with the sink"),
+        ({"celery_task_log_agents": {"alloy": "/etc/alloy/shop.alloy"}}, "agents read the file of the sink file"),
+        ({"celery_task_log_journal_size": "1 GB"}, "celery_task_log_journal_size: '1 GB' is not a size"),
+        ({"celery_task_log_retention_days": 0}, "celery_task_log_retention_days: 0 is too small. Set it to at least 1"),
+        ({"celery_task_log_file_backups": 0}, "celery_task_log_file_backups: 0 is too small. Set it to at least 1"),
+        ({"celery_task_log_file_size": 100}, "celery_task_log_file_size: 100 is too small. Set it to at least 65536"),
     ],
 )
 def test_invalid_options_are_refused(given: dict[str, Any], told: str) -> None:
-    (mistake,) = ROLE.value("__celery_task_log_problems", **given)
+    (mistake,) = ROLE.problems(**given)
     assert told in mistake
     assert "secret" not in mistake.replace("secret_key", "")
 
@@ -87,7 +96,7 @@ def test_all_errors_are_reported_at_once() -> None:
         "celery_task_log_journal_size": "much",
         "celery_task_log_retention_days": -1,
     }
-    assert len(ROLE.value("__celery_task_log_problems", **wrong)) == 4
+    assert len(ROLE.problems(**wrong)) == 4
 
 
 # -- what systemd reads --
