@@ -24,8 +24,8 @@ from shared.playbook import changed, converge
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 SECRETS = SCENARIO.parents[1] / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
 SOURCE = "/srv/peers/current/venv/src"
-# Where all is refused, it is not all tried. What a user may not do fails twice, but what a test of theirs expects of the
-# time that something takes does not.
+# Where all is refused, it is not all tried. What a user may not do fails twice, unlike a test that depends on how long
+# something takes.
 PYTEST = "python -m pytest -p no:cacheprovider --tb=short -q -rfER --maxfail=10 --reruns=1"
 # Some four minutes on an idle machine.
 LONGEST_SECONDS = 2400
