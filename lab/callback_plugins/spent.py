@@ -34,7 +34,7 @@ KINDS = {
     "celery_rollout": "workers start and end",
     "celery_drain_hosts": "workers start and end",
     "supervisor_programs": "workers start and end",
-    "celery_status": "tasks are awaited and counted",
+    "celery_status_info": "tasks are awaited and counted",
     "rabbitmq_definitions": "broker",
     "redis_users": "broker",
     "systemd_service": "services start and stop",

@@ -109,7 +109,7 @@ def _host_statuses(
     """Return the releases and programs of each host.
 
     Args:
-        name: variable in which each host registered the result of celery_status.
+        name: variable in which each host registered the result of celery_status_info.
     """
     keys = ("current", "previous", "drained", "programs", "releases")
     return {
@@ -122,7 +122,7 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
     """Return the lines of a table of all programs, with their releases and states.
 
     Args:
-        name: variable in which each host registered the result of celery_status.
+        name: variable in which each host registered the result of celery_status_info.
     """
     return status_table(_statuses(hostvars, hosts, name))
 
@@ -130,7 +130,7 @@ def _status_table(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str
 def _statuses(
     hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str], name: str
 ) -> dict[str, Mapping[str, Any]]:
-    """Return the result of celery_status of each host. One that left the play before it is unreachable."""
+    """Return the result of celery_status_info of each host. One that left the play before it is unreachable."""
     hosts = list(hosts)
     return {host: {"unreachable": True} for host in hosts} | _registered(hostvars, hosts, name)
 

@@ -157,7 +157,7 @@ class Fleet:
 
     Attributes:
         plan: the plan of the role celery.
-        hosts: for each host, its symptoms, as celery_doctor returns them.
+        hosts: for each host, its symptoms, as celery_doctor_info returns them.
         unreachable: hosts without symptoms.
         runtime: digest of the collection's runtime package; empty if it is not known.
     """

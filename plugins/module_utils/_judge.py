@@ -1,6 +1,6 @@
 """Whether a batch is healthy on a new release, compared with the fleet's baseline before the rollout.
 
-Pure: results of celery_status go in, reasons come out.
+Pure: results of celery_status_info go in, reasons come out.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def batch_failures(
 
     Args:
         versions: for each host, its new release.
-        before: for each host of the fleet, the result of celery_status before the first batch (the baseline).
-        after: for each host of the batch, the result of celery_status after the activation.
+        before: for each host of the fleet, the result of celery_status_info before the first batch (the baseline).
+        after: for each host of the batch, the result of celery_status_info after the activation.
         margins: allowed regression.
     """
     reasons = []
@@ -113,7 +113,7 @@ def depth_limits(before: Mapping[str, Mapping[str, Any]], margins: Margins) -> d
     """Return the depth that each queue may have.
 
     Args:
-        before: for each host, the result of celery_status before the first batch (the baseline).
+        before: for each host, the result of celery_status_info before the first batch (the baseline).
     """
     return {queue: margins.depth(depth) for queue, depth in _baseline_depths(before).items()}
 

@@ -72,10 +72,10 @@ class Results:
     """The results of a host's modules during a rollout; empty where a module did not run.
 
     Attributes:
-        before: of celery_status, before the rollout.
+        before: of celery_status_info, before the rollout.
         staged: of celery_release.
         activated: of the latest celery_activate.
-        after: of celery_status, after the rollout.
+        after: of celery_status_info, after the rollout.
     """
 
     before: Mapping[str, Any]
@@ -131,7 +131,7 @@ def open_tasks(status: Mapping[str, Any]) -> int:
     These are in-flight tasks and all that were ever interrupted. A rollout that interrupts none leaves no more of them.
 
     Args:
-        status: result of celery_status.
+        status: result of celery_status_info.
     """
     return sum(
         counts.get("begun", 0) - sum(counts.get(kind, 0) for kind in ("done", "failed", "retried"))

@@ -50,8 +50,8 @@ def rollback_release(status: Mapping[str, Any], version: str) -> str:
     """Return the release that a rollback activates on a host.
 
     Args:
-        status: result of celery_status before the rollout. An interrupted rollout may already have pointed current to
-            the new release.
+        status: result of celery_status_info before the rollout. An interrupted rollout may already have pointed current
+            to the new release.
         version: the new release.
     """
     current, previous = str(status.get("current", "")), str(status.get("previous", ""))

@@ -12,8 +12,8 @@ description:
   - Collects the baseline, computes the batches, activates the release on one batch after the other, and checks each
     batch against the baseline. A failed batch ends the rollout, and all hosts that it had reached are rolled back.
   - Runs on the controller, once for all hosts. It runs M(fleet.celery.celery_activate),
-    M(fleet.celery.celery_status) and M(fleet.celery.celery_lock) on the hosts, at most C(forks) at the same time, with
-    the connections and the privileges of the play. Keywords of the task itself do not apply to them.
+    M(fleet.celery.celery_status_info) and M(fleet.celery.celery_lock) on the hosts, at most C(forks) at the same time,
+    with the connections and the privileges of the play. Keywords of the task itself do not apply to them.
   - Shows what it does and waits for at once, renews the rollout lock at each step, and releases it at the end.
   - The run that it belongs to must have acquired the lock.
 author: Celery Fleet (@celery-fleet)

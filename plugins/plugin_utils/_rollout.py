@@ -31,7 +31,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
     failure_of,
 )
 
-ACTIVATE, STATUS, LOCK = "fleet.celery.celery_activate", "fleet.celery.celery_status", "fleet.celery.celery_lock"
+ACTIVATE, STATUS, LOCK = "fleet.celery.celery_activate", "fleet.celery.celery_status_info", "fleet.celery.celery_lock"
 COMMAND = "ansible.builtin.command"
 # Task results are collected from so many seconds before the rollout, to show the rate before it.
 LEAD_SECONDS = 30
@@ -121,11 +121,11 @@ class Host:
     """A host in a rollout, from its beginning to its end; a result is empty until its module has run.
 
     Attributes:
-        baseline: result of celery_status before the rollout.
+        baseline: result of celery_status_info before the rollout.
         activation: latest result of celery_activate.
         hook: why a hook failed; empty if none did.
-        health: result of celery_status after the activation.
-        final: result of celery_status at the end.
+        health: result of celery_status_info after the activation.
+        final: result of celery_status_info at the end.
     """
 
     name: str

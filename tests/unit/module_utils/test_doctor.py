@@ -32,7 +32,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._release import Recor
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import AliveFile
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import query
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import Process
-from ansible_collections.fleet.celery.plugins.modules import celery_doctor
+from ansible_collections.fleet.celery.plugins.modules import celery_doctor_info
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
@@ -255,9 +255,9 @@ def test_a_host_that_alone_does_not_reach_the_broker_is_a_finding() -> None:
 def test_a_connection_to_the_broker_is_tried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert celery_doctor.broker_unreachable(["127.0.0.1", str(port)]) == ""
-    assert "refused" in celery_doctor.broker_unreachable(["127.0.0.1", str(port)])
-    assert celery_doctor.broker_unreachable([]) == ""
+        assert celery_doctor_info.broker_unreachable(["127.0.0.1", str(port)]) == ""
+    assert "refused" in celery_doctor_info.broker_unreachable(["127.0.0.1", str(port)])
+    assert celery_doctor_info.broker_unreachable([]) == ""
 
 
 def test_a_broker_that_is_down_is_no_finding_about_its_workers() -> None:
@@ -292,10 +292,10 @@ def test_a_worker_without_a_heartbeat_is_judged_by_its_answer() -> None:
 def test_the_heartbeat_of_a_running_worker_is_read(tmp_path: Path) -> None:
     AliveFile(tmp_path, "shop-email").write(["email"], active=0, held=0, done=0)
     process = Process("shop-email", "RUNNING", os.getpid(), "", "")
-    told = celery_doctor.heartbeat(tmp_path, process)
+    told = celery_doctor_info.heartbeat(tmp_path, process)
     assert told == {"fresh": True, "connected": True, "age": 0, "queues": ["email"]}
-    assert celery_doctor.heartbeat(tmp_path, replace(process, state="STOPPING")) is None
-    assert celery_doctor.heartbeat(tmp_path, replace(process, pid=1)) is None
+    assert celery_doctor_info.heartbeat(tmp_path, replace(process, state="STOPPING")) is None
+    assert celery_doctor_info.heartbeat(tmp_path, replace(process, pid=1)) is None
 
 
 def test_an_unreachable_host_is_a_finding_and_the_others_are_examined() -> None:
@@ -431,7 +431,7 @@ def test_kills_are_read_from_the_logs_of_supervisor_and_of_workers(
         "2026-11-22 01:00:02,000 WARN stopped: shop-video (terminated by SIGKILL)\n"
         "2026-11-22 01:00:03,000 WARN exited: other-video (terminated by SIGKILL; not expected)\n"
     )
-    monkeypatch.setattr(celery_doctor, "SUPERVISOR_LOG", supervisor)
+    monkeypatch.setattr(celery_doctor_info, "SUPERVISOR_LOG", supervisor)
     (tmp_path / "shop-reports-a.log").write_text(
         "[2026-11-22 01:10:00,123: ERROR/MainProcess] Process 'ForkPoolWorker-2' pid:7 exited with "
         "'signal 9 (SIGKILL)'\n"
@@ -439,7 +439,7 @@ def test_kills_are_read_from_the_logs_of_supervisor_and_of_workers(
         "  a line of no time: signal 9 (SIGKILL)\n"
     )
     app = {"name": "shop", "log_dir": str(tmp_path), "root": tmp_path}
-    found = celery_doctor.killed(app, moment("2026-11-21 12:00:00"))
+    found = celery_doctor_info.killed(app, moment("2026-11-21 12:00:00"))
     assert found == [
         {"program": "shop-email-a", "what": "the worker", "at": moment("2026-11-22 01:00:00")},
         {"program": "shop-video", "what": "the worker", "at": moment("2026-11-22 01:00:02")},
@@ -448,7 +448,7 @@ def test_kills_are_read_from_the_logs_of_supervisor_and_of_workers(
 
 
 def test_each_file_system_is_reported_once_and_missing_directories_are_ignored(tmp_path: Path) -> None:
-    free = celery_doctor.free_percent(["/", str(tmp_path), str(tmp_path / "none")])
+    free = celery_doctor_info.free_percent(["/", str(tmp_path), str(tmp_path / "none")])
     mounts = {name for name in free if not name.endswith("(inodes)")}
     assert "/" in mounts
     assert all(Path(mount).is_mount() for mount in mounts)
@@ -459,7 +459,7 @@ def test_versions_of_packages_with_known_bugs_are_read_from_a_release(tmp_path: 
     packages = tmp_path / "venv/lib/python3.13/site-packages"
     for name in ("celery-5.6.2", "kombu-5.7.0", "django-5.2.0"):
         (packages / f"{name}.dist-info").mkdir(parents=True)
-    assert celery_doctor.versions(tmp_path) == {"celery": "5.6.2", "kombu": "5.7.0"}
+    assert celery_doctor_info.versions(tmp_path) == {"celery": "5.6.2", "kombu": "5.7.0"}
 
 
 #: Of redis-cli INFO, by redis 7.0.
@@ -486,16 +486,16 @@ INFO = {
     ],
 )
 def test_redis_has_alarms_of_memory_connections_and_files(differs: dict[str, str], words: str) -> None:
-    assert celery_doctor.redis_alarms(INFO) == []
-    assert celery_doctor.redis_alarms(INFO | {"maxmemory": "0"}) == []
-    assert celery_doctor.redis_alarms(INFO | differs) == [words]
+    assert celery_doctor_info.redis_alarms(INFO) == []
+    assert celery_doctor_info.redis_alarms(INFO | {"maxmemory": "0"}) == []
+    assert celery_doctor_info.redis_alarms(INFO | differs) == [words]
 
 
 def test_rabbitmqs_alarms_are_those_of_all_nodes() -> None:
     well = {"alarms": [], "node": "rabbit@localhost", "result": "ok"}
-    assert celery_doctor.rabbitmq_alarms(well) == []
+    assert celery_doctor_info.rabbitmq_alarms(well) == []
     said = {"result": "ok", "local": ["Memory alarm on node a"], "global": ["Free disk space alarm on node b"]}
-    assert celery_doctor.rabbitmq_alarms(said) == [
+    assert celery_doctor_info.rabbitmq_alarms(said) == [
         "alarm: Memory alarm on node a",
         "alarm: Free disk space alarm on node b",
     ]
@@ -567,7 +567,7 @@ def test_the_time_of_a_kill_is_read_in_the_applications_time_zone(
     Record("1.0.0", "aa", timezone=timezone).write(tmp_path)
     (tmp_path / "current").symlink_to(tmp_path)
     app = {"name": "shop", "log_dir": tmp_path, "root": tmp_path}
-    (found,) = celery_doctor.killed(app, 0)
+    (found,) = celery_doctor_info.killed(app, 0)
     assert datetime.fromtimestamp(found["at"], UTC).strftime("%d %H:%M:%S") == killed_at
 
 

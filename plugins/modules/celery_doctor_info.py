@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: celery_doctor
+module: celery_doctor_info
 short_description: Collect the symptoms of a host, or evaluate those of all hosts
 description:
   - With O(app), collects a host's symptoms. These are killed processes, run times of tasks, free disk space, the clock,
@@ -94,13 +94,13 @@ options:
 
 EXAMPLES = r"""
 - name: Collect the host's symptoms
-  fleet.celery.celery_doctor:
+  fleet.celery.celery_doctor_info:
     app: "{{ celery_plan.app }}"
     now: "{{ now().timestamp() }}"
   register: doctor
 
 - name: Evaluate the symptoms of all hosts
-  fleet.celery.celery_doctor:
+  fleet.celery.celery_doctor_info:
     plan: "{{ celery_plan }}"
     observations:
       worker1:

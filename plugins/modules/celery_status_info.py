@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: celery_status
+module: celery_status_info
 short_description: Collect the release, the state and the task counts of a host's programs
 description:
   - Returns the current and the previous release, the releases on the host, the release that each program runs, and
@@ -73,7 +73,7 @@ options:
 
 EXAMPLES = r"""
 - name: Collect the status of the workers
-  fleet.celery.celery_status:
+  fleet.celery.celery_status_info:
     app_name: shop
     root: /srv/shop
     state_dir: /var/lib/shop
