@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
+from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
@@ -89,6 +90,69 @@ def test_nothing_is_killed_before_the_longest_task_can_have_ended(hard: int, mul
         assert host["stop_timeout"] > item["stopwaitsecs"]
     assert made.values["broker"]["consumer_timeout"] > 1000 * multiplier * hard
     assert made.values["broker"]["consumer_timeout"] >= 30 * 60 * 1000
+
+
+def test_programs_and_supervisor_are_granted_a_minute_and_half_a_minute_more() -> None:
+    assert program(declaration())["stopwaitsecs"] == 1200 + 60
+    assert plan(declaration()).values["hosts"]["worker1"]["stop_timeout"] == 1200 + 60 + 30
+
+
+def test_each_duty_is_that_of_one_host() -> None:
+    groups = {**GROUPS, "beat": ["worker2"], "flower": ["worker1"], "monitor": ["control1"]}
+    hosts = make_plan(declaration(), groups, FACTS).fleet.hosts
+    assert {name: set(host.duties) for name, host in hosts.items()} == {
+        "broker1": {"rabbitmq", "measured"},
+        "worker1": {"app", "workers", "flower", "measured"},
+        "worker2": {"app", "workers", "beat", "measured"},
+        "control1": {"monitor", "measured"},
+    }
+
+
+def test_each_host_that_watches_the_broker_needs_connections() -> None:
+    apart = {**GROUPS, "beat": ["control1"], "flower": ["broker1"]}
+    together = {**GROUPS, "beat": ["worker1"], "flower": ["worker1"]}
+    more, fewer = (make_plan(declaration(), groups, FACTS).fleet.broker.limits for groups in (apart, together))
+    assert more.connections - fewer.connections == 2 * BROKERS["rabbitmq"].costs.clients.monitor
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq", "redis"])
+def test_flower_gets_the_settings_of_connections_alone(broker: str) -> None:
+    names = set(plan(declaration(broker=broker)).fleet.flower_settings)
+    assert "accept_content" in names
+    assert not {name for name in names if name.startswith(("task_", "worker_", "result_", "beat_"))}
+    timeouts = plan(declaration(broker=broker)).fleet.flower_settings.get("broker_transport_options", {})
+    assert ("visibility_timeout" in timeouts) == (broker == "redis")
+
+
+def test_what_is_unknown_is_compared_with_the_groups_of_the_inventory() -> None:
+    (problem,) = plan(with_worker(group="wrokers")).problems
+    assert "the inventory has beat, broker, empty, flower, workers)" in str(problem)
+
+
+def test_people_see_the_size_of_a_pool() -> None:
+    assert program(declaration(), "shop-customers")["size"] == "1-4"
+    assert program(declaration())["size"] == "2"
+
+
+def test_a_soft_limit_is_below_the_hard_one() -> None:
+    raw = with_worker(time_limit=None, soft_time_limit=None)
+    raw["queues"][1] |= {"time_limit": 100, "soft_time_limit": 90}
+    raw["queues"].append({"name": "more", "tasks": ["more.*"], "time_limit": 40})
+    raw["workers"][1] |= {"queues": ["video", "more"], "time_limit": 100}
+    assert "--soft-time-limit=90" in program(raw)["argv"]
+
+
+def test_a_declared_setting_is_marked_as_such() -> None:
+    settings = plan(declaration(settings={"result_expires": 60})).fleet.settings
+    assert settings["result_expires"].declared
+    assert not settings["task_acks_late"].declared
+
+
+def test_a_solo_worker_is_warned_of() -> None:
+    assert any(
+        "a solo worker does not answer" in text for text in plan(with_worker(pool="solo", concurrency=None)).warnings
+    )
+    assert not any("a solo worker" in text for text in plan(with_worker(pool="threads")).warnings)
 
 
 def test_a_green_pool_is_granted_two_rounds_of_tasks_to_drain() -> None:
