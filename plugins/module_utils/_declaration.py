@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._access import FirewallOptions, read_firewall
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import (
     Alert,
     read_alerts,
@@ -242,6 +243,7 @@ class Declaration:
     runbook_base: str = ""
     certificate_targets: tuple[str, ...] = ()
     hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
+    firewall: FirewallOptions = field(default_factory=FirewallOptions)
     secrets_dir: str = ""
     allow_untested_platforms: bool = False
 
@@ -594,6 +596,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         runbook_base=runbook_base(reader.take("docs_url"), problems),
         certificate_targets=read_certificates(reader.take("certificate_targets") or [], problems),
         hooks=read_hooks(reader.take("hooks") or {}, problems),
+        firewall=read_firewall(reader),
         secrets_dir=_read_secrets_dir(reader),
         allow_untested_platforms=reader.flag("allow_untested_platforms"),
     )

@@ -56,6 +56,23 @@ SHARED_PASSWORDS = {
     ),
     "monitor": ("node_exporter_password",),
 }
+#: Variables of roles that say where a service listens, with the roles' defaults.
+LISTEN_DEFAULTS: Mapping[str, Any] = {
+    "alertmanager_listen_address": "127.0.0.1",
+    "alertmanager_port": 9093,
+    "flower_listen_address": "127.0.0.1",
+    "flower_listen_port": 80,
+    "flower_tls_certificate": "",
+    "node_exporter_port": 9100,
+    "prometheus_listen_address": "127.0.0.1",
+    "prometheus_port": 9090,
+    "rabbitmq_management_listen_address": "127.0.0.1",
+    "rabbitmq_management_port": 15672,
+    "rabbitmq_prometheus_port": 15692,
+    "redis_exporter_port": 9121,
+    "redis_ui_listen_address": "127.0.0.1",
+    "redis_ui_listen_port": 8081,
+}
 # Tells values apart within one run, without giving them away.
 _KEY = secrets.token_bytes(32)
 # Data directories of Debian's brokers are below it.
@@ -68,6 +85,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     address: see _address. guessed: whether the host has others, and nothing says which one to use.
     addresses: those of its interfaces, except loopback and link-local ones. disk: bytes of the file system of the
     brokers' data. system: the distribution and its major version. login: the user that Ansible logs in as.
+    listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH.
     role_variables: those of DERIVED_ROLE_VARIABLES that are set. variables: all variables that begin with celery_.
     passwords: a token for each of SHARED_PASSWORDS.
     """
@@ -86,6 +104,8 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "machine_id": facts.get("machine_id"),
         "nodename": facts.get("nodename"),
         "login": variables.get("ansible_user"),
+        "listen": {name: variables[name] for name in LISTEN_DEFAULTS if name in variables},
+        "ssh_port": variables.get("ansible_port"),
         "variables": [name for name in variables if str(name).startswith("celery_")],
         "role_variables": [name for name in DERIVED_ROLE_VARIABLES if name in variables],
         "passwords": {

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._access import Listener
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
@@ -90,6 +91,8 @@ class FleetHost:
     Attributes:
         duties: the broker's kind, app, workers, beat, flower, monitor and measured, as far as they are its own.
         stop_timeout: seconds after which systemd kills Supervisor.
+        listeners: all ports that others may reach.
+        unknown_clients: hosts whose addresses are missing in them.
     """
 
     address: str
@@ -97,6 +100,8 @@ class FleetHost:
     duties: tuple[str, ...]
     stop_timeout: int
     memory: Budget
+    listeners: tuple[Listener, ...]
+    unknown_clients: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -233,6 +238,8 @@ class FleetPlan:
         hosts: by name.
         beat_host: empty if there is none. The other hosts are alike.
         producers: names of hosts that only send tasks.
+        firewall: whether hosts close all other ports.
+        closed_ports: that it may close though something listens on them.
         secrets_dir: directory of the passwords on the controller.
     """
 
@@ -255,6 +262,8 @@ class FleetPlan:
     flower_control: bool
     monitor_host: str
     producers: tuple[str, ...]
+    firewall: bool
+    closed_ports: tuple[int, ...]
     secrets_dir: str
 
 

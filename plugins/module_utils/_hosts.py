@@ -29,6 +29,7 @@ class Host:
         nodename: its host name, which Celery puts in place of %h.
         login: the user that Ansible logs in as.
         variables: its variables whose names begin with celery_.
+        listen: variables of roles that say where a service listens.
         passwords: a token for the value of each of SHARED_PASSWORDS that is set.
     """
 
@@ -46,6 +47,8 @@ class Host:
     passwords: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     guessed: bool = False
+    listen: Mapping[str, Any] = field(default_factory=dict)
+    ssh_port: int = 22
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -78,6 +81,8 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             facts.get("passwords") or {},
             tuple(facts.get("addresses") or ()),
             bool(facts.get("guessed")),
+            facts.get("listen") or {},
+            as_integer(facts.get("ssh_port")) or Host.ssh_port,
         )
     return hosts
 

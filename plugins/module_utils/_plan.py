@@ -10,6 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._access import (
+    Access,
+    BrokerListener,
+    Clients,
+    FirewallOptions,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     broker_host,
     check_disk,
@@ -107,6 +113,12 @@ class Placement:
         """Return the names of the fleet's hosts, without producers."""
         names = [self.broker, *self.programs, self.beat, self.flower, self.monitor]
         return list(dict.fromkeys(filter(None, names)))
+
+    @property
+    def clients(self) -> Clients:
+        """Return the hosts that connect to the services of others."""
+        processes = [*self.programs, self.beat, self.flower, *self.producers]
+        return Clients(tuple(dict.fromkeys(filter(None, processes))), self.flower, self.monitor)
 
     @property
     def monitors(self) -> int:
@@ -434,10 +446,18 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     check_disk(broker_on, need, problems)
     check_memory(declaration.broker.memory, need, problems)
 
+    listener = BrokerListener(
+        broker.kind,
+        demand.options.port or broker.port,
+        listening,
+        metrics_address(demand.options, broker_on, placed.monitor),
+    )
+    access = Access(hosts, placed.clients, listener, declaration.firewall)
+    memory = demand.options.memory or need.host_memory
     fleet_hosts = {
-        name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, demand.options.memory or need.host_memory)
-        for name in placed.hosts
+        name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access) for name in placed.hosts
     }
+    warnings += _firewall_advice(declaration.firewall, fleet_hosts)
     for name, host in fleet_hosts.items():
         _check_budget(name, host.memory, need, problems)
         if host.memory.available is None:
@@ -462,11 +482,11 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             host=broker_on.name,
             listen_addresses=listening,
             address=reached_at(demand.options, address, listening),
-            port=demand.options.port or broker.port,
+            port=listener.port,
             user=app,
             producer=f"{app}-producer" if placed.producers else "",
             flower=f"{app}-flower" if placed.flower else "",
-            metrics_address=metrics_address(demand.options, broker_on, placed.monitor),
+            metrics_address=listener.metrics_address,
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, left),
         ),
@@ -487,6 +507,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         flower_control=declaration.flower_control,
         monitor_host=placed.monitor,
         producers=placed.producers,
+        firewall=declaration.firewall.enabled,
+        closed_ports=declaration.firewall.closed_ports,
         secrets_dir=declaration.secrets_dir,
     )
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), fleet)
@@ -518,7 +540,19 @@ def _settings(declaration: Declaration, broker: Mapping[str, Any]) -> dict[str, 
     return planned | declared
 
 
-def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int) -> FleetHost:
+def _firewall_advice(options: FirewallOptions, fleet_hosts: Mapping[str, FleetHost]) -> list[str]:
+    if not options.enabled:
+        vain = "celery_firewall is false, so the other celery_firewall_* variables have no effect"
+        return [] if options == FirewallOptions() else [vain]
+    return [
+        f"the firewall of {name} stays as it is, because the addresses of {', '.join(host.unknown_clients)} are not "
+        "known. Run site.yml without --limit"
+        for name, host in fleet_hosts.items()
+        if host.unknown_clients
+    ]
+
+
+def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, access: Access) -> FleetHost:
     """Return what a host runs.
 
     Args:
@@ -531,14 +565,18 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int) ->
         "flower": (placed.flower, FLOWER),
         "monitor": (placed.monitor, MONITOR),
     }
+    duties = _duties(host.name, placed, kind)
+    listeners = access.listeners(host.name, duties)
     return FleetHost(
         address=host.address,
         programs=programs,
-        duties=_duties(host.name, placed, kind),
+        duties=duties,
         stop_timeout=max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
         memory=_budget(
             host, programs, {service: size for service, (name, size) in services.items() if name == host.name}
         ),
+        listeners=listeners,
+        unknown_clients=access.unknown_clients(listeners),
     )
 
 

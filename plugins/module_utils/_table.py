@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._access import Listener
 from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import FleetPlan, Keyspace, Vhost
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 
@@ -21,7 +22,7 @@ def status_table(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table of all programs, with their releases and states.
 
     Args:
-        statuses: for each host, the result of celery_status.
+        statuses: for each host, the result of celery_status_info.
     """
     rows = []
     for host, status in statuses.items():
@@ -80,6 +81,11 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         )
         for host, planned in fleet.hosts.items()
     ]
+    ports = [
+        (host, each.service, f"{each.port}/{each.protocol}", _reached_from(each))
+        for host, planned in fleet.hosts.items()
+        for each in planned.listeners
+    ]
     broker, limits = fleet.broker, fleet.broker.limits
     return [
         *table(("host", "program", "pool", "size", "queues", "time limit", "stop timeout", "memory"), programs),
@@ -88,10 +94,20 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         "",
         *table(("host", "duties", "memory needed", "memory available"), hosts),
         "",
+        *table(("host", "service", "port", "reached from"), ports),
+        "The firewall closes all other ports." if fleet.firewall else "celery_firewall is false: no port is closed.",
+        "",
         f"broker: {broker.flavor} on {broker.host} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
         f"broker memory: limit {format_size(limits.memory)}; needed: {limits.arithmetic}",
         f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
     ]
+
+
+def _reached_from(listener: Listener) -> str:
+    """Return who reaches a port: the names of hosts, then networks and addresses that no host has."""
+    if listener.everyone:
+        return "everyone"
+    return ", ".join([*listener.hosts, *listener.networks])
 
 
 def _timeout(holds: Vhost | Keyspace) -> str:

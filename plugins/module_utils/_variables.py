@@ -22,8 +22,9 @@ _OF_ROLES = """
     celery_broker_metrics_address celery_broker_port celery_certificate_targets celery_default_queue
     celery_docs_url
     celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs
-    celery_exporter_textfile_dir celery_fleet_name celery_flower_group celery_hooks celery_key_prefix
-    celery_flower_control
+    celery_exporter_textfile_dir celery_firewall celery_firewall_broker_sources celery_firewall_closed_ports
+    celery_firewall_page_sources celery_firewall_ports celery_firewall_ssh_sources celery_fleet_name
+    celery_flower_control celery_flower_group celery_hooks celery_key_prefix
     celery_longest_countdown celery_monitor_group celery_producer_broker_url celery_producer_config_dir
     celery_producer_file_group celery_producer_group celery_producer_identity celery_producer_queues
     celery_producer_result_backend celery_producer_routes celery_producer_settings

@@ -1,0 +1,238 @@
+"""Who may reach which port of which host: what each service listens on, and which hosts and networks need it.
+
+Pure. The firewall lets nothing else in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from itertools import chain, repeat
+from typing import Any
+
+from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS
+from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
+
+PROTOCOLS = ("tcp", "udp")
+
+
+@dataclass(frozen=True)
+class OpenPort:
+    """A port of the user's own that stays open.
+
+    Attributes:
+        sources: networks that may reach it; empty: everyone.
+    """
+
+    port: int
+    protocol: str
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FirewallOptions:
+    """The declaration of the firewall.
+
+    Attributes:
+        broker_sources: networks of clients of the broker that are not in the inventory.
+        page_sources: networks of people that open web pages.
+        ssh_sources: networks that may use SSH, besides the controller; empty: everyone.
+        ports: that stay open for others than the fleet.
+        closed_ports: that may be closed though something listens on them.
+    """
+
+    enabled: bool = False
+    broker_sources: tuple[str, ...] = ()
+    page_sources: tuple[str, ...] = ()
+    ssh_sources: tuple[str, ...] = ()
+    ports: tuple[OpenPort, ...] = ()
+    closed_ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A port on which a host accepts connections of others.
+
+    Attributes:
+        service: for people.
+        hosts: names of the hosts that need it, in order.
+        addresses: of these hosts.
+        networks: that need it, too.
+        everyone: whether all may reach it.
+    """
+
+    service: str
+    port: int
+    protocol: str = "tcp"
+    hosts: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    everyone: bool = False
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The hosts that connect to the services of others, by name.
+
+    Attributes:
+        broker: those that connect to the broker.
+        flower: that of Flower, which uses RabbitMQ's management API; empty if there is none.
+        monitor: that of Prometheus, which scrapes; empty if there is none.
+    """
+
+    broker: tuple[str, ...]
+    flower: str
+    monitor: str
+
+
+@dataclass(frozen=True)
+class BrokerListener:
+    """Where the broker listens."""
+
+    kind: str
+    port: int
+    addresses: tuple[str, ...]
+    metrics_address: str
+
+
+def read_firewall(reader: Variables) -> FirewallOptions:
+    """Return the declaration of the firewall."""
+    return FirewallOptions(
+        enabled=reader.flag("firewall"),
+        broker_sources=_networks(reader, "firewall_broker_sources"),
+        page_sources=_networks(reader, "firewall_page_sources"),
+        ssh_sources=_networks(reader, "firewall_ssh_sources"),
+        ports=tuple(_open_ports(reader)),
+        closed_ports=tuple(filter(None, (_port(reader, "firewall_closed_ports", each) for each in _closed(reader)))),
+    )
+
+
+def _closed(reader: Variables) -> list[Any]:
+    value = reader.take("firewall_closed_ports")
+    if value is None or isinstance(value, list):
+        return value or []
+    reader.problem("firewall_closed_ports", f"{value!r} is not a list", "Set it to a list of ports, e.g. [8000]")
+    return []
+
+
+def _open_ports(reader: Variables) -> Iterator[OpenPort]:
+    for index, raw in enumerate(reader.mappings("firewall_ports")):
+        entry = Reader(raw, f"celery_firewall_ports[{index}]", reader.problems)
+        value = entry.take("port")
+        if value is None:
+            entry.problem("port", "is missing", "Set it, e.g. - {port: 443}")
+        port = _port(entry, "port", value)
+        protocol = entry.choice("protocol", PROTOCOLS, "tcp")
+        sources = _networks(entry, "sources")
+        entry.unknown_keys()
+        if port:
+            yield OpenPort(port, protocol, sources)
+
+
+def _port(reader: Reader, key: str, value: object) -> int:
+    port = as_integer(value)
+    if value is not None and (port is None or not 0 < port < 2**16):
+        reader.problem(key, f"{value!r} is not a port", "Set it to a number from 1 to 65535")
+        return 0
+    return port or 0
+
+
+def _networks(reader: Reader, key: str) -> tuple[str, ...]:
+    """Return addresses and networks in the form in which nftables shows them."""
+    found = []
+    for text in reader.texts(key):
+        try:
+            network = ip_network(text)
+        except ValueError as error:
+            fix = "Set it to a list of addresses and networks, e.g. [10.0.0.0/24, 192.0.2.7]"
+            reader.problem(key, f"{text!r} is not a network: {error}", fix)
+        else:
+            found.append(_plain(str(network)))
+    return tuple(found)
+
+
+def _plain(network: str) -> str:
+    """Return a network, or the address of a network that has only one."""
+    address, _, length = network.partition("/")
+    return address if length == str(ip_address(address).max_prefixlen) else network
+
+
+def addresses_of(host: Host) -> tuple[str, ...]:
+    """Return the addresses that a host may connect from; empty if none is known."""
+    found = {_plain(each) for each in (host.address, *host.addresses) if _is_address(each)}
+    return tuple(sorted(found - LOOPBACK))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Access:
+    """What decides who may reach which port.
+
+    Attributes:
+        hosts: all hosts, by name.
+        options: the declaration of the firewall.
+    """
+
+    hosts: Mapping[str, Host]
+    clients: Clients
+    broker: BrokerListener
+    options: FirewallOptions
+
+    def listeners(self, name: str, duties: Iterable[str]) -> tuple[Listener, ...]:
+        """Return the listeners of a host with these duties, in the order of their ports."""
+        host = self.hosts.get(name, Host(name))
+        found = [each for duty, each in self._services(host) if duty in set(duties)]
+        open_ports = (*self.options.ports, OpenPort(host.ssh_port, "tcp", self.options.ssh_sources))
+        for service, own in zip([*repeat("your own", len(open_ports) - 1), "SSH"], open_ports, strict=True):
+            found.append(Listener(service, own.port, own.protocol, networks=own.sources, everyone=not own.sources))
+        return tuple(sorted(found, key=lambda each: (each.port, each.service)))
+
+    def unknown_clients(self, listeners: Iterable[Listener]) -> tuple[str, ...]:
+        """Return the hosts that need a listener, but whose facts are missing, as with --limit.
+
+        Such a host may have more addresses than the one that the inventory knows.
+        """
+        names = dict.fromkeys(name for each in listeners for name in each.hosts)
+        return tuple(name for name in names if not self.hosts.get(name, Host(name)).addresses)
+
+    def _services(self, host: Host) -> Iterator[tuple[str, Listener]]:
+        """Yield the duty and the listener of each service, unless only its own host, or nobody, needs to reach it."""
+        broker, clients, options = self.broker, self.clients, self.options
+        listen = {**LISTEN_DEFAULTS, **host.listen}
+        # With a certificate, the role's default is another port.
+        secure = listen["flower_tls_certificate"] and "flower_listen_port" not in host.listen
+        flower = 443 if secure else listen["flower_listen_port"]
+        monitor, people = (clients.monitor,), options.page_sources
+        metrics = (broker.metrics_address,)
+        brokers = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
+        for duty, service, port, at, names, networks in (
+            (broker.kind, brokers[broker.kind], broker.port, broker.addresses, clients.broker, options.broker_sources),
+            ("rabbitmq", "RabbitMQ's pages", *_at(listen, "rabbitmq_management_"), (clients.flower,), people),
+            ("rabbitmq", "RabbitMQ's metrics", listen["rabbitmq_prometheus_port"], metrics, monitor, ()),
+            ("redis", "Redis' page", *_at(listen, "redis_ui_listen_"), (), people),
+            ("redis", "Redis' metrics", listen["redis_exporter_port"], metrics, monitor, ()),
+            ("flower", "Flower", flower, (listen["flower_listen_address"],), (), people),
+            ("monitor", "Prometheus", *_at(listen, "prometheus_"), (), people),
+            ("monitor", "Alertmanager", *_at(listen, "alertmanager_"), (), people),
+            ("measured", "host metrics", listen["node_exporter_port"], (host.address,), monitor, ()),
+        ):
+            needed = tuple(name for name in dict.fromkeys(names) if name not in {"", host.name})
+            if set(map(str, at)) - LOOPBACK and (needed or networks):
+                addresses = chain.from_iterable(addresses_of(self.hosts.get(name, Host(name))) for name in needed)
+                yield duty, Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
+
+
+def _at(listen: Mapping[str, Any], prefix: str) -> tuple[Any, tuple[str]]:
+    """Return the port and the addresses of a page, by the prefix of its variables."""
+    address = listen.get(f"{prefix}listen_address", listen.get(f"{prefix}address"))
+    return listen[f"{prefix}port"], (str(address),)
