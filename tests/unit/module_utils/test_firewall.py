@@ -1,0 +1,78 @@
+"""The firewall's rules, and which services they would close."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._firewall import closed_services, ruleset
+
+CONNECTION = "192.0.2.7 50022 10.0.0.11 22"
+
+
+def listener(service: str, port: int, *addresses: str, **given: Any) -> dict[str, Any]:
+    rest = {"protocol": "tcp", "hosts": [], "networks": [], "everyone": False}
+    return {"service": service, "port": port, "addresses": list(addresses), **rest, **given}
+
+
+def rules(*listeners: dict[str, Any], connection: str = CONNECTION) -> list[str]:
+    """Return the lines of the rules for listeners."""
+    lines = [line.strip() for line in ruleset(listeners, connection).splitlines()]
+    return [line for line in lines if "comment" in line]
+
+
+def test_a_port_is_open_for_those_who_need_it() -> None:
+    assert rules(listener("Redis", 6379, "10.0.0.2", "fd00::2", networks=["10.1.0.0/16"])) == [
+        'ip saddr { 10.0.0.2, 10.1.0.0/16 } tcp dport { 6379 } accept comment "Redis"',
+        'ip6 saddr { fd00::2 } tcp dport { 6379 } accept comment "Redis"',
+    ]
+
+
+def test_overlapping_sources_are_joined() -> None:
+    (rule,) = rules(listener("Redis", 6379, "10.0.0.2", "10.0.0.2", networks=["10.0.0.0/24"]))
+    assert "saddr { 10.0.0.0/24 } " in rule
+
+
+def test_a_port_for_everyone_has_no_sources() -> None:
+    assert rules(listener("your own", 53, protocol="udp", everyone=True)) == [
+        'udp dport { 53 } accept comment "your own"'
+    ]
+
+
+def test_nobody_reaches_a_port_without_sources() -> None:
+    assert rules(listener("Redis", 6379)) == []
+
+
+def test_the_controller_reaches_the_port_that_it_came_through() -> None:
+    ssh = listener("SSH", 2222, networks=["10.9.0.0/24"])
+    (rule,) = rules(ssh)
+    assert rule.startswith("ip saddr { 10.9.0.0/24, 192.0.2.7 } tcp dport { 22, 2222 } ")
+    (rule,) = rules(ssh, connection="fe80::1%eth0 5 fe80::2%eth0 22")[1:]
+    assert rule.startswith("ip6 saddr { fe80::1 } ")
+    assert "192.0.2.7" not in "".join(rules(ssh, connection=""))
+
+
+SOCKETS = """\
+tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))
+tcp LISTEN 0 511 *:80 *:* users:(("nginx",pid=2,fd=3),("nginx",pid=3,fd=3))
+tcp LISTEN 0 128 127.0.0.1:25 0.0.0.0:* users:(("exim4",pid=4,fd=3))
+tcp LISTEN 0 128 [::1]:25 [::]:* users:(("exim4",pid=4,fd=4))
+tcp LISTEN 0 128 [::ffff:127.0.0.1]:26 *:*
+tcp LISTEN 0 128 10.0.0.11:5672 0.0.0.0:* users:(("beam.smp",pid=5,fd=3))
+udp UNCONN 0 0 0.0.0.0:51820 0.0.0.0:*
+udp UNCONN 0 0 0.0.0.0:1194 0.0.0.0:*
+udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=6,fd=3))
+udp UNCONN 0 0 10.0.0.11%eth0:68 0.0.0.0:* users:(("dhclient",pid=7,fd=3))
+"""
+
+
+@pytest.mark.parametrize(
+    ("accepted", "closed"),
+    [
+        ((), ["80/tcp (nginx)", "1194/udp (unknown program)"]),
+        ((80, 1194), []),
+    ],
+)
+def test_services_that_would_be_closed_are_named(accepted: tuple[int, ...], closed: list[str]) -> None:
+    planned = [listener("SSH", 22), listener("RabbitMQ", 5672)]
+    assert closed_services(SOCKETS, planned, accepted) == closed
