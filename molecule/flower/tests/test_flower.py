@@ -238,7 +238,7 @@ def test_settings_that_flower_refuses_change_nothing(host: Any) -> None:
 def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
     result = converge_host(host, flower_tls_key="/etc/ssl/key.pem", flower_basic_auth_password="é")
     assert result.returncode != 0
-    assert "set both or none" in result.stdout
+    assert "Set both or none" in result.stdout
     assert "printable ASCII" in result.stdout
     assert "changed=0" in result.stdout
 

@@ -227,7 +227,7 @@ def test_what_cant_work_is_refused_before_anything_changes(host: Any) -> None:
         redis_ui_databases=databases,
     )
     assert result.returncode != 0
-    assert "set both or none" in result.stdout
+    assert "Set both or none" in result.stdout
     assert "printable ASCII" in result.stdout
     assert "a database twice" in result.stdout
     assert "changed=0" in result.stdout
