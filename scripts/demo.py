@@ -67,10 +67,11 @@ def step(title: str) -> Iterator[None]:
     say(f"  took {time.monotonic() - started:.0f} s")
 
 
-def send(fleet: Fleet, count: int) -> dict[str, Any]:
+def send(fleet: Fleet, count: int, *options: str) -> dict[str, Any]:
     """Send tasks from beat's host, as the application's user, and return the output of send_load."""
-    command = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run", "django-admin", "send_load"]
-    sent: dict[str, Any] = json.loads(remote(fleet, fleet.beat, [*command, "--count", str(count)]).splitlines()[-1])
+    run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
+    command = [*run, "django-admin", "send_load", "--count", str(count), *options]
+    sent: dict[str, Any] = json.loads(remote(fleet, fleet.beat, command).splitlines()[-1])
     return sent
 
 
@@ -191,7 +192,8 @@ def load(fleet: Fleet) -> Iterator[dict[str, Any]]:
 
     def keep_sending() -> None:
         while not over.is_set():
-            more = send(fleet, LOAD_TASKS)
+            # By chance, many of a small mix would fail on one host, and the rollout would roll back.
+            more = send(fleet, LOAD_TASKS, "--no-failures")
             for queue, ids in more["queues"].items():
                 sent["queues"][queue] += ids
             for name in ("total", "failures", "children"):
@@ -255,7 +257,7 @@ def up(options: argparse.Namespace) -> int:
     for table in (host_table(fleet, found), *tables):
         console.print()
         console.print(table)
-    say(f"The {sent['failures']} and {released['failures']} tasks of customers.fail are meant to fail.")
+    say(f"The {sent['failures']} tasks of customers.fail are meant to fail.")
     say(f"\n{pages(fleet)}")
     say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
     say(f"The demo took {time.monotonic() - started:.0f} s. `make demo-down` removes it.")

@@ -19,18 +19,19 @@ class Call:
     children: int = 0
 
 
-def mix(size: int, seed: int) -> list[Call]:
+def mix(size: int, seed: int, *, failures: bool = True) -> list[Call]:
     """Return `size` calls, an equal share for each queue. The same seed gives the same calls.
 
     Args:
         size: how many. What they send in turn comes on top.
         seed: where the dice start.
+        failures: whether some fail on purpose.
     """
     dice = random.Random(seed)  # noqa: S311 - dice, not secrets
     kinds = [_customers, _email, _video, _reports, _ticks]
     calls = [kinds[number % len(kinds)](number, dice) for number in range(size)]
     dice.shuffle(calls)
-    return calls
+    return calls if failures else [Call("customers.noop") if call.task == "customers.fail" else call for call in calls]
 
 
 def _customers(number: int, dice: random.Random) -> Call:

@@ -30,6 +30,14 @@ def test_a_mix_has_every_kind_of_task_and_only_calls_that_fit():
         inspect.signature(app.tasks[call.task].run).bind(**call.arguments)
 
 
+def test_a_mix_without_failures_has_the_same_other_calls():
+    calls, without = mix(50, seed=3), mix(50, seed=3, failures=False)
+    assert Counter(call.task for call in without)["customers.fail"] == 0
+    assert [call for call in calls if call.task != "customers.fail"] == [
+        other for call, other in zip(calls, without, strict=True) if call.task != "customers.fail"
+    ]
+
+
 def test_command_sends_them_and_prints_their_ids(ledger, capsys):
     call_command("send_load", count=25, seed=4)
     printed = json.loads(capsys.readouterr().out)

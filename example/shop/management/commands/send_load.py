@@ -24,6 +24,8 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         parser.add_argument("--count", type=int, default=300, help="how many tasks (default: 300)")
         parser.add_argument("--seed", type=int, default=1, help="another seed gives another mix (default: 1)")
 
+        parser.add_argument("--no-failures", action="store_true", help="send no task that fails on purpose")
+
     def handle(self, *_args: Any, **options: Any) -> None:
         """Send them.
 
@@ -35,7 +37,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         # A task is known to the application once its module is imported.
         app.loader.import_default_modules()
         queues: dict[str, list[str]] = defaultdict(list)
-        calls = mix(options["count"], options["seed"])
+        calls = mix(options["count"], options["seed"], failures=not options["no_failures"])
         for call in calls:
             queue = app.amqp.router.route({}, call.task)["queue"].name
             queues[queue].append(app.tasks[call.task].apply_async(kwargs=call.arguments).id)
