@@ -44,7 +44,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Try the rules
+- name: Load the rules on trial
   fleet.celery.firewall:
     state: tried
     listeners: "{{ celery_plan.hosts[inventory_hostname].listeners }}"

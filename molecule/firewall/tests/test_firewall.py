@@ -95,7 +95,7 @@ def test_rules_that_shut_the_controller_out_are_reverted() -> None:
     before = host.check_output("nft list table inet celery_fleet")
     run = run_playbook(SCENARIO / "shut_out.yml")
     assert run.returncode != 0
-    assert "Connect to the host" in run.stdout
+    assert "Wait for a new connection" in run.stdout
     wait_until(lambda: host.check_output("nft list table inet celery_fleet") == before, "the rules stay")
     assert not host.file("/etc/celery-fleet/firewall.candidate.nft").exists
     assert changed(converge("--limit", "worker1", "--tags", "firewall")) == 0
