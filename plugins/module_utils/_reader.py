@@ -127,6 +127,8 @@ class Reader:
         value = self.take(key)
         if value is None or isinstance(value, bool):
             return bool(value)
+        if str(value).lower() in {"true", "false"}:  # by -e name=true
+            return str(value).lower() == "true"
         self.problem(key, f"{value!r} is neither true nor false", "Set it to true or false")
         return False
 

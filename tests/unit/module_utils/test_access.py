@@ -112,6 +112,11 @@ def test_a_client_of_which_there_are_no_facts_is_named(address: str) -> None:
     assert any("the firewall of b1 stays as it is, because the addresses of w1" in text for text in made.warnings)
 
 
+@pytest.mark.parametrize(("value", "enabled"), [("true", True), ("False", False), (True, True), (None, False)])
+def test_it_is_enabled_by_a_variable_of_the_command_line_too(value: object, enabled: bool) -> None:
+    assert plan({"firewall": value}).fleet.firewall is enabled
+
+
 def test_variables_that_do_nothing_are_named() -> None:
     assert any("celery_firewall is false" in text for text in plan({"firewall_ports": [{"port": 80}]}).warnings)
     assert not any("firewall" in text for text in plan().warnings)
