@@ -99,8 +99,9 @@ class Firewall:
         closed = closed_services(sockets, self._module.params["listeners"], accepted)
         if closed:
             self._module.fail_json(
-                f"The firewall would close {', '.join(closed)} of this host. Nothing was changed. Add each to "
-                "celery_firewall_ports to keep it open, or to celery_firewall_closed_ports to close it"
+                f"The firewall would close {', '.join(closed)} of this host. No rule was changed. Set "
+                "celery_firewall_page_sources to the networks from which people open the fleet's own pages. Add other "
+                "ports to celery_firewall_ports to keep them open, or to celery_firewall_closed_ports to close them"
             )
         self._module.exit_json(changed=False)
 
