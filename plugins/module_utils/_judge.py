@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
+
+# Tasks after which the share of failures of a host says something about its workers.
+OWN_BASELINE_TASKS = 100
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,7 @@ def _failed_tasks(
     after: Mapping[str, Mapping[str, Any]],
     margins: Margins,
 ) -> list[str]:
-    counted = [(release, counts) for status in before.values() for release, counts in status["counts"].items()]
-    # An earlier attempt of the new release is no baseline. A restart has no other release to compare with.
-    old = [counts for release, counts in counted if release not in versions.values()]
-    baseline_done, baseline_failed = ended(old or [counts for _, counts in counted])
-    baseline = 100 * baseline_failed / (baseline_done + baseline_failed) if baseline_failed else 0.0
+    fleet = _baseline(before.values(), versions.values())
     reasons = []
     # Each host by itself: one that fails all of its tasks would not show among many healthy ones.
     for host, status in after.items():
@@ -86,12 +86,32 @@ def _failed_tasks(
         done, failed = ended([status["counts"].get(versions[host], {})])
         earlier_done, earlier_failed = ended([before.get(host, {}).get("counts", {}).get(versions[host], {})])
         done, failed = done - earlier_done, failed - earlier_failed
-        share = 100 * failed / (done + failed) if failed else 0.0
-        if failed >= margins.min_failures and share > baseline + margins.failures:
+        own = _baseline([before[host]] if host in before else [], versions.values(), least=OWN_BASELINE_TASKS)
+        baseline = max(fleet, own)
+        share = failed / (done + failed) if failed else 0.0
+        worse = share > baseline + margins.failures / 100
+        if failed >= margins.min_failures and worse and failed > _chance(done + failed, baseline):
             reasons.append(
-                f"on {host}, {failed} of {done + failed} tasks failed ({share:.0f}%; baseline: {baseline:.0f}%)"
+                f"on {host}, {failed} of {done + failed} tasks failed ({share:.0%}; baseline: {baseline:.0%})"
             )
     return reasons
+
+
+def _baseline(statuses: Iterable[Mapping[str, Any]], versions: Iterable[str], *, least: int = 1) -> float:
+    """Return the share of failed tasks before the rollout; 0 if fewer tasks than least have ended.
+
+    An earlier attempt of the new release is no baseline. A restart has no other release to compare with.
+    """
+    counted = [(release, counts) for status in statuses for release, counts in status["counts"].items()]
+    new = set(versions)
+    old = [counts for release, counts in counted if release not in new]
+    done, failed = ended(old or [counts for _, counts in counted])
+    return failed / (done + failed) if failed and done + failed >= least else 0.0
+
+
+def _chance(tasks: int, share: float) -> float:
+    """Return the number of failures that chance explains: three standard deviations above the expected one."""
+    return tasks * share + 3 * sqrt(tasks * share * (1 - share))
 
 
 def _depths(

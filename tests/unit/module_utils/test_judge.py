@@ -49,7 +49,23 @@ def test_the_share_of_failed_tasks_may_rise_by_the_margin_and_not_more() -> None
     assert failures({"w1": status("1.1", 935, 65)}, before) == []
     assert failures({"w1": status("1.1", 9349, 651)}, before) == ["on w1, 651 of 10000 tasks failed (7%; baseline: 2%)"]
     half = {"w1": status("1.0", 15, 15)}
-    assert failures({"w1": status("1.1", 40, 60)}, half) == ["on w1, 60 of 100 tasks failed (60%; baseline: 50%)"]
+    assert failures({"w1": status("1.1", 30, 70)}, half) == ["on w1, 70 of 100 tasks failed (70%; baseline: 50%)"]
+
+
+def test_what_chance_explains_is_no_regression() -> None:
+    assert failures({"w1": status("1.1", 36, 3)}) == []
+    assert failures({"w1": status("1.1", 35, 4)}) == ["on w1, 4 of 39 tasks failed (10%; baseline: 2%)"]
+    half = {"w1": status("1.0", 15, 15)}
+    assert failures({"w1": status("1.1", 40, 60)}, half) == []
+
+
+def test_a_host_is_compared_with_itself_if_its_tasks_fail_more_often_than_others() -> None:
+    before = {"w1": status("1.0", 10_000, 0), "w2": status("1.0", 80, 20)}
+    assert failures({"w2": status("1.1", 75, 25)}, before) == []
+    assert failures({"w1": status("1.1", 75, 25)}, before) == ["on w1, 25 of 100 tasks failed (25%; baseline: 0%)"]
+    # Fewer tasks say too little.
+    before["w2"] = status("1.0", 79, 20)
+    assert failures({"w2": status("1.1", 75, 25)}, before) == ["on w2, 25 of 100 tasks failed (25%; baseline: 0%)"]
 
 
 def test_failures_of_an_earlier_attempt_of_the_same_release_are_ignored() -> None:
