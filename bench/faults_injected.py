@@ -84,7 +84,7 @@ def at_work(hosts: Hosts, queue: str) -> int:
         tasks = running(events_of(ledger(hosts.fleet)), queue, VICTIM)
         return [pid for pid, began in tasks.items() if began > lately]
 
-    pids = wait_until(found, 60, 0.5)
+    pids = wait_until(found, 120, 0.5)
     if not pids:
         raise LabError(f"no task of {queue} runs on {VICTIM}")
     return int(pids[0])
