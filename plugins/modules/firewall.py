@@ -21,7 +21,7 @@ options:
     description:
       - V(checked) changes nothing. It fails if the table is not loaded yet, and would close a port on which another
         service listens.
-      - V(tried) loads O(ruleset) on trial.
+      - V(tried) loads the rules for O(listeners) on trial.
       - V(confirmed) keeps what is on trial, also after a reboot.
       - V(absent) removes the table.
     type: str
