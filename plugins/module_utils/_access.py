@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
-from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables
 from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
 
 PROTOCOLS = ("tcp", "udp")
@@ -106,38 +106,21 @@ def read_firewall(reader: Variables) -> FirewallOptions:
         page_sources=_networks(reader, "firewall_page_sources"),
         ssh_sources=_networks(reader, "firewall_ssh_sources"),
         ports=tuple(_open_ports(reader)),
-        closed_ports=tuple(filter(None, (_port(reader, "firewall_closed_ports", each) for each in _closed(reader)))),
+        closed_ports=reader.ports("firewall_closed_ports"),
     )
-
-
-def _closed(reader: Variables) -> list[Any]:
-    value = reader.take("firewall_closed_ports")
-    if value is None or isinstance(value, list):
-        return value or []
-    reader.problem("firewall_closed_ports", f"{value!r} is not a list", "Set it to a list of ports, e.g. [8000]")
-    return []
 
 
 def _open_ports(reader: Variables) -> Iterator[OpenPort]:
     for index, raw in enumerate(reader.mappings("firewall_ports")):
         entry = Reader(raw, f"celery_firewall_ports[{index}]", reader.problems)
-        value = entry.take("port")
-        if value is None:
+        if entry.take("port") is None:
             entry.problem("port", "is missing", "Set it, e.g. - {port: 443}")
-        port = _port(entry, "port", value)
+        port = entry.port("port")
         protocol = entry.choice("protocol", PROTOCOLS, "tcp")
         sources = _networks(entry, "sources")
         entry.unknown_keys()
         if port:
             yield OpenPort(port, protocol, sources)
-
-
-def _port(reader: Reader, key: str, value: object) -> int:
-    port = as_integer(value)
-    if value is not None and (port is None or not 0 < port < 2**16):
-        reader.problem(key, f"{value!r} is not a port", "Set it to a number from 1 to 65535")
-        return 0
-    return port or 0
 
 
 def _networks(reader: Reader, key: str) -> tuple[str, ...]:
@@ -191,7 +174,7 @@ class Access:
     def listeners(self, name: str, duties: Iterable[str]) -> tuple[Listener, ...]:
         """Return the listeners of a host with these duties, in the order of their ports."""
         host = self.hosts.get(name, Host(name))
-        found = [each for duty, each in self._services(host) if duty in set(duties)]
+        found = list(self._services(host, set(duties)))
         open_ports = (*self.options.ports, OpenPort(host.ssh_port, "tcp", self.options.ssh_sources))
         for service, own in zip([*repeat("your own", len(open_ports) - 1), "SSH"], open_ports, strict=True):
             found.append(Listener(service, own.port, own.protocol, networks=own.sources, everyone=not own.sources))
@@ -205,8 +188,8 @@ class Access:
         names = dict.fromkeys(name for each in listeners for name in each.hosts)
         return tuple(name for name in names if not self.hosts.get(name, Host(name)).addresses)
 
-    def _services(self, host: Host) -> Iterator[tuple[str, Listener]]:
-        """Yield the duty and the listener of each service, unless only its own host, or nobody, needs to reach it."""
+    def _services(self, host: Host, duties: set[str]) -> Iterator[Listener]:
+        """Yield the listener of each service of a host, unless only the host itself, or nobody, needs to reach it."""
         broker, clients, options = self.broker, self.clients, self.options
         listen = {**LISTEN_DEFAULTS, **host.listen}
         # With a certificate, the role's default is another port.
@@ -226,10 +209,12 @@ class Access:
             ("monitor", "Alertmanager", *_at(listen, "alertmanager_"), (), people),
             ("measured", "host metrics", listen["node_exporter_port"], (host.address,), monitor, ()),
         ):
+            if duty not in duties:
+                continue
             needed = tuple(name for name in dict.fromkeys(names) if name not in {"", host.name})
             if set(map(str, at)) - LOOPBACK and (needed or networks):
                 addresses = chain.from_iterable(addresses_of(self.hosts.get(name, Host(name))) for name in needed)
-                yield duty, Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
+                yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
 
 
 def _at(listen: Mapping[str, Any], prefix: str) -> tuple[Any, tuple[str]]:

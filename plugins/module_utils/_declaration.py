@@ -26,7 +26,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import (
     Problem,
     Reader,
     Variables,
-    as_integer,
     closest,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
@@ -639,7 +638,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         flavor=flavor,
         group=reader.text("broker_group", BrokerOptions.group),
         address=reader.text("broker_address"),
-        port=_read_port(reader, "broker_port"),
+        port=reader.port("broker_port"),
         listen_addresses=reader.texts("broker_listen_addresses"),
         metrics_address=reader.text("broker_metrics_address"),
         memory=reader.size("broker_memory"),
@@ -648,15 +647,6 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         longest_countdown=reader.seconds("longest_countdown") or BrokerOptions.longest_countdown,
         visibility_timeout=reader.seconds("visibility_timeout"),
     )
-
-
-def _read_port(reader: Variables, key: str) -> int | None:
-    value = reader.take(key)
-    port = as_integer(value)
-    if value is not None and (port is None or not 0 < port < 2**16):
-        reader.problem(key, f"{value!r} is not a port", "Set it to a number from 1 to 65535")
-        return None
-    return port
 
 
 def _read_settings(reader: Variables) -> dict[str, Any]:

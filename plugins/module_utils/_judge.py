@@ -5,7 +5,7 @@ Pure: results of celery_status_info go in, reasons come out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -77,7 +77,8 @@ def _failed_tasks(
     after: Mapping[str, Mapping[str, Any]],
     margins: Margins,
 ) -> list[str]:
-    fleet = _baseline(before.values(), versions.values())
+    new = set(versions.values())
+    fleet = _baseline(before.values(), new)
     reasons = []
     # Each host by itself: one that fails all of its tasks would not show among many healthy ones.
     for host, status in after.items():
@@ -86,7 +87,7 @@ def _failed_tasks(
         done, failed = ended([status["counts"].get(versions[host], {})])
         earlier_done, earlier_failed = ended([before.get(host, {}).get("counts", {}).get(versions[host], {})])
         done, failed = done - earlier_done, failed - earlier_failed
-        own = _baseline([before[host]] if host in before else [], versions.values(), least=OWN_BASELINE_TASKS)
+        own = _baseline([before[host]] if host in before else [], new, least=OWN_BASELINE_TASKS)
         baseline = max(fleet, own)
         share = failed / (done + failed) if failed else 0.0
         worse = share > baseline + margins.failures / 100
@@ -97,13 +98,12 @@ def _failed_tasks(
     return reasons
 
 
-def _baseline(statuses: Iterable[Mapping[str, Any]], versions: Iterable[str], *, least: int = 1) -> float:
+def _baseline(statuses: Iterable[Mapping[str, Any]], new: Collection[str], *, least: int = 1) -> float:
     """Return the share of failed tasks before the rollout; 0 if fewer tasks than least have ended.
 
     An earlier attempt of the new release is no baseline. A restart has no other release to compare with.
     """
     counted = [(release, counts) for status in statuses for release, counts in status["counts"].items()]
-    new = set(versions)
     old = [counts for release, counts in counted if release not in new]
     done, failed = ended(old or [counts for _, counts in counted])
     return failed / (done + failed) if failed and done + failed >= least else 0.0

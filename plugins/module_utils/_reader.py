@@ -101,6 +101,26 @@ class Reader:
             return default
         return str(value)
 
+    def port(self, key: str) -> int | None:
+        value = self.take(key)
+        return None if value is None else self._port(key, value)
+
+    def ports(self, key: str) -> tuple[int, ...]:
+        value = self.take(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            self.problem(key, f"{value!r} is not a list", "Set it to a list of ports, e.g. [8000]")
+            return ()
+        return tuple(filter(None, (self._port(key, item) for item in value)))
+
+    def _port(self, key: str, value: object) -> int | None:
+        port = as_integer(value)
+        if port is None or not 0 < port < 2**16:
+            self.problem(key, f"{value!r} is not a port", "Set it to a number from 1 to 65535")
+            return None
+        return port
+
     def choice(self, key: str, choices: Iterable[str], default: str) -> str:
         value = self.text(key, default)
         choices = tuple(choices)
