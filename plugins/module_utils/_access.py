@@ -195,18 +195,19 @@ class Access:
         # With a certificate, the role's default is another port.
         secure = listen["flower_tls_certificate"] and "flower_listen_port" not in host.listen
         flower = 443 if secure else listen["flower_listen_port"]
+        management = _at(listen, "rabbitmq_management_port", "rabbitmq_management_listen_address")
         monitor, people = (clients.monitor,), options.page_sources
         metrics = (broker.metrics_address,)
         brokers = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
         for duty, service, port, at, names, networks in (
             (broker.kind, brokers[broker.kind], broker.port, broker.addresses, clients.broker, options.broker_sources),
-            ("rabbitmq", "RabbitMQ's pages", *_at(listen, "rabbitmq_management_"), (clients.flower,), people),
+            ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),
             ("rabbitmq", "RabbitMQ's metrics", listen["rabbitmq_prometheus_port"], metrics, monitor, ()),
-            ("redis", "Redis' page", *_at(listen, "redis_ui_listen_"), (), people),
+            ("redis", "Redis' page", *_at(listen, "redis_ui_listen_port", "redis_ui_listen_address"), (), people),
             ("redis", "Redis' metrics", listen["redis_exporter_port"], metrics, monitor, ()),
             ("flower", "Flower", flower, (listen["flower_listen_address"],), (), people),
-            ("monitor", "Prometheus", *_at(listen, "prometheus_"), (), people),
-            ("monitor", "Alertmanager", *_at(listen, "alertmanager_"), (), people),
+            ("monitor", "Prometheus", *_at(listen, "prometheus_port", "prometheus_listen_address"), (), people),
+            ("monitor", "Alertmanager", *_at(listen, "alertmanager_port", "alertmanager_listen_address"), (), people),
             ("measured", "host metrics", listen["node_exporter_port"], (host.address,), monitor, ()),
         ):
             if duty not in duties:
@@ -217,7 +218,6 @@ class Access:
                 yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
 
 
-def _at(listen: Mapping[str, Any], prefix: str) -> tuple[Any, tuple[str]]:
-    """Return the port and the addresses of a page, by the prefix of its variables."""
-    address = listen.get(f"{prefix}listen_address", listen.get(f"{prefix}address"))
-    return listen[f"{prefix}port"], (str(address),)
+def _at(listen: Mapping[str, Any], port: str, address: str) -> tuple[Any, tuple[Any]]:
+    """Return the port and the addresses of a page, by the names of its variables."""
+    return listen[port], (listen[address],)
