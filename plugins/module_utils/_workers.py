@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import inspect
 import json
-import os
 import queue
 import subprocess
 import threading
@@ -13,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import regular_files
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import read_file
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import query as query_module
 
 REPLY_SECONDS = 30
@@ -51,10 +49,7 @@ def in_flight(directory: Path, program: str, pid: int, now: float) -> str:
         now: seconds since the epoch.
     """
     try:
-        (text,) = (
-            os.read(file, _ENDING_BYTES) for _, file in regular_files(directory, f"{glob.escape(program)}.ending")
-        )
-        state = json.loads(text)
+        state = json.loads(read_file(directory, f"{program}.ending", _ENDING_BYTES))
         started = [(float(task["since"]), str(task["name"])) for task in state["tasks"] if task["since"]]
     except (ValueError, KeyError, TypeError):
         return ""

@@ -10,7 +10,6 @@ Standard library only: workers import this module, whatever their environment co
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import time
@@ -18,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .counts import regular_files
+from .counts import read_file
 
 INTERVAL_SECONDS = 1.0
 #: A worker with an older heartbeat does not respond. A busy machine delays an event loop by seconds.
@@ -81,15 +80,15 @@ def read_alive(directory: Path, program: str, pid: int) -> Alive | None:
         directory: directory of the counts.
         pid: process ID that Supervisor reports.
     """
-    found = None
-    for _, file in regular_files(directory, f"{glob.escape(program)}{_SUFFIX}"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            raw = json.loads(os.pread(file, _SIZE, 0))
-            queues = tuple(map(str, raw["queues"]))
-            numbers = (int(raw["active"]), int(raw["held"]), int(raw["done"]))
-            # Workers of an earlier release do not write connected.
-            found = Alive(int(raw["pid"]), float(raw["at"]), queues, *numbers, bool(raw.get("connected", True)))
-    return found if found and found.pid == pid else None
+    try:
+        raw = json.loads(read_file(directory, f"{program}{_SUFFIX}", _SIZE))
+        queues = tuple(map(str, raw["queues"]))
+        numbers = (int(raw["active"]), int(raw["held"]), int(raw["done"]))
+        # Workers of an earlier release do not write connected.
+        found = Alive(int(raw["pid"]), float(raw["at"]), queues, *numbers, bool(raw.get("connected", True)))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if found.pid == pid else None
 
 
 def is_fresh(alive: Alive | None) -> bool:

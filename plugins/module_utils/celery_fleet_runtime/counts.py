@@ -10,6 +10,7 @@ Standard library only: workers import this module, whatever their environment co
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import glob
@@ -349,7 +350,7 @@ def read_counts(directory: Path, *, seconds: bool = True) -> dict[tuple[str, str
         seconds: whether to read the counts of each second, which is most of the work.
     """
     total: dict[tuple[str, str], Counts] = {}
-    for name, file in regular_files(directory, "*.counts"):
+    for name, file in _regular_files(directory, "*.counts"):
         program, _, rest = name.partition("@")
         release = rest.removesuffix(".counts").rpartition(".")[0]
         total.setdefault((program, release), Counts()).add(file, seconds=seconds)
@@ -358,47 +359,67 @@ def read_counts(directory: Path, *, seconds: bool = True) -> dict[tuple[str, str
 
 def remove_counts(directory: Path, release: str) -> None:
     """Remove the counts of a release."""
-    with _entered(directory) as descriptor:
+    with contextlib.suppress(OSError), _entered(directory) as descriptor:
         for name in _names(descriptor, f"*@{glob.escape(release)}.*.counts"):
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=descriptor)
 
 
-def regular_files(directory: Path, pattern: str) -> Iterator[tuple[str, int]]:
-    """Yield the name and the descriptor of each regular file of a directory. A descriptor is open until the next one.
+def read_file(directory: Path, name: str, size: int) -> bytes:
+    """Return the first bytes of a regular file of a directory; empty if it can't be read.
 
-    Root reads this directory of the application's user. So links are not followed, and no open blocks, e.g. on a pipe.
+    Args:
+        size: number of bytes.
     """
-    with _entered(directory) as descriptor:
+    with contextlib.suppress(OSError), _entered(directory) as descriptor, _regular_file(descriptor, name) as file:
+        return os.read(file, size)
+    return b""
+
+
+def _regular_files(directory: Path, pattern: str) -> Iterator[tuple[str, int]]:
+    """Yield the name and the descriptor of each regular file. A descriptor is open until the next one."""
+    with contextlib.suppress(OSError), _entered(directory) as descriptor:
         for name in _names(descriptor, pattern):
-            try:
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=descriptor)
-            except OSError:
-                continue
-            try:
-                if stat.S_ISREG(os.fstat(file).st_mode):
-                    yield name, file
-            finally:
-                os.close(file)
+            with contextlib.suppress(OSError), _regular_file(descriptor, name) as file:
+                yield name, file
 
 
 @contextlib.contextmanager
-def _entered(directory: Path) -> Iterator[int | None]:
-    """Yield a descriptor of a directory; None if it does not exist or is a link."""
+def _regular_file(directory: int, name: str) -> Iterator[int]:
+    """Yield a descriptor of a regular file.
+
+    Root reads this directory of the application's user. So links are not followed, and no open blocks, e.g. on a pipe.
+
+    Args:
+        directory: descriptor of its directory.
+
+    Raises:
+        OSError: it is another kind of file, or can't be opened.
+    """
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        yield None
-        return
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", name)
+        yield file
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _entered(directory: Path) -> Iterator[int]:
+    """Yield a descriptor of a directory.
+
+    Raises:
+        OSError: it does not exist or is a link.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _names(descriptor: int | None, pattern: str) -> list[str]:
-    if descriptor is None:
-        return []
+def _names(descriptor: int, pattern: str) -> list[str]:
     with os.scandir(descriptor) as entries:
         return sorted(fnmatch.filter((entry.name for entry in entries), pattern))
 
