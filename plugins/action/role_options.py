@@ -13,10 +13,11 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
 }
 
 
-class _Variables(Mapping[str, Any]):
-    """The variables with a prefix, without it. Each is rendered when it is read, as that may create a password."""
+class RoleVariables(Mapping[str, Any]):
+    """A role's variables, without its prefix. Each is rendered when it is read, as that may create a password."""
 
-    def __init__(self, variables: Mapping[str, Any], prefix: str, templar: Any) -> None:  # noqa: ANN401 - Ansible's
+    def __init__(self, variables: Mapping[str, Any], role: str, templar: Any) -> None:  # noqa: ANN401 - Ansible's
+        prefix = f"{role}_"
         self._variables = {
             name.removeprefix(prefix): value for name, value in variables.items() if name.startswith(prefix)
         }
@@ -44,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         _, arguments = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         role = arguments["role"]
         variables = task_vars or {}
-        options = _Variables(variables, f"{role}_", self._templar)
+        options = RoleVariables(variables, role, self._templar)
         problems = OPTION_CHECKS[role](options, variables.get("ansible_facts", {}))
         if problems:
             return {"failed": True, "msg": "\n".join(map(str, problems))}

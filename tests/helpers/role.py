@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ansible_collections.fleet.celery.plugins.action.role_options import RoleVariables
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import OPTION_CHECKS
 
 # A file that a template takes in as it is. With its own lookup, Ansible would look for all imports from then on.
@@ -36,8 +36,9 @@ class Role:
 
     def problems(self, **given: Any) -> list[str]:
         """Return what is wrong with the role's options."""
-        facts = (self._variables | given).get("ansible_facts", {})
-        return list(map(str, OPTION_CHECKS[self.path.name](_Options(self, given), facts)))
+        variables = self._variables | given
+        options = RoleVariables(variables, self.path.name, _templar(variables))
+        return list(map(str, OPTION_CHECKS[self.path.name](options, variables.get("ansible_facts", {}))))
 
     def render(self, template: str, **given: Any) -> str:
         """Render a template of the role as ansible.builtin.template does. It must not use the collection's filters."""
@@ -46,25 +47,11 @@ class Role:
         return str(self._template(text, given))
 
     def _template(self, text: str, given: dict[str, Any]) -> Any:
-        templar = Templar(loader=DataLoader(), variables=self._variables | given)
-        return templar.template(trust_as_template(text), escape_backslashes=False)
+        return _templar(self._variables | given).template(trust_as_template(text), escape_backslashes=False)
 
 
-class _Options(Mapping[str, Any]):
-    """A role's options, each rendered when it is read. There is no lookup here, so that of a password can't be."""
-
-    def __init__(self, role: Role, given: Mapping[str, Any]) -> None:
-        self._role = role
-        self._given = given
-
-    def __getitem__(self, name: str) -> Any:
-        return self._role.value(f"{self._role.path.name}_{name}", **self._given)
-
-    def __iter__(self) -> Iterator[str]:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+def _templar(variables: dict[str, Any]) -> Templar:
+    return Templar(loader=DataLoader(), variables=variables)
 
 
 def trusted(value: Any) -> Any:
