@@ -37,10 +37,16 @@ class Application:
 
 @dataclass(frozen=True)
 class Slot:
-    """A program of Supervisor, and its Celery node name."""
+    """A program of Supervisor, and its Celery node name.
+
+    Attributes:
+        node: with %h for the host's name.
+        expanded_node: with the host's name; the same as node while that is not known.
+    """
 
     name: str
     node: str
+    expanded_node: str
 
 
 @dataclass(frozen=True)

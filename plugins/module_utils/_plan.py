@@ -165,6 +165,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
     soft, hard = limits(worker, declaration.queues)
     name, node = f"{declaration.app_name}-{worker.name}", worker.node_name or worker.name
     suffixes = ("-a", "-b") if worker.activation == "handover" else ("",)
+    nodename = host.nodename or "%h"
     argv = [
         "worker",
         f"--queues={','.join(worker.queues)}",
@@ -194,7 +195,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
     return Program(
         name=name,
         worker=worker.name,
-        slots=tuple(Slot(f"{name}{suffix}", f"{node}{suffix}@%h") for suffix in suffixes),
+        slots=tuple(Slot(f"{name}{suffix}", f"{node}{suffix}@%h", f"{node}{suffix}@{nodename}") for suffix in suffixes),
         pool=worker.pool.name,
         queues=worker.queues,
         size=f"{minimum}-{maximum}" if worker.autoscale else str(concurrency),

@@ -409,11 +409,14 @@ def test_a_fleet_of_one_host_reaches_its_broker_where_it_listens(declared: str, 
 
 def test_a_handover_has_two_slots_and_memory_for_both() -> None:
     (one,) = program(with_worker())["slots"]
-    assert one == {"name": "shop-video", "node": "video@%h"}
+    assert one == {"name": "shop-video", "node": "video@%h", "expanded_node": "video@%h"}
     raw = with_worker(activation="handover")
     first, second = program(raw)["slots"]
     assert (first["name"], first["node"]) == ("shop-video-a", "video-a@%h")
     assert (second["name"], second["node"]) == ("shop-video-b", "video-b@%h")
+    facts = FACTS | {"worker1": FACTS["worker1"] | {"nodename": "w1.lan"}}
+    (known,) = make_plan(with_worker(), GROUPS, facts).fleet.hosts["worker1"].programs[1].slots
+    assert known.expanded_node == "video@w1.lan"
     parts = plan(raw).values["hosts"]["worker1"]["memory"]["parts"]
     assert parts["shop-video (both slots)"] == 2 * program(raw)["memory"]
     (problem, _) = [str(each) for each in plan(with_worker(activation="handover", max_memory_per_child="1GB")).problems]
