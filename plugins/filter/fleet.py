@@ -22,7 +22,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._rollout import stagi
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
 from ansible_collections.fleet.celery.plugins.module_utils._topology import celery_policies, celery_topology
-from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, result_url
 
 
 class FilterModule:
@@ -41,7 +41,6 @@ class FilterModule:
             "host_statuses": _host_statuses,
             "hook_failures": hook_failures,
             "log_names": _log_names,
-            "management_url": management_url,
             "platform": _platform,
             "python_literal": _python_literal,
             "redis_memory": _redis_memory,

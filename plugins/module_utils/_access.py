@@ -5,18 +5,21 @@ Pure. The firewall lets nothing else in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import chain, repeat
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS
+from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS, TLS_LISTEN_DEFAULTS
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables
-from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
+from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK, bracketed
 
 PROTOCOLS = ("tcp", "udp")
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,18 @@ class Clients:
 
 @dataclass(frozen=True)
 class BrokerListener:
-    """Where the broker listens."""
+    """Where the broker listens.
+
+    Attributes:
+        address: that clients connect to.
+        port: without TLS; 0 if it has none.
+        tls_port: with TLS; 0 if the fleet has no TLS.
+    """
 
     kind: str
+    address: str
     port: int
+    tls_port: int
     addresses: tuple[str, ...]
     metrics_address: str
 
@@ -188,34 +199,68 @@ class Access:
         names = dict.fromkeys(name for each in listeners for name in each.hosts)
         return tuple(name for name in names if not self.hosts.get(name, Host(name)).addresses)
 
+    def certificate_names(self, host: Host, duties: Collection[str]) -> tuple[str, ...]:
+        """Return the names and addresses by which clients reach a host; empty if it serves nothing with TLS."""
+        if not self.broker.tls_port or not {self.broker.kind, "flower", "monitor", "measured"} & {*duties}:
+            return ()
+        broker = (self.broker.address,) if self.broker.kind in duties else ()
+        names = [host.name, host.nodename, host.address, *broker, *host.names]
+        valid = [name for name in names if _DNS_NAME.fullmatch(name) or _is_address(name)]
+        return tuple(dict.fromkeys([*valid, *addresses_of(host), "localhost", "127.0.0.1"]))
+
+    def endpoints(self, hosts: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        """Return where the services of hosts show their certificates: one of each host, and all that must reload it.
+
+        Args:
+            hosts: the duties of each host.
+        """
+        found: list[tuple[str, int]] = []
+        for name, duties in hosts.items():
+            host = self.hosts.get(name, Host(name))
+            listen = listening_ports(host, tls=True)
+            if self.broker.kind in duties:
+                found.append((self.broker.address, self.broker.tls_port))
+            if "flower" in duties:
+                found.append((listen["flower_listen_address"], listen["flower_listen_port"]))
+            if "redis" in duties:
+                found.append((listen["redis_ui_listen_address"], listen["redis_ui_listen_port"]))
+            address = "127.0.0.1" if name == self.clients.monitor else host.address
+            found.append((address, listen["node_exporter_port"]))
+        return tuple(f"{bracketed(str(address))}:{port}" for address, port in found)
+
     def _services(self, host: Host, duties: set[str]) -> Iterator[Listener]:
         """Yield the listener of each service of a host, unless only the host itself, or nobody, needs to reach it."""
         broker, clients, options = self.broker, self.clients, self.options
-        listen = {**LISTEN_DEFAULTS, **host.listen}
-        # With a certificate, the role's default is another port.
-        secure = listen["flower_tls_certificate"] and "flower_listen_port" not in host.listen
-        flower = 443 if secure else listen["flower_listen_port"]
+        listen = listening_ports(host, tls=bool(broker.tls_port))
         management = _at(listen, "rabbitmq_management_port", "rabbitmq_management_listen_address")
         monitor, people = (clients.monitor,), options.page_sources
         metrics = (broker.metrics_address,)
-        brokers = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
+        title = {"rabbitmq": "RabbitMQ", "redis": "Redis"}[broker.kind]
         for duty, service, port, at, names, networks in (
-            (broker.kind, brokers[broker.kind], broker.port, broker.addresses, clients.broker, options.broker_sources),
+            (broker.kind, title, broker.port, broker.addresses, clients.broker, options.broker_sources),
+            (broker.kind, f"{title}, TLS", broker.tls_port, broker.addresses, clients.broker, options.broker_sources),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),
             ("rabbitmq", "RabbitMQ's metrics", listen["rabbitmq_prometheus_port"], metrics, monitor, ()),
             ("redis", "Redis' page", *_at(listen, "redis_ui_listen_port", "redis_ui_listen_address"), (), people),
             ("redis", "Redis' metrics", listen["redis_exporter_port"], metrics, monitor, ()),
-            ("flower", "Flower", flower, (listen["flower_listen_address"],), (), people),
+            ("flower", "Flower", *_at(listen, "flower_listen_port", "flower_listen_address"), (), people),
             ("monitor", "Prometheus", *_at(listen, "prometheus_port", "prometheus_listen_address"), (), people),
             ("monitor", "Alertmanager", *_at(listen, "alertmanager_port", "alertmanager_listen_address"), (), people),
             ("measured", "host metrics", listen["node_exporter_port"], (host.address,), monitor, ()),
         ):
-            if duty not in duties:
+            if duty not in duties or not port:
                 continue
             needed = tuple(name for name in dict.fromkeys(names) if name not in {"", host.name})
             if set(map(str, at)) - LOOPBACK and (needed or networks):
                 addresses = chain.from_iterable(addresses_of(self.hosts.get(name, Host(name))) for name in needed)
                 yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
+
+
+def listening_ports(host: Host, *, tls: bool) -> dict[str, Any]:
+    """Return where the services of a host listen, by the variables of LISTEN_DEFAULTS."""
+    # With a certificate of its own, Flower's page has the port of https, too.
+    secure = {"flower_listen_port": 443} if host.listen.get("flower_tls_certificate") else {}
+    return {**LISTEN_DEFAULTS, **(TLS_LISTEN_DEFAULTS if tls else secure), **host.listen}
 
 
 def _at(listen: Mapping[str, Any], port: str, address: str) -> tuple[Any, tuple[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
@@ -20,6 +21,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     Need,
     broker_need,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._tls import mode_of
 from ansible_collections.fleet.celery.plugins.module_utils._topology import DELAY_LEVELS
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK
@@ -76,6 +78,38 @@ def broker_host(
                 Problem(name, "has no effect, because the plan sets it", f"Set {DERIVED_ROLE_VARIABLES[name]} instead")
             )
     return host, address
+
+
+@dataclass(frozen=True)
+class BrokerPorts:
+    """The broker's ports without and with TLS; 0 if it does not listen there."""
+
+    plain: int
+    tls: int
+
+
+def broker_ports(options: BrokerOptions, clients: Iterable[str], problems: list[Problem]) -> BrokerPorts:
+    """Return the broker's ports, by celery_tls. A port that is set and not used is a problem.
+
+    Args:
+        clients: the fleet's hosts. If there is only one, the default is no TLS.
+    """
+    broker = BROKERS[options.flavor]
+    mode = mode_of(options.tls, clients)
+    if mode == "only" and options.port:
+        what = "has no effect, because all connections have TLS"
+        problems.append(Problem("celery_broker_port", what, "Set celery_broker_tls_port instead, or celery_tls: both"))
+    if mode == "off" and options.tls_port:
+        what = "has no effect, because the broker has no TLS"
+        problems.append(Problem("celery_broker_tls_port", what, "Remove it, or set celery_tls: both or only"))
+    ports = BrokerPorts(
+        0 if mode == "only" else options.port or broker.port,
+        0 if mode == "off" else options.tls_port or broker.tls_port,
+    )
+    if ports.plain == ports.tls:
+        what = f"{ports.tls} is the port without TLS, too"
+        problems.append(Problem("celery_broker_tls_port", what, "Set it to another port"))
+    return ports
 
 
 def reached_at(options: BrokerOptions, address: str, listening: tuple[str, ...]) -> str:

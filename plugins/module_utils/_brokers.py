@@ -40,7 +40,7 @@ class RabbitMQ:
     """RabbitMQ: queues on a topic exchange, a delivery limit for quorum queues, and a dead-letter queue."""
 
     kind = flavor = "rabbitmq"
-    port = 5672
+    port, tls_port = 5672, 5671
     costs = Costs(
         base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=4)
     )
@@ -101,7 +101,7 @@ class Redis:
     """
 
     kind = "redis"
-    port = 6379
+    port, tls_port = 6379, 6380
     costs = Costs(
         base=16 * MIB, connection=MIB // 16, result=1024, clients=Clients(worker=8, child=3, sender=3, monitor=10)
     )

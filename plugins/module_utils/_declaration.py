@@ -28,6 +28,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import (
     Variables,
     closest,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._tls import read_mode
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
 _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
@@ -185,6 +186,7 @@ class BrokerOptions:
         flavor: one of FLAVORS.
         group: group of the inventory with its host.
         address: name or IP address that workers connect to.
+        port: of connections without TLS.
         listen_addresses: IP addresses that it listens on.
         metrics_address: IP address that its metrics are served on.
         memory: bytes that it may take.
@@ -192,6 +194,8 @@ class BrokerOptions:
         key_prefix: of all keys on Redis.
         longest_countdown: seconds until a delayed task runs at the latest.
         visibility_timeout: seconds after which Redis' clients redeliver an unacknowledged task.
+        tls: off, both or only.
+        tls_port: of connections with TLS.
     """
 
     flavor: str = "rabbitmq"
@@ -205,6 +209,8 @@ class BrokerOptions:
     key_prefix: str = ""
     longest_countdown: int = 3600
     visibility_timeout: int | None = None
+    tls: str = ""
+    tls_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -646,6 +652,8 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         key_prefix=reader.text("key_prefix"),
         longest_countdown=reader.seconds("longest_countdown") or BrokerOptions.longest_countdown,
         visibility_timeout=reader.seconds("visibility_timeout"),
+        tls=read_mode(reader),
+        tls_port=reader.port("broker_tls_port"),
     )
 
 

@@ -25,6 +25,8 @@ DERIVED_ROLE_VARIABLES = {
     "rabbitmq_prometheus_listen_address": "celery_broker_metrics_address",
     "rabbitmq_queues": "celery_queues",
     "rabbitmq_secrets_dir": "celery_secrets_dir",
+    "rabbitmq_tls": "celery_tls",
+    "rabbitmq_tls_port": "celery_broker_tls_port",
     "rabbitmq_vhost": "celery_app_name",
     "rabbitmq_vm_memory_high_watermark": "celery_broker_memory",
     "redis_application_user": "celery_app_name",
@@ -39,6 +41,8 @@ DERIVED_ROLE_VARIABLES = {
     "redis_producer_user": "celery_app_name",
     "redis_port": "celery_broker_port",
     "redis_queues": "celery_queues",
+    "redis_tls": "celery_tls",
+    "redis_tls_port": "celery_broker_tls_port",
     "redis_secrets_dir": "celery_secrets_dir",
 }
 #: Passwords that several hosts need, by the duty of the host whose value all of them use.
@@ -73,6 +77,12 @@ LISTEN_DEFAULTS: Mapping[str, Any] = {
     "redis_ui_listen_address": "127.0.0.1",
     "redis_ui_listen_port": 8081,
 }
+#: Those of them that are others if the fleet has TLS.
+TLS_LISTEN_DEFAULTS: Mapping[str, Any] = {
+    "flower_listen_port": 443,
+    "rabbitmq_management_port": 15671,
+    "rabbitmq_prometheus_port": 15691,
+}
 # Tells values apart within one run, without giving them away.
 _KEY = secrets.token_bytes(32)
 # Data directories of Debian's brokers are below it.
@@ -85,7 +95,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     address: see _address. guessed: whether the host has others, and nothing says which one to use.
     addresses: those of its interfaces, except loopback and link-local ones. disk: bytes of the file system of the
     brokers' data. system: the distribution and its major version. login: the user that Ansible logs in as.
-    listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH.
+    listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH. names: celery_host_names.
     role_variables: those of DERIVED_ROLE_VARIABLES that are set. variables: all variables that begin with celery_.
     passwords: a token for each of SHARED_PASSWORDS.
     """
@@ -106,6 +116,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "login": variables.get("ansible_user"),
         "listen": {name: variables[name] for name in LISTEN_DEFAULTS if name in variables},
         "ssh_port": variables.get("ansible_port"),
+        "names": variables.get("celery_host_names"),
         "variables": [name for name in variables if str(name).startswith("celery_")],
         "role_variables": [name for name in DERIVED_ROLE_VARIABLES if name in variables],
         "passwords": {

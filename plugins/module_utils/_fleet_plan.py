@@ -99,6 +99,7 @@ class FleetHost:
         stop_timeout: seconds after which systemd kills Supervisor.
         listeners: all ports that others may reach.
         unknown_clients: hosts whose addresses are missing in them.
+        certificate_names: names and addresses in its certificate; empty if it has none.
     """
 
     address: str
@@ -108,6 +109,7 @@ class FleetHost:
     memory: Budget
     listeners: tuple[Listener, ...]
     unknown_clients: tuple[str, ...]
+    certificate_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,9 @@ class Broker:
         flavor: one of FLAVORS.
         host: name of its host; empty if there is none.
         address: that clients connect to.
+        port: that clients connect to.
+        plain_port: on which it listens without TLS; 0 if it does not.
+        tls_port: on which it listens with TLS; 0 if it does not.
         user: of the application. producer and flower are the names of other users; empty if there is no need of one.
     """
 
@@ -187,10 +192,13 @@ class Broker:
     listen_addresses: tuple[str, ...]
     address: str
     port: int
+    plain_port: int
+    tls_port: int
     user: str
     producer: str
     flower: str
     metrics_address: str
+    metrics_port: int
     holds: Vhost | Keyspace
     limits: BrokerLimits
 
@@ -243,10 +251,12 @@ class FleetPlan:
         longest_task: longest time limit of a worker.
         hosts: by name.
         beat_host: empty if there is none. The other hosts are alike.
+        flower_broker_api: URL of RabbitMQ's management API for Flower; empty if it can't reach it, or has none.
         producers: names of hosts that only send tasks.
         firewall: whether hosts close all other ports.
         closed_ports: that it may close though something listens on them.
         secrets_dir: directory of the passwords on the controller.
+        tls: TlsFiles as a mapping; empty if the fleet has no TLS.
     """
 
     app: Application
@@ -266,11 +276,13 @@ class FleetPlan:
     beat_host: str
     flower_host: str
     flower_control: bool
+    flower_broker_api: str
     monitor_host: str
     producers: tuple[str, ...]
     firewall: bool
     closed_ports: tuple[int, ...]
     secrets_dir: str
+    tls: Mapping[str, str]
 
 
 def as_plain(value: object) -> Any:  # noqa: ANN401 - a mapping for a dataclass, else the value's own kind

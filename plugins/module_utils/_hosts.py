@@ -30,6 +30,7 @@ class Host:
         login: the user that Ansible logs in as.
         variables: its variables whose names begin with celery_.
         listen: variables of roles that say where a service listens.
+        names: others than these, by which clients reach it.
         passwords: a token for the value of each of SHARED_PASSWORDS that is set.
     """
 
@@ -49,6 +50,7 @@ class Host:
     guessed: bool = False
     listen: Mapping[str, Any] = field(default_factory=dict)
     ssh_port: int = 22
+    names: tuple[str, ...] = ()
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -83,8 +85,20 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             bool(facts.get("guessed")),
             facts.get("listen") or {},
             as_integer(facts.get("ssh_port")) or Host.ssh_port,
+            _host_names(name, facts.get("names"), problems),
         )
     return hosts
+
+
+def _host_names(host: str, raw: object, problems: list[Problem]) -> tuple[str, ...]:
+    """Return celery_host_names of a host."""
+    if raw is None:
+        return ()
+    if not isinstance(raw, list) or not all(isinstance(each, str) and each for each in raw):
+        what, fix = f"{raw!r} is not a list of names", "Set it to a list, e.g. [queue.example.com]"
+        problems.append(Problem(f"celery_host_names of {host}", what, fix))
+        return ()
+    return tuple(raw)
 
 
 def _system(found: Sequence[Any] | None) -> tuple[str, int] | None:

@@ -17,6 +17,8 @@ _DERIVED_SETTINGS = {
     "task_soft_time_limit": "soft_time_limit of celery_queues",
     "task_queue_max_priority": "max_priority of celery_queues",
     "broker_url": "celery_broker and its address and password",
+    "broker_use_ssl": "celery_tls",
+    "redis_backend_use_ssl": "celery_tls",
 }
 # Settings that celery_settings must not contain, because the broker's permissions depend on their values.
 _FIXED_SETTINGS = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import (
@@ -15,9 +15,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import (
     BrokerListener,
     Clients,
     FirewallOptions,
+    listening_ports,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     broker_host,
+    broker_ports,
     check_disk,
     check_memory,
     limits_of,
@@ -58,7 +60,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
+from ansible_collections.fleet.celery.plugins.module_utils._tls import TlsFiles
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
+from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 from ansible_collections.fleet.celery.plugins.module_utils._variables import unknown_variables
 
 # Seconds between the time limit of the longest task and Supervisor's SIGKILL.
@@ -431,16 +435,18 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     broker_on, address = broker_host(declaration.broker, groups, hosts, problems)
     placed = place(declaration, groups, hosts, problems, warnings, broker=broker_on.name)
     warnings += _advice(declaration) + _doubled(placed.programs)
+    reached = [*placed.hosts, *placed.producers]
+    ports = broker_ports(declaration.broker, reached, problems)
+    files = TlsFiles() if ports.tls else None
     _check_hosts(declaration, placed, hosts, problems, warnings)
 
     broker = BROKERS[declaration.broker.flavor]
     demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
-    reached = [*placed.hosts, *placed.producers]
     listening = listen_addresses(declaration.broker, broker_on, reached, problems, warnings)
     holds = broker.holds(demand, problems, warnings)
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
-    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)})
+    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, files.ca if files else "")
     values = {name: item.value for name, item in settings.items()}
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values)
@@ -449,10 +455,13 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
 
     listener = BrokerListener(
         broker.kind,
-        demand.options.port or broker.port,
+        reached_at(demand.options, address, listening),
+        ports.plain,
+        ports.tls,
         listening,
         metrics_address(demand.options, broker_on, placed.monitor),
     )
+    listen = listening_ports(broker_on, tls=bool(ports.tls))
     access = Access(hosts, placed.clients, listener, declaration.firewall)
     memory = demand.options.memory or need.host_memory
     fleet_hosts = {
@@ -482,12 +491,15 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             flavor=broker.flavor,
             host=broker_on.name,
             listen_addresses=listening,
-            address=reached_at(demand.options, address, listening),
-            port=listener.port,
+            address=listener.address,
+            port=ports.tls or ports.plain,
+            plain_port=ports.plain,
+            tls_port=ports.tls,
             user=app,
             producer=f"{app}-producer" if placed.producers else "",
             flower=f"{app}-flower" if placed.flower else "",
             metrics_address=listener.metrics_address,
+            metrics_port=listen["rabbitmq_prometheus_port" if broker.kind == "rabbitmq" else "redis_exporter_port"],
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, left),
         ),
@@ -499,18 +511,21 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         thresholds={queue.name: queue.alerts for queue in queues},
         alerts=declaration.alerts,
         runbook_base=declaration.runbook_base,
-        certificates=declaration.certificate_targets,
+        certificates=declaration.certificate_targets
+        + access.endpoints({name: host.duties for name, host in fleet_hosts.items() if files and placed.monitor}),
         hooks=declaration.hooks,
         longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         hosts=fleet_hosts,
         beat_host=placed.beat,
         flower_host=placed.flower,
         flower_control=declaration.flower_control,
+        flower_broker_api=_flower_broker_api(listener, listen, local=placed.flower == broker_on.name),
         monitor_host=placed.monitor,
         producers=placed.producers,
         firewall=declaration.firewall.enabled,
         closed_ports=declaration.firewall.closed_ports,
         secrets_dir=declaration.secrets_dir,
+        tls=asdict(files) if files else {},
     )
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), fleet)
 
@@ -531,9 +546,11 @@ def _check_hosts(
     warnings += unknown_variables({name for host in used for name in host.variables}, problems)
 
 
-def _settings(declaration: Declaration, broker: Mapping[str, Any]) -> dict[str, Setting]:
+def _settings(declaration: Declaration, broker: Mapping[str, Any], ca: str) -> dict[str, Setting]:
     """Return Celery's settings: the plan's, and those of celery_settings, which override them."""
-    planned = celery_settings(broker=broker, app_name=declaration.app_name, default_queue=declaration.default_queue)
+    planned = celery_settings(
+        broker=broker, app_name=declaration.app_name, default_queue=declaration.default_queue, ca=ca
+    )
     declared = {
         name: Setting(_merged(planned, name, value), "set in celery_settings", declared=True)
         for name, value in declaration.settings.items()
@@ -578,7 +595,23 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
         ),
         listeners=listeners,
         unknown_clients=access.unknown_clients(listeners),
+        certificate_names=access.certificate_names(host, duties),
     )
+
+
+def _flower_broker_api(broker: BrokerListener, listen: Mapping[str, Any], *, local: bool) -> str:
+    """Return the URL of RabbitMQ's management API for Flower; empty if Flower can't reach it.
+
+    Args:
+        listen: where the services of the broker's host listen.
+        local: whether Flower runs on the broker's host.
+    """
+    address = str(listen["rabbitmq_management_listen_address"])
+    if broker.kind != "rabbitmq" or (address in LOOPBACK and not local):
+        return ""
+    reached = broker.address if address in ANY else address
+    scheme = "https" if broker.tls_port else "http"
+    return f"{scheme}://{bracketed(reached)}:{listen['rabbitmq_management_port']}/api/"
 
 
 def _left_for_broker(host: Host, fleet_hosts: Mapping[str, FleetHost]) -> int | None:

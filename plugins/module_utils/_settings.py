@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._tls import client_settings
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -27,15 +29,18 @@ class Setting:
     declared: bool = False
 
 
-def celery_settings(*, broker: Mapping[str, Any], app_name: str, default_queue: str) -> dict[str, Setting]:
+def celery_settings(
+    *, broker: Mapping[str, Any], app_name: str, default_queue: str, ca: str = ""
+) -> dict[str, Setting]:
     """Return the settings that all processes of an application share, producers included.
 
     Args:
         broker: the plan's broker.
         app_name: name of the application, and of its exchange.
         default_queue: queue of tasks without a route.
+        ca: file of the authorities that clients of the broker trust; empty: connections have no TLS.
     """
-    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker["kind"]](broker)
+    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker["kind"]](broker) | _tls(broker["kind"], ca)
 
 
 def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
@@ -46,6 +51,17 @@ def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
         "task_create_missing_queues": Setting(
             False, "a typo in a route fails in the producer, instead of filling a queue that no worker consumes"
         ),
+    }
+
+
+def _tls(kind: str, ca: str) -> dict[str, Setting]:
+    """Return the settings of connections, which override those of an application that had another broker."""
+    if not ca:
+        return {name: Setting(None, "the broker has no TLS") for name in client_settings(kind, ca)}
+    reason = "clients verify the broker's certificate and name; with other forms, kombu verifies less, or nothing"
+    settings = {name: Setting(options, reason) for name, options in client_settings(kind, ca).items()}
+    return settings | {
+        "broker_connection_timeout": Setting(15, "on a busy host, a handshake takes more than 4 s", firm=False)
     }
 
 

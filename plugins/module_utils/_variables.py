@@ -19,8 +19,8 @@ _OF_ROLES = """
     celery_app_wrapper_template celery_beat_enabled celery_beat_group celery_beat_identity
     celery_beat_log_level celery_beat_program_template celery_broker celery_broker_address
     celery_broker_group celery_broker_listen_addresses celery_broker_memory
-    celery_broker_metrics_address celery_broker_port celery_certificate_targets celery_default_queue
-    celery_docs_url
+    celery_broker_metrics_address celery_broker_port celery_broker_tls_port
+    celery_certificate_targets celery_default_queue celery_docs_url
     celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs
     celery_exporter_textfile_dir celery_firewall celery_firewall_broker_sources celery_firewall_closed_ports
     celery_firewall_page_sources celery_firewall_ports celery_firewall_ssh_sources celery_fleet_name
@@ -41,7 +41,7 @@ _OF_ROLES = """
     celery_task_log_cloudwatch_metrics celery_task_log_cloudwatch_region
     celery_task_log_cloudwatch_secret_key celery_task_log_file celery_task_log_file_backups
     celery_task_log_file_size celery_task_log_identity celery_task_log_journal_size
-    celery_task_log_retention_days celery_task_log_sink celery_task_log_textfile_dir
+    celery_task_log_retention_days celery_task_log_sink celery_task_log_textfile_dir celery_tls
     celery_visibility_timeout celery_watchdog_identity celery_watchdog_interval celery_watchdog_programs
     celery_watchdog_timeout celery_web_processes celery_worker_defaults celery_worker_identity
     celery_worker_program_template celery_worker_programs celery_worker_start_timeout
@@ -51,8 +51,8 @@ _OF_ROLES = """
 OF_ROLES = frozenset(_OF_ROLES.split())
 _OF_PLAYBOOKS = """
     celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
-    celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_logs_grep celery_logs_lines
-    celery_logs_programs celery_plan celery_plan_build celery_restart_programs celery_restart_queues
+    celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_host_names celery_logs_grep
+    celery_logs_lines celery_logs_programs celery_plan celery_plan_build celery_restart_programs celery_restart_queues
     celery_run_command celery_status_file
 """
 #: Variables of the playbooks.

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS, host_facts
+from ansible_collections.fleet.celery.plugins.module_utils._facts import (
+    LISTEN_DEFAULTS,
+    TLS_LISTEN_DEFAULTS,
+    host_facts,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from fleet import declaration
 
@@ -55,14 +59,77 @@ def test_a_fleet_needs_few_ports() -> None:
     made = plan()
     assert open_ports(made, "b1") == {
         "SSH": (22, ("everyone",)),
-        "RabbitMQ": (5672, ("w1", "w2", "c1", "web1")),
-        "RabbitMQ's metrics": (15692, ("m1",)),
+        "RabbitMQ, TLS": (5671, ("w1", "w2", "c1", "web1")),
+        "RabbitMQ's metrics": (15691, ("m1",)),
         "host metrics": (9100, ("m1",)),
     }
     assert open_ports(made, "w1") == {"SSH": (22, ("everyone",)), "host metrics": (9100, ("m1",))}
     assert open_ports(made, "m1") == {"SSH": (22, ("everyone",))}
-    (broker,) = [each for each in made.fleet.hosts["b1"].listeners if each.service == "RabbitMQ"]
+    (broker,) = [each for each in made.fleet.hosts["b1"].listeners if each.service == "RabbitMQ, TLS"]
     assert broker.addresses == ("10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.6")
+
+
+def test_a_broker_may_listen_with_and_without_tls() -> None:
+    clients = ("w1", "w2", "c1", "web1")
+    found = open_ports(plan({"tls": "both", "broker_port": 1234}), "b1")
+    assert (found["RabbitMQ"], found["RabbitMQ, TLS"]) == ((1234, clients), (5671, clients))
+    found = open_ports(plan({"tls": "off"}), "b1")
+    assert found["RabbitMQ"] == (5672, clients)
+    assert found["RabbitMQ's metrics"] == (15692, ("m1",))
+    assert "RabbitMQ, TLS" not in found
+
+
+def test_a_certificate_has_all_names_by_which_clients_reach_its_host() -> None:
+    names = {"celery_host_names": ["queue.example.com"]}
+    made = plan({"broker_address": "broker.example.org"}, b1=names, w1={"ansible_facts": {"nodename": "vm_1"}})
+    local = ("localhost", "127.0.0.1")
+    assert made.fleet.hosts["b1"].certificate_names == (
+        "b1",
+        "10.0.0.1",
+        "broker.example.org",
+        "queue.example.com",
+        *local,
+    )
+    assert made.fleet.hosts["w1"].certificate_names == ("w1", *local), "vm_1 is not a valid name in a certificate"
+    assert {host.certificate_names for host in plan({"tls": "off"}).fleet.hosts.values()} == {()}
+
+
+def test_a_worker_without_metrics_needs_no_certificate() -> None:
+    groups = {name: hosts for name, hosts in GROUPS.items() if name != "monitor"}
+    workers = [{"name": "main", "group": "workers", "queues": ["default"]}]
+    made = make_plan(declaration(workers=workers, queues=[{"name": "default"}]), groups, facts())
+    assert {name for name, host in made.fleet.hosts.items() if host.certificate_names} == {"b1", "c1"}
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1", ""),
+        ("10.0.0.1", "https://10.0.0.1:15671/api/"),
+        ("0.0.0.0", "https://[fd00::1]:15671/api/"),  # noqa: S104
+    ],
+)
+def test_flower_uses_the_management_api_where_it_reaches_it(listen: str, url: str) -> None:
+    at = {"rabbitmq_management_listen_address": listen}
+    address = {"celery_host_address": "fd00::1", "ansible_facts": {"all_ipv6_addresses": ["fd00::1"]}}
+    assert plan(b1=at | address).fleet.flower_broker_api == url
+    assert plan({"broker": "redis"}, b1=at | address).fleet.flower_broker_api == ""
+
+
+def test_flower_on_the_brokers_host_uses_the_management_api_there() -> None:
+    groups = {"broker": ["b1"], "flower": ["b1"], "workers": ["w1"]}
+    raw = declaration(
+        workers=[{"name": "main", "group": "workers", "queues": ["default"]}], queues=[{"name": "default"}]
+    )
+    assert make_plan({**raw, "tls": "off"}, groups, facts()).fleet.flower_broker_api == "http://127.0.0.1:15672/api/"
+
+
+def test_the_certificates_of_all_endpoints_are_monitored() -> None:
+    assert plan({"tls": "off", "certificate_targets": ["https://web"]}).fleet.certificates == ("https://web",)
+    assert plan({"broker": "redis"}).fleet.certificates == (
+        *("10.0.0.1:6380", "127.0.0.1:8081", "10.0.0.1:9100"),
+        *("10.0.0.2:9100", "10.0.0.3:9100", "127.0.0.1:443", "10.0.0.4:9100", "127.0.0.1:9100"),
+    )
 
 
 def test_pages_are_open_for_people() -> None:
@@ -73,7 +140,7 @@ def test_pages_are_open_for_people() -> None:
         c1={"flower_listen_address": "10.0.0.4", "flower_tls_certificate": "/cert.pem", "ansible_port": 2222},
         m1={"prometheus_listen_address": "10.0.0.5", "prometheus_port": 9999},
     )
-    assert open_ports(made, "b1")["RabbitMQ's pages"] == (15672, ("c1", "10.9.0.0/24"))
+    assert open_ports(made, "b1")["RabbitMQ's pages"] == (15671, ("c1", "10.9.0.0/24"))
     assert open_ports(made, "c1")["Flower"] == (443, ("10.9.0.0/24",))
     assert open_ports(made, "c1")["SSH"] == (2222, ("10.8.0.1",))
     found = open_ports(made, "m1")
@@ -84,7 +151,7 @@ def test_pages_are_open_for_people() -> None:
 def test_redis_is_reached_by_its_clients() -> None:
     made = plan({"broker": "redis", "firewall_broker_sources": ["192.0.2.0/24"]})
     found = open_ports(made, "b1")
-    assert found["Redis"] == (6379, ("w1", "w2", "c1", "web1", "192.0.2.0/24"))
+    assert found["Redis, TLS"] == (6380, ("w1", "w2", "c1", "web1", "192.0.2.0/24"))
     assert found["Redis' metrics"] == (9121, ("m1",))
     assert "Redis' page" not in found
 
@@ -99,7 +166,7 @@ def test_ports_of_ones_own_stay_open() -> None:
 def test_all_addresses_of_a_client_are_let_in() -> None:
     both = {"ansible_facts": {"all_ipv4_addresses": ["10.0.0.2", "192.168.0.2"], "all_ipv6_addresses": ["fd00::2"]}}
     made = plan(w1=both | {"celery_host_address": "10.0.0.2"})
-    (broker,) = [each for each in made.fleet.hosts["b1"].listeners if each.service == "RabbitMQ"]
+    (broker,) = [each for each in made.fleet.hosts["b1"].listeners if each.service == "RabbitMQ, TLS"]
     assert broker.addresses[:3] == ("10.0.0.2", "192.168.0.2", "fd00::2")
 
 
@@ -133,6 +200,12 @@ def test_variables_that_do_nothing_are_named() -> None:
         ({"firewall_ports": [{"port": 1, "source": "x"}]}, "did you mean 'sources'?"),
         ({"firewall_closed_ports": 80}, "celery_firewall_closed_ports: 80 is not a list"),
         ({"firewall_closed_ports": [70000]}, "70000 is not a port"),
+        ({"tls": True}, "celery_tls: True is not a valid value"),
+        ({"tls": "onyl"}, "did you mean 'only'?"),
+        ({"tls": "only", "broker_port": 1234}, "celery_broker_port: has no effect, because all connections have TLS"),
+        ({"tls": False, "broker_tls_port": 1234}, "celery_broker_tls_port: has no effect"),
+        ({"tls": "both", "broker_tls_port": 5672}, "celery_broker_tls_port: 5672 is the port without TLS, too"),
+        ({"settings": {"broker_use_ssl": True}}, "celery_settings.broker_use_ssl: is set by the plan"),
         ({"firewall": "yes please"}, "celery_firewall: 'yes please' is neither true nor false"),
     ],
 )
@@ -145,6 +218,8 @@ def test_ports_are_those_of_the_roles_defaults() -> None:
     defaults: dict[str, Any] = {}
     for path in ROOT.glob("roles/*/defaults/main.yml"):
         defaults |= yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    same = {name: defaults[name] for name in LISTEN_DEFAULTS if name != "flower_listen_port"}
-    assert same == {name: value for name, value in LISTEN_DEFAULTS.items() if name != "flower_listen_port"}
-    assert defaults["flower_listen_port"] == "{{ 443 if flower_tls_certificate else 80 }}"
+    tls = {"flower": "flower_tls_certificate", "rabbitmq": "rabbitmq_tls"}
+    for name, port in LISTEN_DEFAULTS.items():
+        secure = TLS_LISTEN_DEFAULTS.get(name)
+        expected = f"{{{{ {secure} if {tls[name.partition('_')[0]]} else {port} }}}}" if secure else port
+        assert defaults[name] == expected

@@ -280,7 +280,7 @@ def test_the_tables_show_each_program_and_queue() -> None:
     text = "\n".join(plan_tables(plan(declaration()).fleet))
     assert "shop-customers" in text
     assert "video@worker2" in text
-    assert "rabbitmq on broker1 (10.0.0.1:5672)" in text
+    assert "rabbitmq on broker1 (10.0.0.1:5671)" in text
 
 
 def redis(**changes: Any) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def test_only_the_broker_changes_when_the_broker_is_changed() -> None:
     assert [host["programs"] for host in made["hosts"].values()] == [
         host["programs"] for host in rabbitmq["hosts"].values()
     ]
-    assert made["broker"]["port"] == 6379
+    assert made["broker"]["port"] == 6380
     assert made["broker"]["key_prefix"] == "shop:"
     assert {queue["exchange_type"] for queue in made["queues"]} == {"direct"}
 

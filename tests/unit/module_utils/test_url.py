@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, management_url, result_url
+from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, result_url
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.url import parse_url
@@ -25,19 +25,11 @@ def test_an_ipv6_address_is_bracketed() -> None:
     assert parse_url(broker_url({**BROKER, "address": "fd00::1"}, "x"))["hostname"] == "fd00::1"
 
 
-@pytest.mark.parametrize(
-    ("listen", "client", "url"),
-    [
-        ("127.0.0.1", "flower1", ""),
-        ("127.0.0.1", "broker1", "http://127.0.0.1:15672/api/"),
-        ("10.0.0.1", "flower1", "http://10.0.0.1:15672/api/"),
-        ("0.0.0.0", "flower1", "http://[fd00::1]:15672/api/"),  # noqa: S104
-    ],
-)
-def test_the_management_api_is_asked_where_it_can_be_reached(listen: str, client: str, url: str) -> None:
-    broker = {**BROKER, "host": "broker1", "address": "fd00::1"}
-    assert management_url(broker, listen, 15672, client) == url
-    assert management_url({**broker, "kind": "redis"}, listen, 15672, client) == ""
+@pytest.mark.parametrize(("kind", "scheme"), [("rabbitmq", "amqps"), ("redis", "rediss")])
+def test_a_url_says_that_a_connection_has_tls(kind: str, scheme: str) -> None:
+    broker = {**BROKER, "kind": kind, "database": 0, "result_database": 1, "tls_port": 5671}
+    assert broker_url(broker, "x").startswith(f"{scheme}://shop:x@")
+    assert result_url(broker, "x").startswith("rediss://") == (kind == "redis")
 
 
 def test_redis_has_a_database_for_tasks_and_one_for_results() -> None:
