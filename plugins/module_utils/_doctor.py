@@ -229,6 +229,16 @@ def _grouped(kills: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[str,
     return times
 
 
+def _certificate_fix(error: str) -> str:
+    """Return what to do about an error of TLS; empty if it is another error."""
+    if "CERTIFICATE_VERIFY_FAILED" in error or "certificate verify failed" in error:
+        return (
+            "Clients refuse the broker's certificate. Run playbooks/renew.yml. If it is the user's own, check its "
+            "names, its chain and its dates: openssl x509 -noout -text -in /etc/celery-fleet/tls/host.crt"
+        )
+    return ""
+
+
 def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     """Yield why the broker is unreachable or accepts no messages."""
     planned = fleet.plan["broker"]
@@ -246,7 +256,8 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
             where,
             f"{fleet.querying_host} can't query it: {error}",
             "No task is sent or started on that host",
-            f"Check that its service is up, and that {planned['address']}:{planned['port']} is reachable from "
+            _certificate_fix(error)
+            or f"Check that its service is up, and that {planned['address']}:{planned['port']} is reachable from "
             f"{fleet.querying_host}",
         )
     cut_off = {host: each["unreachable_broker"] for host, each in fleet.hosts.items() if each.get("unreachable_broker")}
@@ -258,7 +269,8 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 where,
                 f"{host} can't connect to {planned['address']}:{planned['port']}: {error}",
                 "Workers of that host receive no tasks",
-                "Check routes, firewalls and name resolution from there. Workers reconnect by themselves",
+                _certificate_fix(error)
+                or "Check routes, firewalls and name resolution from there. Workers reconnect by themselves",
             )
     if error := fleet.answers.get("workers_error"):
         yield Finding(

@@ -37,6 +37,10 @@ options:
     type: list
     elements: str
     default: []
+  broker_ca:
+    description: File of the authorities with which the broker's certificate is verified. Empty if it has no TLS.
+    type: str
+    default: ""
   ask:
     description: Whether to query the broker and the workers. One host of the fleet is enough.
     type: bool
@@ -140,6 +144,7 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -306,11 +311,19 @@ def query(module: AnsibleModule) -> dict[str, Any]:
     return answers
 
 
-def broker_unreachable(at: list[str]) -> str:
-    """Return why the host can't connect to the broker; empty if it can."""
+def broker_unreachable(at: list[str], ca: str) -> str:
+    """Return why the host can't connect to the broker; empty if it can.
+
+    Args:
+        at: address and port; empty: nothing is checked.
+        ca: file of the authorities that the host trusts; empty for a broker without TLS.
+    """
     try:
         if at:
-            socket.create_connection((at[0], int(at[1])), timeout=CONNECT_SECONDS).close()
+            with socket.create_connection((at[0], int(at[1])), timeout=CONNECT_SECONDS) as connection:
+                if ca:
+                    context = ssl.create_default_context(cafile=ca)
+                    context.wrap_socket(connection, server_hostname=at[0]).close()
     except OSError as error:
         return str(error)
     return ""
@@ -400,7 +413,7 @@ def collect(module: AnsibleModule) -> dict[str, Any]:
         "runtime": runtime_digest(Path(app["root"], RUNTIME)),
         "versions": versions(current.resolve()),
         "broker": (rabbitmq(module) if kind == "rabbitmq" else redis(module)) if kind else {},
-        "unreachable_broker": broker_unreachable(module.params["broker_at"]),
+        "unreachable_broker": broker_unreachable(module.params["broker_at"], module.params["broker_ca"]),
         "asked": query(module) if module.params["ask"] else {},
     }
     return {"changed": False, "symptoms": symptoms | {"clock": [module.params["now"], began, time.time()]}}
@@ -431,6 +444,7 @@ def main() -> None:
             "now": {"type": "float", "default": 0},
             "hours": {"type": "int", "default": 24},
             "broker_at": {"type": "list", "elements": "str", "default": []},
+            "broker_ca": {"type": "str", "default": ""},
             "ask": {"type": "bool", "default": False},
             "queues": {"type": "list", "elements": "str", "default": []},
             "programs": {"type": "list", "elements": "list", "default": []},

@@ -72,41 +72,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._config_files import make_parents
 from ansible_collections.fleet.celery.plugins.module_utils._files import make_directory, write_file
-
-
-class Server:
-    """A Redis server, with its administrator's login.
-
-    Attributes:
-        password: the password that the server accepts; empty if it accepts none.
-        error: why it accepts none.
-    """
-
-    def __init__(self, module: AnsibleModule, *passwords: str) -> None:
-        self._module = module
-        self.error = ""
-        self.password = next(filter(self._accepts, filter(None, passwords)), "")
-
-    def _accepts(self, password: str) -> bool:
-        code, _, self.error = self._run(password, "PING")
-        return code == 0
-
-    def _run(self, password: str, *command: str) -> tuple[int, str, str]:
-        params = self._module.params
-        code, output, errors = self._module.run_command(
-            # -e: exit with an error if the server returns one.
-            [f"{params['flavor']}-cli", "-e", "-s", params["socket"], "--user", params["administrator"], *command],
-            # Not as an argument, which every user of the host can read.
-            environ_update={"REDISCLI_AUTH": password},
-        )
-        return code, str(output), f"{errors} {output}".strip()
-
-    def execute(self, *command: str) -> str:
-        """Execute a command and return its output. An error fails the module."""
-        code, output, error = self._run(self.password, *command)
-        if code != 0:
-            self._module.fail_json(msg=f"The server refuses {' '.join(command)}: {error}")
-        return output
+from ansible_collections.fleet.celery.plugins.module_utils._redis import ADMINISTRATOR_FILE, Server, stored_password
 
 
 def state_of(acl_file: Path, users: str) -> str:
@@ -139,18 +105,18 @@ def main() -> None:
     params: dict[str, Any] = module.params
     acl_file = Path(params["acl_file"])
     state_dir = Path(params["state_dir"])
-    password_file, state_file = state_dir / "administrator.password", state_dir / "users.loaded"
+    password_file, state_file = state_dir / ADMINISTRATOR_FILE, state_dir / "users.loaded"
     if module.check_mode and not Path(params["socket"]).exists():
         module.exit_json(changed=True, loaded=True)
 
-    server = Server(module, params["password"], read(password_file))
+    server = Server(module, params["password"], stored_password(state_dir))
     if not server.password:
         module.fail_json(
             msg=f"The server accepts neither the password of {params['administrator']} nor its previous one: "
             f"{server.error}. Its users were changed at run time. Restart the server to load {acl_file} again"
         )
     stale = read(state_file) != state_of(acl_file, server.execute("ACL", "LIST"))
-    changed = stale or read(password_file) != params["password"]
+    changed = stale or stored_password(state_dir) != params["password"]
     if changed and not module.check_mode:
         if stale:
             server.execute("ACL", "LOAD")

@@ -248,6 +248,11 @@ def test_a_host_that_alone_does_not_reach_the_broker_is_a_finding() -> None:
     one = Fleet(PLAN, {**seen.hosts, "worker1": cut_off})
     (told,) = found(one)["the broker"]
     assert "worker1 can't connect to 10.0.0.1:6379: timed out" in told
+    assert "Check routes, firewalls" in told
+    refused = {**cut_off, "unreachable_broker": "[SSL: CERTIFICATE_VERIFY_FAILED] certificate has expired"}
+    (told,) = found(Fleet(PLAN, {**seen.hosts, "worker1": refused}))["the broker"]
+    assert "certificate has expired" in told
+    assert "Run playbooks/renew.yml" in told
     both = Fleet(PLAN, {**one.hosts, "worker2": {**seen.hosts["worker2"], "unreachable_broker": "timed out"}})
     assert "the broker" not in found(both)
 
@@ -255,9 +260,9 @@ def test_a_host_that_alone_does_not_reach_the_broker_is_a_finding() -> None:
 def test_a_connection_to_the_broker_is_tried() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert celery_doctor_info.broker_unreachable(["127.0.0.1", str(port)]) == ""
-    assert "refused" in celery_doctor_info.broker_unreachable(["127.0.0.1", str(port)])
-    assert celery_doctor_info.broker_unreachable([]) == ""
+        assert celery_doctor_info.broker_unreachable(["127.0.0.1", str(port)], "") == ""
+    assert "refused" in celery_doctor_info.broker_unreachable(["127.0.0.1", str(port)], "")
+    assert celery_doctor_info.broker_unreachable([], "") == ""
 
 
 def test_a_broker_that_is_down_is_no_finding_about_its_workers() -> None:

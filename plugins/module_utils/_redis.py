@@ -1,0 +1,53 @@
+"""Access of root to a Redis or Valkey server on the same host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+#: Name of the file in which the module redis_users stores the administrator's password, for root.
+ADMINISTRATOR_FILE = "administrator.password"
+
+
+def stored_password(state_dir: Path) -> str:
+    """Return the stored password of the administrator; empty if there is none."""
+    path = state_dir / ADMINISTRATOR_FILE
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+class Server:
+    """A Redis server, with the login of its administrator.
+
+    The module has the options flavor, socket and administrator.
+
+    Attributes:
+        password: the password that the server accepts; empty if it accepts none.
+        error: why it accepts none.
+    """
+
+    def __init__(self, module: AnsibleModule, *passwords: str) -> None:
+        self._module = module
+        self.error = ""
+        self.password = next(filter(self._accepts, filter(None, passwords)), "")
+
+    def _accepts(self, password: str) -> bool:
+        code, _, self.error = self._run(password, "PING")
+        return code == 0
+
+    def _run(self, password: str, *command: str) -> tuple[int, str, str]:
+        params = self._module.params
+        code, output, errors = self._module.run_command(
+            # -e: exit with an error if the server returns one.
+            [f"{params['flavor']}-cli", "-e", "-s", params["socket"], "--user", params["administrator"], *command],
+            # Not as an argument, which every user of the host can read.
+            environ_update={"REDISCLI_AUTH": password},
+        )
+        return code, str(output), f"{errors} {output}".strip()
+
+    def execute(self, *command: str) -> str:
+        """Execute a command and return its output. An error fails the module."""
+        code, output, error = self._run(self.password, *command)
+        if code != 0:
+            self._module.fail_json(msg=f"The server refuses {' '.join(command)}: {error}")
+        return output
