@@ -146,6 +146,7 @@ def fleet_of(kind: str) -> Fleet:
         flower="",
         monitor=CONTROL,
         app_hosts=[CONTROL, *WORKERS],
+        tls=True,
     )
 
 

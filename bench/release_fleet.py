@@ -122,6 +122,7 @@ def fleet_of(number: int) -> Fleet:
         flower="",
         monitor="",
         app_hosts=hosts,
+        tls=True,
     )
 
 

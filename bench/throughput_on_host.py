@@ -43,6 +43,8 @@ def main() -> None:
     os.environ["CELERY_BROKER_URL"] = sys.stdin.read().strip()
     if settings == "defaults":
         del os.environ["CELERY_LOADER"]
+        # Celery's default is what the system trusts.
+        os.environ["SSL_CERT_FILE"] = "/etc/celery-fleet/tls/ca.crt"
     with tempfile.TemporaryDirectory() as directory:
         ledger = Path(directory)
         os.environ["SHOP_LEDGER_DIR"] = directory

@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import ssl
 import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,18 @@ class Fleet:
     monitor: str
     #: Hosts that run the application, and have a ledger.
     app_hosts: list[str]
+    #: Whether connections are encrypted.
+    tls: bool
+
+    @property
+    def scheme(self) -> str:
+        """Return the scheme of the URLs of web pages."""
+        return "https" if self.tls else "http"
+
+    @property
+    def ca(self) -> Path:
+        """Return the file of the authorities that clients trust."""
+        return self.secrets / "ca" / "trusted.crt"
 
 
 @dataclass(frozen=True)
@@ -158,6 +171,7 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
         flower=first("flower"),
         monitor=first("monitor"),
         app_hosts=sorted(workers | {beat}),
+        tls=values.get("celery_tls", "only") not in ("off", False),
     )
 
 
@@ -286,7 +300,7 @@ def processes(fleet: Fleet, host: str) -> list[Process]:
 
 def monitor_url(fleet: Fleet, program: str) -> str:
     """Return the URL of Prometheus or Alertmanager."""
-    return f"http://{fleet.addresses[fleet.monitor]}:{PORTS[program]}"
+    return f"{fleet.scheme}://{fleet.addresses[fleet.monitor]}:{PORTS[program]}"
 
 
 def get(fleet: Fleet, program: str, path: str) -> Any:  # noqa: ANN401 - JSON
@@ -297,9 +311,10 @@ def get(fleet: Fleet, program: str, path: str) -> Any:  # noqa: ANN401 - JSON
     """
     password = (fleet.secrets / program).read_text(encoding="utf-8").strip()
     credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
-    request = Request(monitor_url(fleet, program) + path, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310 - http
+    request = Request(monitor_url(fleet, program) + path, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310 - https
+    context = ssl.create_default_context(cafile=fleet.ca) if fleet.tls else None
     try:
-        with urlopen(request, timeout=REMOTE_TIMEOUT_SECONDS) as response:  # noqa: S310 - as above
+        with urlopen(request, timeout=REMOTE_TIMEOUT_SECONDS, context=context) as response:  # noqa: S310 - as above
             return json.load(response)
     except URLError as error:
         raise LabError(f"{request.full_url} does not answer: {error}") from error

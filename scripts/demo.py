@@ -118,14 +118,15 @@ def queue_table(title: str, count: Any) -> Table:  # noqa: ANN401 - shop's Count
 
 def pages(fleet: Fleet) -> str:
     """Return the URLs of the web pages, with their users and passwords."""
-    broker = fleet.addresses[fleet.broker]
+    broker = f"{fleet.scheme}://{fleet.addresses[fleet.broker]}"
+    management = 15671 if fleet.tls else 15672
     brokers = {
-        "rabbitmq": ("RabbitMQ", f"http://{broker}:15672/", f"{fleet.app}-admin", "rabbitmq_administrator"),
-        "redis": ("Redis", f"http://{broker}:8081/", "redis", "redis_ui_basic_auth"),
+        "rabbitmq": ("RabbitMQ", f"{broker}:{management}/", f"{fleet.app}-admin", "rabbitmq_administrator"),
+        "redis": ("Redis", f"{broker}:8081/", "redis", "redis_ui_basic_auth"),
     }
     entries = [
         brokers[fleet.kind],
-        ("Flower", f"http://{fleet.addresses[fleet.flower]}/", "flower", "flower_basic_auth"),
+        ("Flower", f"{fleet.scheme}://{fleet.addresses[fleet.flower]}/", "flower", "flower_basic_auth"),
         ("The fleet", f"{monitor_url(fleet, 'prometheus')}/consoles/fleet.html", "prometheus", "prometheus"),
         ("Alerts", f"{monitor_url(fleet, 'alertmanager')}/", "prometheus", "alertmanager"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from playwright.sync_api import HttpCredentials
 
 SCENARIO = Path(os.environ.get("MOLECULE_SCENARIO_DIRECTORY", "."))
 SECRETS = SCENARIO.parents[1] / ".lab" / f"fleet-{SCENARIO.name}" / "secrets"
+#: The authorities that clients of the fleet trust. A fleet of one host has none.
+CA = SECRETS / "ca" / "trusted.crt"
 PORTS = {"prometheus": 9090, "alertmanager": 9093}
 TIMEOUT_SECONDS = 120
 
@@ -50,6 +53,9 @@ class Monitor:
         password = (SECRETS / program).read_text(encoding="utf-8").strip()
         return {"username": "prometheus", "password": password}
 
+    def url(self, program: str) -> str:
+        return f"{'https' if CA.exists() else 'http'}://{self.address}:{PORTS[program]}"
+
     def page(self, program: str, path: str, password: str | None = None, **options: str) -> tuple[int, str]:
         """Return the status and the text of a page.
 
@@ -59,11 +65,11 @@ class Monitor:
         if password is None:
             password = self.credentials(program)["password"]
         credentials = base64.b64encode(f"prometheus:{password}".encode()).decode()
-        url = f"http://{self.address}:{PORTS[program]}{path}?{urlencode(options)}"
+        url = f"{self.url(program)}{path}?{urlencode(options)}"
+        request = Request(url, headers={"Authorization": f"Basic {credentials}"})  # noqa: S310 - https
+        context = ssl.create_default_context(cafile=CA) if CA.exists() else None
         try:
-            with urlopen(
-                Request(url, headers={"Authorization": f"Basic {credentials}"}), timeout=TIMEOUT_SECONDS
-            ) as answer:
+            with urlopen(request, timeout=TIMEOUT_SECONDS, context=context) as answer:  # noqa: S310 - as above
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             return error.code, error.read().decode()

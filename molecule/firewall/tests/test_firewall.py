@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import ssl
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -11,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from shared.deployed import Shop, call, connect, wait_until
 from shared.lab import reboot
-from shared.monitor import Monitor
+from shared.monitor import CA, Monitor
 from shared.playbook import changed, converge, failures, run_playbook
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
@@ -65,17 +66,17 @@ def test_a_stranger_reaches_ssh_and_what_is_open_for_everyone() -> None:
 
 
 def test_hosts_reach_what_they_need(shop: Shop) -> None:
-    assert open_from("worker1", "broker1") == {SSH, 5672}
-    assert open_from("control1", "broker1") == {SSH, 5672, 9100, 15672, 15692}
+    assert open_from("worker1", "broker1") == {SSH, 5671}
+    assert open_from("control1", "broker1") == {SSH, 5671, 9100, 15671, 15691}
     assert open_from("control1", "worker1") == {SSH, 9100}
     assert open_from("worker1", "control1") == {SSH, OWN}
     works(shop)
 
 
-@pytest.mark.parametrize("url", ["http://10.90.31.31:9090/", "http://10.90.31.31:80/", "http://10.90.31.11:15672/"])
+@pytest.mark.parametrize("url", ["https://10.90.31.31:9090/", "https://10.90.31.31/", "https://10.90.31.11:15671/"])
 def test_people_reach_the_pages(url: str) -> None:
     try:
-        with urlopen(url, timeout=60) as page:  # noqa: S310 - http
+        with urlopen(url, timeout=60, context=ssl.create_default_context(cafile=CA)) as page:  # noqa: S310 - https
             assert page.status == 200
     except HTTPError as error:
         assert error.code == 401
@@ -110,7 +111,7 @@ def test_the_rules_outlive_a_reboot_and_what_others_do_with_theirs(shop: Shop) -
         host.check_output(command)
         wait_until(lambda: "celery_fleet" in host.check_output("nft list tables"), f"no firewall after {command}")
         assert "table ip own" in host.check_output("nft list tables")
-        assert 5672 not in open_from("stranger1", "worker1")
+        assert 9100 not in open_from("stranger1", "worker1")
     assert open_from("stranger1", "worker1") == {SSH}
     assert changed(converge("--limit", "worker1", "--tags", "firewall")) == 0
     works(shop)
@@ -120,7 +121,7 @@ def test_a_service_that_would_be_closed_stops_the_run() -> None:
     assert changed(converge("--tags", "firewall", celery_firewall=False)) > 0
     host = connect("broker1")
     assert "celery_fleet" not in host.check_output("nft list tables")
-    assert 5672 in open_from("stranger1", "broker1")
+    assert 5671 in open_from("stranger1", "broker1")
     host.check_output(SERVE.format(8003))
     told = failures(converge("--tags", "firewall"))
     assert "would close 8003/tcp (python3)" in told["broker1"]
@@ -134,6 +135,6 @@ def test_redis_is_as_closed(shop: Shop) -> None:
     assert changed(converge(celery_broker="redis"))
     # RabbitMQ still runs there, for nobody.
     assert open_from("stranger1", "broker1") == {SSH}
-    assert open_from("worker1", "broker1") == {SSH, 6379}
-    assert open_from("control1", "broker1") == {SSH, 6379, 9100, 9121}
+    assert open_from("worker1", "broker1") == {SSH, 6380}
+    assert open_from("control1", "broker1") == {SSH, 6380, 9100, 9121}
     works(shop)

@@ -23,8 +23,8 @@ BROKER = "redis" if "redis" in os.environ["MOLECULE_SCENARIO_NAME"] else "rabbit
 UNITS = {"rabbitmq": "rabbitmq-server", "redis": "redis-server"}
 MEASURED = {"{ip}:9100"}
 PORTS = {
-    "rabbitmq": {"{ip}:5672", "{ip}:15672", "{ip}:15692"} | MEASURED,
-    "redis": {"{ip}:6379", "{ip}:8081", "{ip}:9121"} | MEASURED,
+    "rabbitmq": {"{ip}:5671", "{ip}:15671", "{ip}:15691"} | MEASURED,
+    "redis": {"{ip}:6380", "{ip}:8081", "{ip}:9121"} | MEASURED,
 }
 GROUPS = {"general": {"worker1", "worker2"}, "media": {"worker2"}}
 CONSUMERS = {(queue, host) for queue, group in WORKERS.items() if queue != "ticks" for host in GROUPS[group]}
@@ -38,15 +38,16 @@ SHORT = [
 
 # Prints the status of pages of the exporter of Redis, without and with a password.
 ASK = """
-import base64, sys, urllib.error, urllib.request
+import base64, ssl, sys, urllib.error, urllib.request
 exporter = sys.argv[1]
+trust = ssl.create_default_context(cafile="/etc/celery-fleet/tls/ca.crt")
 password = open("/etc/prometheus/passwords/broker").read().strip()
 token = base64.b64encode(f"prometheus:{password}".encode()).decode()
 for path in ("/metrics", "/scrape?target=redis://127.0.0.1:6379", "/", "//scrape?target=redis://127.0.0.1:6379"):
     for headers in ({}, {"Authorization": f"Basic {token}"}):
-        request = urllib.request.Request(f"http://{exporter}:9121{path}", headers=headers)
+        request = urllib.request.Request(f"https://{exporter}:9121{path}", headers=headers)
         try:
-            print(urllib.request.urlopen(request, timeout=60).status)
+            print(urllib.request.urlopen(request, timeout=60, context=trust).status)
         except urllib.error.HTTPError as error:
             print(error.code)
 """

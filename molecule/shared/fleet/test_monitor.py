@@ -113,7 +113,7 @@ def test_nobody_looks_without_a_password(monitor: Monitor, program: str) -> None
 def test_the_rules_say_what_they_should(shop: Shop) -> None:
     """Of what takes days, or can't be brought about on hosts."""
     address = shop.host("broker1").ansible.get_variables()["ansible_host"]
-    port = {"rabbitmq": 5672, "redis": 6379}[BROKER]
+    port = {"rabbitmq": 5671, "redis": 6380}[BROKER]
     tests = Path(__file__).with_name("rules.yml").read_text(encoding="utf-8").replace("DEPTH_OF_VIDEO", DEPTH_OF_VIDEO)
     tests = tests.replace("BROKER", f"{address}:{port}")
     command = f"printf %s {shlex.quote(tests)} >/run/rules.yml && promtool test rules /run/rules.yml"
@@ -189,7 +189,7 @@ def test_the_page_plots_the_history_of_each_queue(monitor: Monitor) -> None:
     with chromium() as browser, browser.new_context(http_credentials=monitor.credentials("prometheus")) as context:
         page = context.new_page()
         page.set_default_timeout(BROWSER_MILLISECONDS)
-        page.goto(f"http://{monitor.address}:9090/consoles/fleet.html")
+        page.goto(f"{monitor.url('prometheus')}/consoles/fleet.html")
         page.get_by_role("img", name=re.compile(f"^depth of customers: now .*, highest {BACKLOG:,}")).wait_for()
         for queue in ("customers", "email", "video", "reports", "ticks"):
             for what in ("depth", "oldest task", "started per second"):
