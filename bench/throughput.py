@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     fleet = load_fleet(options.inventory)
     worker = next(host for host in fleet.app_hosts if host != fleet.beat)
-    broker = {"kind": "rabbitmq", "address": fleet.addresses[fleet.broker], "user": NAME, "vhost": NAME}
+    broker: dict[str, Any] = {"kind": "rabbitmq", "address": fleet.addresses[fleet.broker], "user": NAME, "vhost": NAME}
     broker |= {"port": 5671, "tls_port": 5671}
     password = secrets.token_urlsafe(24)
     control = ["sudo", "-n", "rabbitmqctl", "--quiet"]

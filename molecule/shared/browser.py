@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import Browser, Error, sync_playwright
 
@@ -16,6 +19,25 @@ def chromium() -> Iterator[Browser]:
     """Run Debian's browser during the block."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def trusting_chromium(authorities: Path, home: Path) -> Iterator[Browser]:
+    """Run Debian's browser during the block, as for a user who has imported certificates of authorities.
+
+    Args:
+        home: an empty directory.
+    """
+    database = home / ".pki" / "nssdb"
+    database.mkdir(parents=True)
+    for command in (["-N", "--empty-password"], ["-A", "-t", "C,,", "-n", "fleet", "-i", str(authorities)]):
+        subprocess.run(["certutil", "-d", f"sql:{database}", *command], check=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"], env={**os.environ, "HOME": str(home)}
+        )
         yield browser
         browser.close()
 

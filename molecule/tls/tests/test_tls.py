@@ -1,0 +1,277 @@
+"""A fleet moves to TLS while tasks flow. Then its network shows nothing, and clients refuse wrong certificates."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from cryptography.x509 import load_pem_x509_certificate
+from shared.browser import BROWSER_MILLISECONDS, trusting_chromium
+from shared.capture import captured
+from shared.certificates import signed_certificate
+from shared.deployed import RUN, Shop, call, connect, wait_until
+from shared.monitor import CA, SECRETS, Monitor
+from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
+
+ADDRESSES = {"broker1": "10.90.32.11", "worker1": "10.90.32.21", "control1": "10.90.32.31"}
+MARK = "MARK-of-the-argument"
+GATEWAY = "10.90.32.1"
+FILES = "/etc/celery-fleet/tls"
+REDIS = (
+    "REDISCLI_AUTH=$(cat /var/lib/celery-fleet/redis/administrator.password) "
+    "redis-cli -s /run/redis/redis.sock --user shop-admin config set"
+)
+# Sends tasks like a program that knows nothing of the fleet, without TLS, from one connection.
+SEND_PLAIN = """
+import os, sys, time
+from pathlib import Path
+from urllib.parse import urlsplit
+del os.environ["CELERY_LOADER"]
+from celery import Celery
+from kombu import Exchange
+parts = urlsplit(os.environ["CELERY_BROKER_URL"])
+login, _, host = parts.netloc.rpartition("@")
+app = Celery(broker=f"amqp://{login}@{host.rpartition(':')[0]}:5672{parts.path}")
+app.conf.broker_transport_options = {"confirm_publish": True}
+app.conf.task_publish_retry_policy = {"max_retries": 200, "interval_max": 2}
+exchange = Exchange("shop", type="topic")
+with app.producer_pool.acquire() as producer:
+    while not Path(sys.argv[1]).exists():
+        print(app.send_task("customers.noop", exchange=exchange, routing_key="customers", producer=producer).id)
+        time.sleep(0.2)
+"""
+# Prints why Celery's client can't connect.
+CONNECT = """
+from shop.celery import app
+try:
+    app.connection_for_write().ensure_connection(max_retries=1, timeout=20)
+except Exception as error:
+    print(error)
+"""
+secured = partial(converge, celery_tls="only")
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop("worker1", ("worker1",))
+
+
+@pytest.fixture(scope="module")
+def monitor() -> Monitor:
+    return Monitor(ADDRESSES["control1"])
+
+
+@contextmanager
+def plain_sender(shop: Shop) -> Iterator[list[str]]:
+    """Send tasks without TLS during the block. The list has their ids at its end."""
+    ids: list[str] = []
+    stop = shop.output("mktemp --dry-run").strip()
+    with ThreadPoolExecutor(1) as pool:
+        # A connection of its own, beside those that the block uses.
+        sending = pool.submit(Shop("worker1", ()).output, f"{RUN} python -c {shlex.quote(SEND_PLAIN)} {stop}")
+        try:
+            yield ids
+        finally:
+            shop.output(f"touch {stop}")
+            ids += sending.result().split()
+
+
+def works(shop: Shop, monitor: Monitor) -> None:
+    """Fail unless a task is done, and all targets are scraped."""
+    shop.run(call("customers.noop"))
+    wait_until(lambda: monitor.value("min(up)") == 1, "a target is not scraped")
+
+
+def test_a_fleet_moves_to_tls_without_losing_a_task(shop: Shop, monitor: Monitor) -> None:
+    with captured(GATEWAY) as packets:
+        shop.run(call("reports.build", MARK, 0.1))
+    assert MARK.encode() in packets(), "without TLS it is readable"
+    with plain_sender(shop) as ids:
+        # Both at once would break the sender's connection, and the workers' ones.
+        told = failures(secured())["broker1"]
+        assert re.search(r"these clients use it: .*shop from worker1 \(\d+ connections\)", told), told
+        assert changes(converge(celery_tls="both"))
+        works(shop, monitor)
+        told = failures(secured())["broker1"]
+        assert "these clients use it: shop from worker1 (1 connection)" in told, told
+    assert changes(secured())
+    works(shop, monitor)
+    assert len(ids) > 100
+    assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
+    assert changes(secured()) == {0}
+
+
+def listeners(name: str) -> set[int]:
+    """Return the ports on which a host accepts connections from others, without SSH."""
+    sockets = [line.split()[3] for line in connect(name).check_output("ss -Hltn").splitlines()]
+    local = ("127.", "[::1]")
+    return {int(each.rpartition(":")[2]) for each in sockets if not each.startswith(local)} - {22}
+
+
+def speaks_tls_only(name: str) -> set[int]:
+    """Return the ports that others reach. Fail if one has no TLS, or a certificate that clients don't trust."""
+    ports = listeners(name)
+    for port in ports:
+        served = ssl.get_server_certificate((ADDRESSES[name], port), ca_certs=str(CA), timeout=60)
+        assert "BEGIN CERTIFICATE" in served
+        with pytest.raises((OSError, HTTPException)), urlopen(f"http://{ADDRESSES[name]}:{port}/", timeout=60) as page:
+            assert page.status == 400, "nginx says that this is a port of https"
+            raise HTTPException
+    return ports
+
+
+def test_every_port_speaks_tls_and_nothing_else() -> None:
+    assert speaks_tls_only("broker1") == {5671, 15671, 15691, 9100}
+    assert speaks_tls_only("worker1") == {9100}
+    assert speaks_tls_only("control1") == {443, 9090, 9093}
+
+
+def test_nothing_is_readable_on_the_network(shop: Shop, monitor: Monitor) -> None:
+    secrets = [path.read_bytes().strip() for path in SECRETS.iterdir() if path.is_file()]
+    assert len(secrets) > 5
+    with captured(GATEWAY) as packets:
+        shop.run(call("reports.build", MARK, 0.1))
+        shop.output(f"{RUN} celery -A shop.celery:app inspect ping --timeout 30")
+        assert run_playbook(PLAYBOOKS / "doctor.yml", celery_tls="only", celery_doctor_min_disk_free=0).returncode == 0
+        works(shop, monitor)
+    content = packets()
+    assert ADDRESSES["broker1"] in addresses_in(content)
+    assert not [
+        secret[:4] for secret in [*secrets, MARK.encode(), b"reports.build", b"celery.pidbox"] if secret in content
+    ]
+
+
+def addresses_in(packets: bytes) -> set[str]:
+    """Return the fleet's addresses that packets contain."""
+    return {address for address in ADDRESSES.values() if bytes(map(int, address.split("."))) in packets}
+
+
+def serve(name: str, certificate: tuple[str, str], reload: str) -> None:
+    """Make a service use another certificate."""
+    text, key = map(shlex.quote, certificate)
+    connect(name).check_output(f"printf %s {text} > {FILES}/host.crt && printf %s {key} > {FILES}/host.key && {reload}")
+
+
+def refused(shop: Shop) -> str:
+    """Return why a client of the application refuses the broker; empty if it does not."""
+    return shop.output(f"{RUN} python -c {shlex.quote(CONNECT)}").strip()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (partial(signed_certificate, CA.parent, "10.90.32.99"), "IP address mismatch"),
+        (partial(signed_certificate, CA.parent, ADDRESSES["broker1"], days=-1), "certificate has expired"),
+        (partial(signed_certificate, None, ADDRESSES["broker1"]), "certificate verify failed"),
+    ],
+    ids=["of another host", "expired", "of a stranger"],
+)
+def test_no_client_takes_a_wrong_certificate(
+    shop: Shop, monitor: Monitor, make: Callable[[], tuple[str, str]], reason: str
+) -> None:
+    serve("broker1", make(), "rabbitmqctl eval 'ssl:clear_pem_cache().'")
+    assert reason in refused(shop)
+    doctor = run_playbook(PLAYBOOKS / "doctor.yml", celery_tls="only")
+    told = " ".join(doctor.stdout.split())
+    assert doctor.returncode != 0
+    assert reason in told
+    assert "Clients refuse the broker's certificate. Run playbooks/renew.yml" in told
+    wait_until(lambda: monitor.value('max(up{job="broker"})') == 0, "Prometheus scrapes it")
+    assert changes(run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only"))
+    assert refused(shop) == ""
+    wait_until(lambda: monitor.value("min(up)") == 1, "a target is not scraped")
+
+
+def test_a_port_without_tls_is_no_broker(shop: Shop) -> None:
+    listen = "systemd-run --quiet --unit plain python3 -m http.server 5999"
+    with shop.altered("broker1", listen, "systemctl stop plain"):
+        code = (
+            "import os; os.environ['CELERY_BROKER_URL'] = os.environ['CELERY_BROKER_URL'].replace(':5671', ':5999')\n"
+        )
+        assert "wrong version number" in shop.output(f"{RUN} python -c {shlex.quote(code + CONNECT)}").lower()
+
+
+def serial(port: int, host: str) -> int:
+    """Return the number of the certificate that a port serves."""
+    served = ssl.get_server_certificate((ADDRESSES[host], port), timeout=60)
+    return load_pem_x509_certificate(served.encode()).serial_number
+
+
+def test_a_certificate_is_renewed_without_a_lost_connection(shop: Shop) -> None:
+    listed = "rabbitmqctl --silent list_connections pid connected_at | sort"
+    before = {port: serial(port, "broker1") for port in (5671, 15671, 15691, 9100)}
+    page = serial(443, "control1")
+    with shop.flow(call("customers.noop")) as ids:
+        connections = set(shop.output(listed, "broker1").splitlines())
+        renewed = run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only", celery_host_names=["another.example.com"])
+        assert changes(renewed)
+        assert not set(before.values()) & {serial(port, "broker1") for port in before}
+        assert serial(443, "control1") != page
+        assert connections <= set(shop.output(listed, "broker1").splitlines()), "a connection was lost"
+    assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
+
+
+def test_the_authority_is_replaced_without_a_lost_connection(shop: Shop, monitor: Monitor) -> None:
+    before = CA.read_text(encoding="utf-8")
+    with shop.flow(call("customers.noop")) as ids:
+        replaced = run_playbook(PLAYBOOKS / "renew_ca.yml", celery_tls="only")
+        assert changes(replaced)
+    assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
+    after = CA.read_text(encoding="utf-8")
+    assert after.count("BEGIN") == 1
+    assert after not in before
+    for name in ADDRESSES:
+        assert connect(name).file(f"{FILES}/ca.crt").content_string == after
+        speaks_tls_only(name)
+    works(shop, monitor)
+
+
+@pytest.mark.parametrize(
+    ("page", "user", "secret", "shown"),
+    [
+        ("https://10.90.32.31:9090/consoles/fleet.html", "prometheus", "prometheus", "shop"),
+        ("https://10.90.32.31:9093/", "prometheus", "alertmanager", "Alertmanager"),
+        ("https://10.90.32.31/", "flower", "flower_basic_auth", "Flower"),
+        ("https://10.90.32.11:15671/", "", "", "RabbitMQ"),
+    ],
+)
+def test_a_browser_that_trusts_the_authority_opens_the_pages(
+    tmp_path: Path, page: str, user: str, secret: str, shown: str
+) -> None:
+    password = (SECRETS / secret).read_text(encoding="utf-8").strip() if secret else ""
+    with (
+        trusting_chromium(CA, tmp_path) as browser,
+        browser.new_context(http_credentials={"username": user, "password": password}) as context,
+    ):
+        tab = context.new_page()
+        tab.set_default_timeout(BROWSER_MILLISECONDS)
+        tab.goto(page)
+        tab.wait_for_function(f"document.title.includes({shown!r}) || document.body.innerText.includes({shown!r})")
+
+
+def test_redis_has_tls_as_well(shop: Shop, monitor: Monitor) -> None:
+    assert changes(secured(celery_broker="redis"))
+    works(shop, monitor)
+    connect("broker1").check_output("systemctl stop rabbitmq-server")
+    assert speaks_tls_only("broker1") == {6380, 8081, 9100, 9121}
+    with captured(GATEWAY) as packets:
+        shop.run(call("reports.build", MARK, 0.1))
+    assert MARK.encode() not in packets()
+    serve(
+        "broker1",
+        signed_certificate(CA.parent, ADDRESSES["broker1"], days=-1),
+        f"{REDIS} tls-cert-file {FILES}/host.crt tls-key-file {FILES}/host.key",
+    )
+    assert "certificate has expired" in refused(shop)
+    assert changes(run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only", celery_broker="redis"))
+    assert refused(shop) == ""
+    works(shop, monitor)
