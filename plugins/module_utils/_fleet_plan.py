@@ -95,6 +95,7 @@ class FleetHost:
     """What a host runs.
 
     Attributes:
+        exporter_address: that its exporters listen on; loopback if only the local Prometheus scrapes them.
         duties: the broker's kind, app, workers, beat, flower, monitor and measured, as far as they are its own.
         stop_timeout: seconds after which systemd kills Supervisor.
         listeners: all ports that others may reach.
@@ -102,6 +103,7 @@ class FleetHost:
     """
 
     address: str
+    exporter_address: str
     programs: tuple[Program, ...]
     duties: tuple[str, ...]
     stop_timeout: int

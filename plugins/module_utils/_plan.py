@@ -570,6 +570,7 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
     listeners = access.listeners(host.name, duties)
     return FleetHost(
         address=host.address,
+        exporter_address="127.0.0.1" if host.name == placed.monitor else host.address,
         programs=programs,
         duties=duties,
         stop_timeout=max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
