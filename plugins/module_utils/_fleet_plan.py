@@ -244,10 +244,12 @@ class FleetPlan:
         hooks: by the moment of a release.
         longest_task: longest time limit of a worker.
         hosts: by name.
+        app_hosts: names of hosts with workers or beat.
         beat_host: empty if there is none. The other hosts are alike.
         producers: names of hosts that only send tasks.
         firewall: whether hosts close all other ports.
         closed_ports: that it may close though something listens on them.
+        mount_points: where a file system may be mounted that the fleet writes to.
         secrets_dir: directory of the passwords on the controller.
     """
 
@@ -265,6 +267,7 @@ class FleetPlan:
     hooks: Mapping[str, tuple[Hook, ...]]
     longest_task: int
     hosts: Mapping[str, FleetHost]
+    app_hosts: tuple[str, ...]
     beat_host: str
     flower_host: str
     flower_control: bool
@@ -272,6 +275,7 @@ class FleetPlan:
     producers: tuple[str, ...]
     firewall: bool
     closed_ports: tuple[int, ...]
+    mount_points: tuple[str, ...]
     secrets_dir: str
 
 

@@ -99,13 +99,31 @@ def test_programs_and_supervisor_are_granted_a_minute_and_half_a_minute_more() -
 
 def test_each_duty_is_that_of_one_host() -> None:
     groups = {**GROUPS, "beat": ["worker2"], "flower": ["worker1"], "monitor": ["control1"]}
-    hosts = make_plan(declaration(), groups, FACTS).fleet.hosts
-    assert {name: set(host.duties) for name, host in hosts.items()} == {
+    fleet = make_plan(declaration(), groups, FACTS).fleet
+    assert {name: set(host.duties) for name, host in fleet.hosts.items()} == {
         "broker1": {"rabbitmq", "measured"},
         "worker1": {"app", "workers", "flower", "measured"},
         "worker2": {"app", "workers", "beat", "measured"},
         "control1": {"monitor", "measured"},
     }
+    assert fleet.app_hosts == ("worker1", "worker2")
+
+
+def test_each_directory_above_a_written_one_may_be_a_mount_point() -> None:
+    points = plan(declaration(broker="valkey")).fleet.mount_points
+    assert points == (
+        "/",
+        "/srv",
+        "/srv/shop",
+        "/var",
+        "/var/lib",
+        "/var/lib/shop",
+        "/var/lib/valkey",
+        "/var/log",
+        "/var/log/journal",
+        "/var/log/shop",
+        "/var/log/shop-tasks",
+    )
 
 
 def test_each_host_that_watches_the_broker_needs_connections() -> None:
