@@ -163,7 +163,13 @@ def node_exporter(directory: Path) -> Iterator[str]:
 def exporter(directory: Path, workers: Sequence[int]) -> Iterator[Process]:
     """Run the fleet's exporter with Debian's Python, for programs that count in a directory."""
     programs = [
-        {"name": name, "slots": [name], "prefork": False, "pool_size": 1, "queues": [f"queue-{worker % QUEUES}"]}
+        {
+            "name": name,
+            "slots": [{"name": name}],
+            "pool": "solo",
+            "concurrency": 1,
+            "queues": [f"queue-{worker % QUEUES}"],
+        }
         for worker, name in ((worker, program(worker)) for worker in workers)
     ]
     config = {

@@ -20,6 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
+from ansible_collections.fleet.celery.plugins.module_utils._sweep import draining_workers, running_nodes
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
 from ansible_collections.fleet.celery.plugins.module_utils._topology import celery_policies, celery_topology
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, result_url
@@ -36,6 +37,7 @@ class FilterModule:
             "celery_policies": celery_policies,
             "celery_topology": celery_topology,
             "config_file_entries": _config_file_entries,
+            "draining_workers": draining_workers,
             "environment_text": environment_text,
             "host_facts": _host_facts,
             "host_statuses": _host_statuses,
@@ -45,6 +47,7 @@ class FilterModule:
             "python_literal": _python_literal,
             "redis_memory": _redis_memory,
             "result_url": result_url,
+            "running_nodes": running_nodes,
             "salted_sha1": _salted_sha1,
             "staging_failures": _staging_failures,
             "status_table": _status_table,

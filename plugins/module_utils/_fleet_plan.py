@@ -95,6 +95,7 @@ class FleetHost:
     """What a host runs.
 
     Attributes:
+        exporter_address: that its exporters listen on; loopback if only the local Prometheus scrapes them.
         duties: the broker's kind, app, workers, beat, flower, monitor and measured, as far as they are its own.
         stop_timeout: seconds after which systemd kills Supervisor.
         listeners: all ports that others may reach.
@@ -103,6 +104,7 @@ class FleetHost:
     """
 
     address: str
+    exporter_address: str
     programs: tuple[Program, ...]
     duties: tuple[str, ...]
     stop_timeout: int
@@ -250,11 +252,13 @@ class FleetPlan:
         hooks: by the moment of a release.
         longest_task: longest time limit of a worker.
         hosts: by name.
+        app_hosts: names of hosts with workers or beat.
         beat_host: empty if there is none. The other hosts are alike.
         flower_broker_api: URL of RabbitMQ's management API for Flower; empty if it can't reach it, or has none.
         producers: names of hosts that only send tasks.
         firewall: whether hosts close all other ports.
         closed_ports: that it may close though something listens on them.
+        mount_points: where a file system may be mounted that the fleet writes to.
         secrets_dir: directory of the passwords on the controller.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
     """
@@ -273,6 +277,7 @@ class FleetPlan:
     hooks: Mapping[str, tuple[Hook, ...]]
     longest_task: int
     hosts: Mapping[str, FleetHost]
+    app_hosts: tuple[str, ...]
     beat_host: str
     flower_host: str
     flower_control: bool
@@ -281,6 +286,7 @@ class FleetPlan:
     producers: tuple[str, ...]
     firewall: bool
     closed_ports: tuple[int, ...]
+    mount_points: tuple[str, ...]
     secrets_dir: str
     tls: Mapping[str, str]
 

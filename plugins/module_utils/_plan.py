@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import (
@@ -475,17 +476,18 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
                 f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
             )
     left = _left_for_broker(broker_on, fleet_hosts)
+    application = Application(
+        name=app,
+        user=app,
+        module=declaration.app_module,
+        memory=declaration.app_memory,
+        root=f"/srv/{app}",
+        config_dir=f"/etc/{app}",
+        state_dir=f"/var/lib/{app}",
+        log_dir=f"/var/log/{app}",
+    )
     fleet = FleetPlan(
-        app=Application(
-            name=app,
-            user=app,
-            module=declaration.app_module,
-            memory=declaration.app_memory,
-            root=f"/srv/{app}",
-            config_dir=f"/etc/{app}",
-            state_dir=f"/var/lib/{app}",
-            log_dir=f"/var/log/{app}",
-        ),
+        app=application,
         broker=Broker(
             kind=broker.kind,
             flavor=broker.flavor,
@@ -516,6 +518,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         hooks=declaration.hooks,
         longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         hosts=fleet_hosts,
+        app_hosts=tuple(name for name, host in fleet_hosts.items() if "app" in host.duties),
         beat_host=placed.beat,
         flower_host=placed.flower,
         flower_control=declaration.flower_control,
@@ -524,10 +527,17 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         producers=placed.producers,
         firewall=declaration.firewall.enabled,
         closed_ports=declaration.firewall.closed_ports,
+        mount_points=_mount_points(application, broker.flavor),
         secrets_dir=declaration.secrets_dir,
         tls=asdict(files) if files else {},
     )
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), fleet)
+
+
+def _mount_points(app: Application, flavor: str) -> tuple[str, ...]:
+    """Return the directories that the fleet writes to, and all directories above them, in alphabetical order."""
+    written = (app.root, app.state_dir, app.log_dir, f"{app.log_dir}-tasks", "/var/log/journal", f"/var/lib/{flavor}")
+    return tuple(sorted({str(path) for each in map(PurePath, written) for path in (each, *each.parents)}))
 
 
 def _check_hosts(
@@ -587,6 +597,7 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
     listeners = access.listeners(host.name, duties)
     return FleetHost(
         address=host.address,
+        exporter_address="127.0.0.1" if host.name == placed.monitor else host.address,
         programs=programs,
         duties=duties,
         stop_timeout=max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,

@@ -99,13 +99,31 @@ def test_programs_and_supervisor_are_granted_a_minute_and_half_a_minute_more() -
 
 def test_each_duty_is_that_of_one_host() -> None:
     groups = {**GROUPS, "beat": ["worker2"], "flower": ["worker1"], "monitor": ["control1"]}
-    hosts = make_plan(declaration(), groups, FACTS).fleet.hosts
-    assert {name: set(host.duties) for name, host in hosts.items()} == {
+    fleet = make_plan(declaration(), groups, FACTS).fleet
+    assert {name: set(host.duties) for name, host in fleet.hosts.items()} == {
         "broker1": {"rabbitmq", "measured"},
         "worker1": {"app", "workers", "flower", "measured"},
         "worker2": {"app", "workers", "beat", "measured"},
         "control1": {"monitor", "measured"},
     }
+    assert fleet.app_hosts == ("worker1", "worker2")
+
+
+def test_each_directory_above_a_written_one_may_be_a_mount_point() -> None:
+    points = plan(declaration(broker="valkey")).fleet.mount_points
+    assert points == (
+        "/",
+        "/srv",
+        "/srv/shop",
+        "/var",
+        "/var/lib",
+        "/var/lib/shop",
+        "/var/lib/valkey",
+        "/var/log",
+        "/var/log/journal",
+        "/var/log/shop",
+        "/var/log/shop-tasks",
+    )
 
 
 def test_each_host_that_watches_the_broker_needs_connections() -> None:
@@ -581,6 +599,9 @@ def test_each_service_has_its_part_of_a_hosts_memory() -> None:
     }
     assert values["hosts"]["control1"]["memory"]["needed"] == 976 * MIB
     assert values["hosts"]["control1"]["duties"] == ["app", "beat", "flower", "monitor", "measured"]
+    addresses = {name: host["exporter_address"] for name, host in values["hosts"].items()}
+    assert addresses["control1"] == "127.0.0.1"
+    assert addresses["worker1"] == FACTS["worker1"]["address"]
 
 
 def test_a_host_with_just_enough_memory_is_accepted() -> None:

@@ -161,6 +161,16 @@ def test_the_cloudwatch_agents_configuration_has_the_file_and_a_stream_for_each_
 def test_every_agent_has_a_template() -> None:
     specs = yaml.safe_load((ROLE.path / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     agents = specs["argument_specs"]["main"]["options"]["celery_task_log_agents"]["options"]
-    templates = ROLE.value("__celery_task_log_templates")
-    assert set(templates) == set(agents)
-    assert all((ROLE.path / "templates" / "agents" / name).exists() for name in templates.values())
+    paths = {agent: f"/etc/{agent}.conf" for agent in agents}
+    assert agent_files(celery_task_log_agents=paths) == list(paths.values())
+    assert agent_files(celery_task_log_agents={"alloy": "/etc/alloy.conf", "vector": ""}) == ["/etc/alloy.conf"]
+    assert agent_files() == []
+    variables = (ROLE.path / "vars" / "main.yml").read_text(encoding="utf-8")
+    templates = {path.name for path in (ROLE.path / "templates" / "agents").iterdir()}
+    assert set(re.findall(r"'agents/(\S+)'", variables)) == templates
+
+
+def agent_files(**given: Any) -> list[str]:
+    """Return the paths of the log agents' files."""
+    paths: list[str] = ROLE.value("__celery_task_log_agent_files | map(attribute='path')", **given)
+    return paths

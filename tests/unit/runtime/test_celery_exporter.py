@@ -73,16 +73,16 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "programs": [
             {
                 "name": "shop-email",
-                "slots": ["shop-email-a", "shop-email-b"],
-                "prefork": True,
-                "pool_size": 8,
+                "slots": [{"name": "shop-email-a"}, {"name": "shop-email-b"}],
+                "pool": "prefork",
+                "concurrency": 8,
                 "queues": ["email"],
             },
             {
                 "name": "shop-mail",
-                "slots": ["shop-mail"],
-                "prefork": False,
-                "pool_size": 100,
+                "slots": [{"name": "shop-mail"}],
+                "pool": "threads",
+                "concurrency": 100,
                 "queues": ["mail", "email"],
             },
         ],

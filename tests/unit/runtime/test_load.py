@@ -107,7 +107,13 @@ class Exporter:
             "file": str(self._file),
             "interval": 0.2,
             "programs": [
-                {"name": PROGRAM, "slots": [PROGRAM], "prefork": True, "pool_size": POOL, "queues": ["queue-0"]}
+                {
+                    "name": PROGRAM,
+                    "slots": [{"name": PROGRAM}],
+                    "pool": "prefork",
+                    "concurrency": POOL,
+                    "queues": ["queue-0"],
+                }
             ],
         }
         (directory / "exporter.json").write_text(json.dumps(config), encoding="utf-8")

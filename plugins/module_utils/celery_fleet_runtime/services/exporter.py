@@ -284,14 +284,20 @@ def metrics(
     """Return all metrics.
 
     Args:
-        config: this program's configuration.
+        config: this program's configuration, with the plan's programs.
         running: processes that write their counts.
         counts: by slot and release.
         now: seconds since the epoch.
     """
     families, running = Families(config["app"]), list(running)
     programs = [
-        Program(item["name"], tuple(item["slots"]), item["prefork"], item["pool_size"], tuple(item["queues"]))
+        Program(
+            item["name"],
+            tuple(slot["name"] for slot in item["slots"]),
+            item["pool"] == "prefork",
+            item["concurrency"],
+            tuple(item["queues"]),
+        )
         for item in config["programs"]
     ]
     for program in programs:
