@@ -182,6 +182,10 @@ def node_exporter(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
     return list(_tls("node_exporter", options))
 
 
+def redis_exporter(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
+    return [*_tls("redis_exporter", options), *_authority("redis_ca", options, "redis_exporter")]
+
+
 def prometheus(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
     problems = [*_tls("prometheus", options), *_authority("alertmanager_ca", options, "prometheus")]
     for index, job in enumerate(options["scrape_configs"]):
@@ -314,6 +318,7 @@ OPTION_CHECKS: Mapping[str, Callable[[Options, Mapping[str, Any]], list[Problem]
         node_exporter,
         prometheus,
         redis,
+        redis_exporter,
         redis_ui,
     )
 }

@@ -28,6 +28,7 @@ options:
       - node_exporter
       - prometheus
       - redis
+      - redis_exporter
       - redis_ui
 """
 

@@ -15,11 +15,13 @@ FILES = {
     "key": f"{DIRECTORY}/host.key",
     "group": "celery-fleet-tls",
 }
-SERVERS = ["node_exporter", "prometheus", "alertmanager"]
+SERVERS = ["node_exporter", "prometheus", "alertmanager", "redis_exporter"]
 PASSWORDS = {
     "node_exporter_password": "secret",
     "prometheus_password": "secret",
     "alertmanager_password": "secret",
+    "redis_exporter_user": "shop-metrics",
+    "redis_exporter_password": "secret",
     "inventory_hostname": "debian12",
 }
 
