@@ -224,7 +224,7 @@ def flower(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
 
 
 def redis_ui(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
-    problems = list(_web_page("redis_ui", options))
+    problems = [*_web_page("redis_ui", options), *_authority("redis_ca", options, "redis_ui")]
     for name in ("redis_host", "redis_user", "redis_password"):
         if not options[name]:
             problems.append(Problem(f"redis_ui_{name}", "must not be empty", "Set it to that of Redis"))
