@@ -220,6 +220,10 @@ def flower(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
     if not re.match(r"$|https?://[^/]+/", options["broker_api"]):
         what = "is not the URL of a management API"
         problems.append(Problem("flower_broker_api", what, "Set it to one, e.g. http://10.0.0.11:15672/api/"))
+    problems += _authority("broker_api_ca", options, "flower")
+    if options["broker_api_ca"] and options["broker_api"].startswith("http:"):
+        what = "has no effect, because the URL in flower_broker_api is not https"
+        problems.append(Problem("flower_broker_api_ca", what, "Remove it, or set the URL of the TLS port"))
     return problems
 
 
