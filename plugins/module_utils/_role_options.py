@@ -54,6 +54,8 @@ _REDIS_DIRECTIVES = frozenset(
 # As redis.conf has them: 1k is 1000 bytes, 1kb is 1024.
 _REDIS_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1 << 10, "m": 10**6, "mb": 1 << 20, "g": 10**9, "gb": 1 << 30}
 _REDIS_LEAST = 4 * MIB
+# A path that YAML, nginx and systemd all read as it is.
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_.@+/-]+")
 
 
 def redis_memory(value: object, total: int) -> int:
@@ -152,6 +154,57 @@ def _redis_settings(settings: Mapping[str, Any]) -> Iterable[Problem]:
                 yield Problem("redis_settings", f"{item!r} contains a line break", "Set it to a single line")
 
 
+def _host_file(where: str, value: object) -> Iterable[Problem]:
+    if not _PLAIN_PATH.fullmatch(str(value)):
+        what = f"{value!r} is not an absolute path of letters, digits and _.@+-"
+        yield Problem(where, what, "Set it to a file on the host, e.g. /etc/celery-fleet/tls/ca.crt")
+
+
+def _authority(name: str, options: Options, role: str) -> Iterable[Problem]:
+    """Check the file of a certificate authority. Without one, there is no TLS."""
+    if options[name]:
+        yield from _host_file(f"{role}_{name}", options[name])
+
+
+def _tls(role: str, options: Options) -> Iterable[Problem]:
+    """Check the files with which a role serves TLS. Without any, it serves none."""
+    files = options["tls"]
+    if not files:
+        return
+    where = f"{role}_tls"
+    missing = [name for name in ("ca", "certificate", "key", "group") if not files.get(name)]
+    if missing:
+        fix = "Set all of ca, certificate, key and group, or remove the option"
+        yield Problem(where, f"{', '.join(missing)} must not be empty", fix)
+    for name in ("ca", "certificate", "key"):
+        if name not in missing:
+            yield from _host_file(f"{where}.{name}", files[name])
+    if "group" not in missing and not re.fullmatch(r"[a-z_][a-z0-9_-]*", str(files["group"])):
+        what = f"{files['group']!r} is not the name of a group"
+        yield Problem(f"{where}.group", what, "Set it to one, e.g. celery-fleet-tls")
+
+
+def node_exporter(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
+    return list(_tls("node_exporter", options))
+
+
+def redis_exporter(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
+    return [*_tls("redis_exporter", options), *_authority("redis_ca", options, "redis_exporter")]
+
+
+def prometheus(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
+    problems = [*_tls("prometheus", options), *_authority("alertmanager_ca", options, "prometheus")]
+    for index, job in enumerate(options["scrape_configs"]):
+        if not job.get("ca_file"):
+            continue
+        where = f"prometheus_scrape_configs[{index}].ca_file"
+        problems += _host_file(where, job["ca_file"])
+        if "prober" in job:
+            what = "a job with a prober scrapes the blackbox exporter, which has no TLS"
+            problems.append(Problem(where, what, "Remove it"))
+    return problems
+
+
 def _web_page(role: str, options: Options) -> Iterable[Problem]:
     """Check what the pages have in common: a login, a certificate and a limit of memory."""
     user, password = str(options["basic_auth_user"]), str(options["basic_auth_password"])
@@ -173,11 +226,15 @@ def flower(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
     if not re.match(r"$|https?://[^/]+/", options["broker_api"]):
         what = "is not the URL of a management API"
         problems.append(Problem("flower_broker_api", what, "Set it to one, e.g. http://10.0.0.11:15672/api/"))
+    problems += _authority("broker_api_ca", options, "flower")
+    if options["broker_api_ca"] and options["broker_api"].startswith("http:"):
+        what = "has no effect, because the URL in flower_broker_api is not https"
+        problems.append(Problem("flower_broker_api_ca", what, "Remove it, or set the URL of the TLS port"))
     return problems
 
 
 def redis_ui(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
-    problems = list(_web_page("redis_ui", options))
+    problems = [*_web_page("redis_ui", options), *_authority("redis_ca", options, "redis_ui")]
     for name in ("redis_host", "redis_user", "redis_password"):
         if not options[name]:
             problems.append(Problem(f"redis_ui_{name}", "must not be empty", "Set it to that of Redis"))
@@ -193,7 +250,7 @@ def redis_ui(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
 
 
 def alertmanager(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
-    problems = []
+    problems = list(_tls("alertmanager", options))
     receivers = {name: options[f"{name}_receivers"] for name in ("page", "warn")}
     for name, all_ in receivers.items():
         for index, one in enumerate(all_):
@@ -262,5 +319,16 @@ def celery_task_log(options: Options, _facts: Mapping[str, Any]) -> list[Problem
 
 #: The checks of a role's options, given them and the host's facts.
 OPTION_CHECKS: Mapping[str, Callable[[Options, Mapping[str, Any]], list[Problem]]] = {
-    check.__name__: check for check in (alertmanager, celery_task_log, flower, grafana_dashboards, redis, redis_ui)
+    check.__name__: check
+    for check in (
+        alertmanager,
+        celery_task_log,
+        flower,
+        grafana_dashboards,
+        node_exporter,
+        prometheus,
+        redis,
+        redis_exporter,
+        redis_ui,
+    )
 }

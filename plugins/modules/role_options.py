@@ -20,7 +20,16 @@ options:
     description: The role. Its options are the variables with its prefix.
     type: str
     required: true
-    choices: [alertmanager, celery_task_log, flower, grafana_dashboards, redis, redis_ui]
+    choices:
+      - alertmanager
+      - celery_task_log
+      - flower
+      - grafana_dashboards
+      - node_exporter
+      - prometheus
+      - redis
+      - redis_exporter
+      - redis_ui
 """
 
 EXAMPLES = r"""

@@ -9,9 +9,12 @@ from typing import Any
 
 import yaml
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.filter.core import FilterModule as AnsibleFilters
 from ansible.template import Templar, trust_as_template
 from ansible_collections.fleet.celery.plugins.action.role_options import RoleVariables
+from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import OPTION_CHECKS
+from jinja2 import Environment, StrictUndefined, meta
 
 # A file that a template takes in as it is. With its own lookup, Ansible would look for all imports from then on.
 _TAKEN_IN = re.compile(r"\{\{ lookup\('ansible\.builtin\.file', role_path ~ '([^']+)'\) \}\}")
@@ -45,6 +48,15 @@ class Role:
         text = (self.path / "templates" / template).read_text(encoding="utf-8")
         text = _TAKEN_IN.sub(lambda found: Path(f"{self.path}{found[1]}").read_text(encoding="utf-8"), text)
         return str(self._template(text, given))
+
+    def render_with_filters(self, template: str, **given: Any) -> str:
+        """Render a template that uses filters of the collection."""
+        environment = Environment(undefined=StrictUndefined, trim_blocks=True)  # noqa: S701 - not HTML
+        environment.filters |= AnsibleFilters().filters()
+        environment.filters |= {f"fleet.celery.{name}": call for name, call in FilterModule().filters().items()}
+        text = (self.path / "templates" / template).read_text(encoding="utf-8")
+        names = meta.find_undeclared_variables(environment.parse(text))
+        return environment.from_string(text).render({name: self.value(name, **given) for name in names})
 
     def _template(self, text: str, given: dict[str, Any]) -> Any:
         return _templar(self._variables | given).template(trust_as_template(text), escape_backslashes=False)

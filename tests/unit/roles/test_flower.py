@@ -7,30 +7,16 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from ansible.plugins.filter.core import FilterModule as AnsibleFilters
-from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, meta
 from role import Role
 
 ROLE = Role("flower", flower_broker_url="amqp://a:b@c/d", flower_basic_auth_password="secret")
 
 
-def render(template: str, **given: Any) -> str:
-    """Render a template of the role with its variables."""
-    filters = FilterModule().filters()
-    loader = FileSystemLoader(ROLE.path / "templates")
-    environment = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True)  # noqa: S701 - not HTML
-    environment.filters |= AnsibleFilters().filters() | {f"fleet.celery.{name}": filters[name] for name in filters}
-    source = (ROLE.path / "templates" / template).read_text(encoding="utf-8")
-    values = {name: ROLE.value(name, **given) for name in meta.find_undeclared_variables(environment.parse(source))}
-    return environment.get_template(template).render(values)
-
-
 def names(**given: Any) -> dict[str, Any]:
     """Return the variables of the rendered flowerconfig.py."""
-    nodes = ast.parse(render("flowerconfig.py.j2", **given)).body
+    nodes = ast.parse(ROLE.render_with_filters("flowerconfig.py.j2", **given)).body
     assigned = (node for node in nodes if isinstance(node, ast.Assign))
     return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in assigned}
 
@@ -54,6 +40,22 @@ def test_without_a_management_api_there_is_none() -> None:
     assert "broker_api" not in names()
 
 
+def test_the_management_api_is_verified_with_its_authority() -> None:
+    assert "\nAsyncHTTPClient.configure(BrokerApiClient)\n" in ROLE.render_with_filters("flowerconfig.py.j2")
+    text = ROLE.render_with_filters("flowerconfig.py.j2", flower_broker_api_ca="/etc/ca.crt")
+    assert "\nAsyncHTTPClient.configure(BrokerApiClient, defaults={'ca_certs': '/etc/ca.crt'})\n" in text.replace(
+        '"', "'"
+    )
+
+
+@pytest.mark.parametrize(("url", "is_amqp"), [("amqps://a:b@c/d", True), ("rediss://a:b@c:6379/0", False)])
+def test_a_broker_with_tls_is_of_the_same_kind(url: str, is_amqp: bool) -> None:
+    assert (
+        "event_exchange.no_declare = True" in ROLE.render_with_filters("flowerconfig.py.j2", flower_broker_url=url)
+    ) is is_amqp
+    assert ("broker_transport_options" in names(flower_broker_url=url)) is is_amqp
+
+
 def test_the_fleets_settings_win() -> None:
     own = names(flower_celery_settings={"broker_transport_options": {"read_timeout": 3}, "control_exchange": "shop"})
     assert own["broker_transport_options"] == {"read_timeout": 3}
@@ -72,6 +74,11 @@ def test_the_fleets_settings_win() -> None:
         ({"flower_tls_key": "/key.pem"}, "Set both or none"),
         ({"flower_broker_api": "10.0.0.11:15672"}, "flower_broker_api"),
         ({"flower_memory_max": "512"}, "needs a unit"),
+        ({"flower_broker_api_ca": "ca.crt"}, "flower_broker_api_ca: 'ca.crt' is not an absolute path"),
+        (
+            {"flower_broker_api_ca": "/etc/ca.crt", "flower_broker_api": "http://10.0.0.11:15672/api/"},
+            "flower_broker_api_ca: has no effect",
+        ),
     ],
 )
 def test_invalid_values_are_refused(variables: dict[str, str], problem: str) -> None:
@@ -82,6 +89,8 @@ def test_invalid_values_are_refused(variables: dict[str, str], problem: str) -> 
 
 def test_the_defaults_are_valid() -> None:
     assert ROLE.problems() == []
+    api = {"flower_broker_api": "https://10.0.0.11:15671/api/", "flower_broker_api_ca": "/etc/ca.crt"}
+    assert ROLE.problems(**api) == []
 
 
 @pytest.mark.parametrize(("given_", "limit"), [("512MB", "512M"), ("2GiB", "2G"), ("700M", "700M")])

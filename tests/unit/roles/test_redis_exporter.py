@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import Environment
 from role import Role
 
-ROLES = Path(__file__).parents[3] / "roles"
 ROLE = Role("redis_exporter", redis_exporter_user="shop-metrics", redis_exporter_password="secret")
 
 
@@ -40,11 +36,31 @@ def test_the_password_is_sent_to_no_other_server() -> None:
 
 
 def test_each_version_of_the_exporter_finds_the_password_of_its_server_alone() -> None:
-    variables = yaml.safe_load((ROLES / "redis_exporter" / "vars" / "main.yml").read_text())
-    environment = Environment()  # noqa: S701 - no HTML
-    environment.filters["to_json"] = json.dumps
-    text = environment.from_string(variables["__redis_exporter_passwords"]).render(
-        redis_exporter_user="shop metrics", redis_exporter_password="secret", __redis_exporter_server="10.0.0.1:6379"
+    text = ROLE.value(
+        "__redis_exporter_passwords", redis_exporter_user="shop metrics", redis_exporter_redis_host="10.0.0.1"
     )
     # 1.45 looks for the address that it is given, 1.69 for the address with the user.
     assert json.loads(text) == {"redis://10.0.0.1:6379": "secret", "redis://shop%20metrics@10.0.0.1:6379": "secret"}
+
+
+def test_the_page_is_served_by_tls() -> None:
+    assert "ssl" not in ROLE.render("nginx.conf.j2")
+    text = ROLE.render("nginx.conf.j2", redis_exporter_tls={"certificate": "/host.crt", "key": "/host.key"})
+    assert "listen 127.0.0.1:9121 ssl;" in text
+    assert "ssl_protocols TLSv1.2 TLSv1.3;" in text
+    assert "ssl_certificate_key /host.key;" in text
+
+
+def test_redis_is_verified_and_gets_its_password() -> None:
+    text = ROLE.render("prometheus-redis-exporter.j2", redis_exporter_redis_ca="/ca.crt")
+    assert "-redis.addr=rediss://127.0.0.1:6379 " in text
+    assert "-tls-ca-cert-file=/ca.crt " in text
+    assert "skip-tls-verification" not in text
+    passwords = json.loads(ROLE.value("__redis_exporter_passwords", redis_exporter_redis_ca="/ca.crt"))
+    assert passwords == {"rediss://127.0.0.1:6379": "secret", "rediss://shop-metrics@127.0.0.1:6379": "secret"}
+
+
+def test_an_authority_that_cant_work_is_refused() -> None:
+    assert ROLE.problems(redis_exporter_redis_ca="/etc/ca.crt") == []
+    (problem,) = ROLE.problems(redis_exporter_redis_ca="ca.crt")
+    assert problem.startswith("redis_exporter_redis_ca: 'ca.crt' is not an absolute path")

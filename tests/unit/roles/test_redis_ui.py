@@ -39,6 +39,18 @@ def test_any_password_is_passed_unchanged(password: str) -> None:
     ]
 
 
+def test_redis_is_verified_with_its_authority_alone() -> None:
+    packages = {"node_modules": "/opt/redis-ui"}
+    text = ROLE.render("redis-ui.service.j2", __redis_ui_packages=packages)
+    assert "\nExecStart=/usr/bin/node --require " in text
+    assert "SSL" not in text
+    assert "tls" not in connections()[0]
+    text = ROLE.render("redis-ui.service.j2", __redis_ui_packages=packages, redis_ui_redis_ca="/etc/ca.crt")
+    assert "\nEnvironment=SSL_CERT_FILE=/etc/ca.crt SSL_CERT_DIR=/nonexistent\n" in text
+    assert "\nExecStart=/usr/bin/node --use-openssl-ca --require " in text
+    assert connections(redis_ui_redis_ca="/etc/ca.crt")[0]["tls"] is True
+
+
 @pytest.mark.parametrize("password", ["secret", "a:b {x} $é"])
 def test_nginx_accepts_the_hash_of_the_password(password: str) -> None:
     salted_sha1 = FilterModule().filters()["salted_sha1"]
@@ -61,6 +73,7 @@ def test_nginx_accepts_the_hash_of_the_password(password: str) -> None:
         ({"redis_ui_basic_auth_password": ""}, "must not be empty"),
         ({"redis_ui_tls_certificate": "/cert.pem"}, "Set both or none"),
         ({"redis_ui_memory_max": "512"}, "needs a unit"),
+        ({"redis_ui_redis_ca": "ca.crt"}, "redis_ui_redis_ca: 'ca.crt' is not an absolute path"),
     ],
 )
 def test_invalid_values_are_refused(variables: dict[str, Any], problem: str) -> None:
