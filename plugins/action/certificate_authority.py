@@ -1,0 +1,53 @@
+"""Replace the fleet's certificate authority, step by step."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.fleet.celery.plugins.plugin_utils._authority import (
+    begin_rollover,
+    finish_rollover,
+    promote,
+    rollover_phase,
+)
+from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import CertificateError
+
+STATES = ("next_trusted", "next_signs", "next_alone")
+ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
+    "secrets_dir": {"type": "path", "required": True},
+    "state": {"type": "str", "required": True, "choices": list(STATES)},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
+    """Run a step on the controller."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Change the files of the authority."""
+        super().run(tmp, task_vars)
+        _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
+        directory, state = Path(options["secrets_dir"]) / "ca", options["state"]
+        phase = rollover_phase(directory)
+        # The phase in which each step has something to do.
+        changed = phase == {"next_trusted": "", "next_signs": "trust", "next_alone": "issue"}[state]
+        try:
+            if not self._task.check_mode:
+                _take(directory, state)
+        except (CertificateError, OSError) as error:
+            return {"failed": True, "msg": str(error)}
+        return {"changed": changed}
+
+
+def _take(directory: Path, state: str) -> None:
+    if state == "next_trusted":
+        begin_rollover(directory, datetime.now(UTC))
+    elif state == "next_signs":
+        promote(directory)
+    else:
+        finish_rollover(directory)

@@ -1,0 +1,206 @@
+"""The fleet's own certificate authority, and its rollover."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from ansible_collections.fleet.celery.plugins.plugin_utils._authority import (
+    LIFETIME,
+    authority_problems,
+    begin_rollover,
+    finish_rollover,
+    open_authority,
+    promote,
+    rollover_phase,
+)
+from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import (
+    CertificateError,
+    issued_by,
+    names_of,
+    read_chain,
+)
+from certificates import NOW
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+NAMES = ["broker.example.com", "10.0.0.11", "fd00::11"]
+
+
+def request() -> tuple[str, str]:
+    """Return a certificate signing request with a name that is not the host's, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "another.example.com")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return csr.public_bytes(Encoding.PEM).decode(), private.decode()
+
+
+@pytest.fixture
+def ca(tmp_path: Path) -> Path:
+    return tmp_path / "secrets" / "ca"
+
+
+def test_it_is_made_once(ca: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: open_authority(ca, NOW).trusted_pem, range(8)))
+    assert len(set(made)) == 1
+    assert (ca.stat().st_mode & 0o777, (ca / "ca.key").stat().st_mode & 0o777) == (0o700, 0o600)
+    assert authority_problems(ca, 90, NOW) == []
+
+
+def test_it_signs_for_the_names_of_the_host_only(ca: Path) -> None:
+    authority = open_authority(ca, NOW)
+    (leaf,) = read_chain(authority.sign(request()[0], NAMES, 90, NOW))
+    assert names_of(leaf) == set(NAMES)
+    assert leaf.not_valid_after_utc == NOW + timedelta(days=90)
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == authority.lifetime(90)
+    assert issued_by(leaf, authority.certificate)
+    assert not issued_by(authority.certificate, leaf)
+
+
+def test_clients_accept_its_certificates_by_the_strict_rules_of_newer_pythons(ca: Path, tmp_path: Path) -> None:
+    csr, key = request()
+    authority = open_authority(ca, datetime.now(UTC))
+    chain = tmp_path / "host.crt"
+    chain.write_text(authority.sign(csr, NAMES, 90, datetime.now(UTC)))
+    chain.with_suffix(".key").write_text(key)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(chain, chain.with_suffix(".key"))
+    context = ssl.create_default_context(cadata=authority.trusted_pem)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    for name in NAMES:
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(to_client, to_server, server_hostname=name)
+        server = server_context.wrap_bio(to_server, to_client, server_side=True)
+        for _ in range(2):
+            for side in (client, server):
+                with suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        assert client.getpeercert()
+
+
+def test_no_certificate_outlives_it(ca: Path) -> None:
+    authority = open_authority(ca, NOW)
+    late = NOW + LIFETIME - timedelta(days=89)
+    with pytest.raises(CertificateError, match=r"90 days would\. Replace it by playbooks/renew_ca"):
+        authority.sign(request()[0], NAMES, 90, late)
+    assert "before a certificate of 90 days would" in str(authority_problems(ca, 90, late)[0])
+    assert authority_problems(ca, 80, late) == []
+
+
+def test_a_request_that_is_none_is_refused(ca: Path) -> None:
+    with pytest.raises(CertificateError, match="request can't be read"):
+        open_authority(ca, NOW).sign("nothing", NAMES, 90, NOW)
+
+
+def test_a_lost_key_is_reported_and_not_made_anew(ca: Path) -> None:
+    open_authority(ca, NOW)
+    (ca / "ca.key").unlink()
+    (problem,) = authority_problems(ca, 90, NOW)
+    assert str(problem).startswith(f"{ca}/ca.key: is missing, but ca.crt exists. Restore it from your backup")
+    with pytest.raises(CertificateError, match="is missing"):
+        open_authority(ca, NOW)
+    assert not (ca / "ca.key").exists()
+
+
+@pytest.mark.parametrize("content", ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n", request()[1]])
+def test_a_key_that_does_not_fit_is_reported(ca: Path, content: str) -> None:
+    open_authority(ca, NOW)
+    (ca / "ca.key").write_text(content)
+    (problem,) = authority_problems(ca, 90, NOW)
+    assert problem.where == f"{ca}/ca.key"
+
+
+def test_a_lost_certificate_is_made_anew_with_the_trust_in_it(ca: Path) -> None:
+    open_authority(ca, NOW)
+    (ca / "ca.crt").unlink()
+    authority = open_authority(ca, NOW + timedelta(days=1))
+    assert read_chain(authority.trusted_pem) == [authority.certificate]
+
+
+def test_a_rollover_trusts_before_it_signs_and_distrusts_last(ca: Path) -> None:
+    old = open_authority(ca, NOW).certificate
+    later = NOW + timedelta(days=3000)
+    assert rollover_phase(ca) == ""
+
+    begin_rollover(ca, later)
+    assert rollover_phase(ca) == "trust"
+    trusting = open_authority(ca, later)
+    assert trusting.certificate == old
+    assert len(read_chain(trusting.trusted_pem)) == 2
+
+    promote(ca)
+    assert rollover_phase(ca) == "issue"
+    signing = open_authority(ca, later)
+    assert read_chain(signing.trusted_pem) == [old, signing.certificate]
+    (leaf,) = read_chain(signing.sign(request()[0], NAMES, 90, later))
+    assert not issued_by(leaf, old)
+
+    finish_rollover(ca)
+    assert rollover_phase(ca) == ""
+    assert read_chain(open_authority(ca, later).trusted_pem) == [signing.certificate]
+    assert sorted(path.name for path in ca.iterdir()) == [".lock", "ca.crt", "ca.key", "trusted.crt"]
+
+
+def test_each_step_of_a_rollover_may_be_repeated(ca: Path) -> None:
+    open_authority(ca, NOW)
+    begin_rollover(ca, NOW)
+    next_one = (ca / "next.crt").read_text()
+    begin_rollover(ca, NOW + timedelta(days=1))
+    assert (ca / "next.crt").read_text() == next_one
+    promote(ca)
+    promote(ca)
+    begin_rollover(ca, NOW + timedelta(days=1))
+    assert rollover_phase(ca) == "issue"
+    assert (ca / "ca.crt").read_text() == next_one
+    finish_rollover(ca)
+    finish_rollover(ca)
+    assert (ca / "trusted.crt").read_text() == next_one
+
+
+def test_a_step_out_of_turn_does_nothing(ca: Path) -> None:
+    open_authority(ca, NOW)
+    before = {path.name: path.read_text() for path in ca.iterdir()}
+    promote(ca)
+    finish_rollover(ca)
+    assert {path.name: path.read_text() for path in ca.iterdir()} == before
+    begin_rollover(ca, NOW)
+    finish_rollover(ca)
+    assert rollover_phase(ca) == "trust"
+
+
+def test_a_promotion_that_was_interrupted_is_completed(ca: Path) -> None:
+    open_authority(ca, NOW)
+    begin_rollover(ca, NOW)
+    next_one = (ca / "next.crt").read_text()
+    (ca / "next.key").replace(ca / "ca.key")
+    assert rollover_phase(ca) == "issue"
+    assert authority_problems(ca, 90, NOW) == []
+    open_authority(ca, NOW)
+    assert (ca / "ca.crt").read_text() == next_one
+    assert rollover_phase(ca) == "issue"
+
+
+def test_a_creation_that_was_interrupted_is_completed(ca: Path) -> None:
+    open_authority(ca, NOW)
+    key = (ca / "ca.key").read_text()
+    for name in ("ca.crt", "trusted.crt"):
+        (ca / name).unlink()
+    open_authority(ca, NOW)
+    assert (ca / "ca.key").read_text() == key
+
+
+def test_openssl_shows_what_is_allowed(ca: Path) -> None:
+    open_authority(ca, NOW)
+    shown = subprocess.check_output(["openssl", "x509", "-in", ca / "ca.crt", "-noout", "-text"], text=True)
+    assert "CA:TRUE, pathlen:0" in shown
+    assert "Certificate Sign, CRL Sign" in shown
+    assert "ASN1 OID: prime256v1" in shown
