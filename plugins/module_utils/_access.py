@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS, TLS_LISTEN_DEFAULTS
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables
-from ansible_collections.fleet.celery.plugins.module_utils._url import LOOPBACK, bracketed
+from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 
 PROTOCOLS = ("tcp", "udp")
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -74,6 +74,14 @@ class Listener:
     addresses: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     everyone: bool = False
+
+
+@dataclass(frozen=True)
+class TlsPage:
+    """A page of nginx with the certificate of its host."""
+
+    address: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,26 @@ class Access:
         valid = [name for name in names if _DNS_NAME.fullmatch(name) or _is_address(name)]
         return tuple(dict.fromkeys([*valid, *addresses_of(host), "localhost", "127.0.0.1"]))
 
+    def tls_pages(self, host: Host, duties: Collection[str]) -> tuple[TlsPage, ...]:
+        """Return the pages of nginx that have the host's certificate, which nginx reads again only when it is told."""
+        listen = listening_ports(host, tls=True)
+        pages = (
+            (
+                "flower" in duties and not listen["flower_tls_certificate"],
+                "flower_listen_address",
+                "flower_listen_port",
+            ),
+            (
+                "redis" in duties and not listen["redis_ui_tls_certificate"],
+                "redis_ui_listen_address",
+                "redis_ui_listen_port",
+            ),
+        )
+        found = [TlsPage(_reachable(listen[address]), int(listen[port])) for there, address, port in pages if there]
+        if "redis" in duties and self.clients.monitor:
+            found.append(TlsPage(self.broker.metrics_address, int(listen["redis_exporter_port"])))
+        return tuple(found) if self.broker.tls_port else ()
+
     def endpoints(self, hosts: Mapping[str, Collection[str]]) -> tuple[str, ...]:
         """Return where the services of hosts show their certificates: one of each host, and all that must reload it.
 
@@ -220,10 +248,7 @@ class Access:
             listen = listening_ports(host, tls=True)
             if self.broker.kind in duties:
                 found.append((self.broker.address, self.broker.tls_port))
-            if "flower" in duties:
-                found.append((listen["flower_listen_address"], listen["flower_listen_port"]))
-            if "redis" in duties:
-                found.append((listen["redis_ui_listen_address"], listen["redis_ui_listen_port"]))
+            found += [(page.address, page.port) for page in self.tls_pages(host, duties)]
             address = "127.0.0.1" if name == self.clients.monitor else host.address
             found.append((address, listen["node_exporter_port"]))
         return tuple(f"{bracketed(str(address))}:{port}" for address, port in found)
@@ -254,6 +279,11 @@ class Access:
             if set(map(str, at)) - LOOPBACK and (needed or networks):
                 addresses = chain.from_iterable(addresses_of(self.hosts.get(name, Host(name))) for name in needed)
                 yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
+
+
+def _reachable(address: object) -> str:
+    """Return an address at which a listener is reached on its own host."""
+    return "127.0.0.1" if address in ANY else str(address)
 
 
 def listening_ports(host: Host, *, tls: bool) -> dict[str, Any]:

@@ -76,12 +76,20 @@ LISTEN_DEFAULTS: Mapping[str, Any] = {
     "redis_exporter_port": 9121,
     "redis_ui_listen_address": "127.0.0.1",
     "redis_ui_listen_port": 8081,
+    "redis_ui_tls_certificate": "",
 }
 #: Those of them that are others if the fleet has TLS.
 TLS_LISTEN_DEFAULTS: Mapping[str, Any] = {
     "flower_listen_port": 443,
     "rabbitmq_management_port": 15671,
     "rabbitmq_prometheus_port": 15691,
+}
+#: Variables of a host's own certificate, by the options of the module certificate_check.
+CERTIFICATE_VARIABLES = {
+    "certificate": "certificate_file",
+    "key": "certificate_key_file",
+    "ca": "certificate_ca_file",
+    "command": "certificate_command",
 }
 # Tells values apart within one run, without giving them away.
 _KEY = secrets.token_bytes(32)
@@ -96,6 +104,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     addresses: those of its interfaces, except loopback and link-local ones. disk: bytes of the file system of the
     brokers' data. system: the distribution and its major version. login: the user that Ansible logs in as.
     listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH. names: celery_host_names.
+    certificate: those of CERTIFICATE_VARIABLES that are set.
     role_variables: those of DERIVED_ROLE_VARIABLES that are set. variables: all variables that begin with celery_.
     passwords: a token for each of SHARED_PASSWORDS.
     """
@@ -117,6 +126,9 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "listen": {name: variables[name] for name in LISTEN_DEFAULTS if name in variables},
         "ssh_port": variables.get("ansible_port"),
         "names": variables.get("celery_host_names"),
+        "certificate": {
+            option: variables[name] for option, name in CERTIFICATE_VARIABLES.items() if variables.get(name)
+        },
         "variables": [name for name in variables if str(name).startswith("celery_")],
         "role_variables": [name for name in DERIVED_ROLE_VARIABLES if name in variables],
         "passwords": {

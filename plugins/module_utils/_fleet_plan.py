@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._access import Listener
+from ansible_collections.fleet.celery.plugins.module_utils._access import Listener, TlsPage
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
@@ -101,6 +101,7 @@ class FleetHost:
         listeners: all ports that others may reach.
         unknown_clients: hosts whose addresses are missing in them.
         certificate_names: names and addresses in its certificate; empty if it has none.
+        tls_pages: pages of nginx that have its certificate.
     """
 
     address: str
@@ -112,6 +113,7 @@ class FleetHost:
     listeners: tuple[Listener, ...]
     unknown_clients: tuple[str, ...]
     certificate_names: tuple[str, ...] = ()
+    tls_pages: tuple[TlsPage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ class FleetPlan:
         mount_points: where a file system may be mounted that the fleet writes to.
         secrets_dir: directory of the passwords on the controller.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
+        certificate_hosts: names in the certificate of each host, producers included, and where its own one comes from.
     """
 
     app: Application
@@ -289,6 +292,7 @@ class FleetPlan:
     mount_points: tuple[str, ...]
     secrets_dir: str
     tls: Mapping[str, str]
+    certificate_hosts: Mapping[str, Mapping[str, Any]]
 
 
 def as_plain(value: object) -> Any:  # noqa: ANN401 - a mapping for a dataclass, else the value's own kind

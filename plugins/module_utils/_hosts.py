@@ -31,6 +31,7 @@ class Host:
         variables: its variables whose names begin with celery_.
         listen: variables of roles that say where a service listens.
         names: others than these, by which clients reach it.
+        certificate: where its own certificate comes from, by the names of CERTIFICATE_VARIABLES.
         passwords: a token for the value of each of SHARED_PASSWORDS that is set.
     """
 
@@ -51,6 +52,7 @@ class Host:
     listen: Mapping[str, Any] = field(default_factory=dict)
     ssh_port: int = 22
     names: tuple[str, ...] = ()
+    certificate: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -86,6 +88,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             facts.get("listen") or {},
             as_integer(facts.get("ssh_port")) or Host.ssh_port,
             _host_names(name, facts.get("names"), problems),
+            facts.get("certificate") or {},
         )
     return hosts
 

@@ -475,6 +475,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             warnings.append(
                 f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
             )
+    names_of = {name: host.certificate_names for name, host in fleet_hosts.items()}
     left = _left_for_broker(broker_on, fleet_hosts)
     application = Application(
         name=app,
@@ -530,6 +531,10 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         mount_points=_mount_points(application, broker.flavor),
         secrets_dir=declaration.secrets_dir,
         tls=asdict(files) if files else {},
+        certificate_hosts={
+            name: {"names": names_of.get(name, ()), **hosts.get(name, Host(name)).certificate}
+            for name in dict.fromkeys(reached if files else ())
+        },
     )
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), fleet)
 
@@ -607,6 +612,7 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
         listeners=listeners,
         unknown_clients=access.unknown_clients(listeners),
         certificate_names=access.certificate_names(host, duties),
+        tls_pages=access.tls_pages(host, duties),
     )
 
 

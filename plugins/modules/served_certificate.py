@@ -40,7 +40,7 @@ options:
   timeout:
     description: Seconds to wait for a connection, and for the new certificate after the command.
     type: int
-    default: 30
+    default: 120
 """
 
 EXAMPLES = r"""
@@ -79,7 +79,7 @@ def main() -> None:
             "port": {"type": "int", "required": True},
             "certificate": {"type": "path", "required": True},
             "command": {"type": "list", "elements": "str", "required": True},
-            "timeout": {"type": "int", "default": 30},
+            "timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
     )
@@ -98,6 +98,8 @@ def main() -> None:
     try:
         before = fetch(timeout)
     except ServiceError as error:
+        if module.check_mode:  # the service may be yet to come
+            module.exit_json(changed=True)
         module.fail_json(msg=f"{error}. Start the service, or correct the address and the port")
     result = {"changed": before != expected, "fingerprint": fingerprint(expected)}
     if before == expected:

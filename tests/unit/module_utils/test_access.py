@@ -124,10 +124,31 @@ def test_flower_on_the_brokers_host_uses_the_management_api_there() -> None:
     assert make_plan({**raw, "tls": "off"}, groups, facts()).fleet.flower_broker_api == "http://127.0.0.1:15672/api/"
 
 
+def test_nginx_serves_the_certificate_of_its_host_unless_a_page_has_its_own() -> None:
+    listen = {"redis_ui_listen_address": "0.0.0.0"}  # noqa: S104 - what a user sets
+    made = plan({"broker": "redis"}, b1=listen, c1={"flower_tls_certificate": "/own.crt"})
+    pages = {name: [(page.address, page.port) for page in host.tls_pages] for name, host in made.fleet.hosts.items()}
+    assert pages == {"b1": [("127.0.0.1", 8081), ("10.0.0.1", 9121)], "w1": [], "w2": [], "c1": [], "m1": []}
+    assert [(page.address, page.port) for page in plan().fleet.hosts["c1"].tls_pages] == [("127.0.0.1", 443)]
+
+
+def test_the_sources_of_certificates_are_those_of_each_host() -> None:
+    own = {"certificate_file": "/b1.crt", "certificate_key_file": "/b1.key", "certificate_ca_file": "/ca.crt"}
+    found = plan(b1=own).fleet.certificate_hosts
+    assert found["b1"] == {
+        "names": ("b1", "10.0.0.1", "localhost", "127.0.0.1"),
+        "certificate": "/b1.crt",
+        "key": "/b1.key",
+        "ca": "/ca.crt",
+    }
+    assert found["web1"] == {"names": ()}
+    assert plan({"tls": "off"}).fleet.certificate_hosts == {}
+
+
 def test_the_certificates_of_all_endpoints_are_monitored() -> None:
     assert plan({"tls": "off", "certificate_targets": ["https://web"]}).fleet.certificates == ("https://web",)
     assert plan({"broker": "redis"}).fleet.certificates == (
-        *("10.0.0.1:6380", "127.0.0.1:8081", "10.0.0.1:9100"),
+        *("10.0.0.1:6380", "127.0.0.1:8081", "10.0.0.1:9121", "10.0.0.1:9100"),
         *("10.0.0.2:9100", "10.0.0.3:9100", "127.0.0.1:443", "10.0.0.4:9100", "127.0.0.1:9100"),
     )
 
