@@ -105,7 +105,13 @@ def redis(options: Options, facts: Mapping[str, Any]) -> list[Problem]:
     if options["appendfsync"] not in {"everysec", "always", "no"}:
         what = f"{options['appendfsync']} is none of everysec, always and no"
         problems.append(Problem("redis_appendfsync", what, "Set it to everysec"))
-    return [*problems, *_redis_applications(options), *_redis_settings(options["settings"])]
+    return [
+        *problems,
+        *_tls("redis", options),
+        *_unreachable("redis", options),
+        *_redis_applications(options),
+        *_redis_settings(options["settings"]),
+    ]
 
 
 def _redis_applications(options: Options) -> Iterable[Problem]:
@@ -182,6 +188,15 @@ def _tls(role: str, options: Options) -> Iterable[Problem]:
     if "group" not in missing and not re.fullmatch(r"[a-z_][a-z0-9_-]*", str(files["group"])):
         what = f"{files['group']!r} is not the name of a group"
         yield Problem(f"{where}.group", what, "Set it to one, e.g. celery-fleet-tls")
+
+
+def _unreachable(role: str, options: Options) -> Iterable[Problem]:
+    if not int(options["port"]) and not options["tls"]:
+        yield Problem(f"{role}_port", "is 0, so nobody could connect", f"Set it to a port, or set {role}_tls")
+
+
+def rabbitmq(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
+    return [*_tls("rabbitmq", options), *_unreachable("rabbitmq", options)]
 
 
 def node_exporter(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
@@ -327,6 +342,7 @@ OPTION_CHECKS: Mapping[str, Callable[[Options, Mapping[str, Any]], list[Problem]
         grafana_dashboards,
         node_exporter,
         prometheus,
+        rabbitmq,
         redis,
         redis_exporter,
         redis_ui,

@@ -27,6 +27,7 @@ options:
       - grafana_dashboards
       - node_exporter
       - prometheus
+      - rabbitmq
       - redis
       - redis_exporter
       - redis_ui

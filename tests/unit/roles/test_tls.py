@@ -15,7 +15,7 @@ FILES = {
     "key": f"{DIRECTORY}/host.key",
     "group": "celery-fleet-tls",
 }
-SERVERS = ["node_exporter", "prometheus", "alertmanager", "redis_exporter"]
+SERVERS = ["node_exporter", "prometheus", "alertmanager", "redis_exporter", "rabbitmq"]
 PASSWORDS = {
     "node_exporter_password": "secret",
     "prometheus_password": "secret",
