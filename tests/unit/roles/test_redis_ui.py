@@ -43,11 +43,11 @@ def test_redis_is_verified_with_its_authority_alone() -> None:
     packages = {"node_modules": "/opt/redis-ui"}
     text = ROLE.render("redis-ui.service.j2", __redis_ui_packages=packages)
     assert "\nExecStart=/usr/bin/node --require " in text
-    assert "SSL" not in text
+    assert "REDIS_CA_FILE" not in text
     assert "tls" not in connections()[0]
     text = ROLE.render("redis-ui.service.j2", __redis_ui_packages=packages, redis_ui_redis_ca="/etc/ca.crt")
-    assert "\nEnvironment=SSL_CERT_FILE=/etc/ca.crt SSL_CERT_DIR=/nonexistent\n" in text
-    assert "\nExecStart=/usr/bin/node --use-openssl-ca --require " in text
+    assert "\nEnvironment=REDIS_CA_FILE=/etc/ca.crt\n" in text
+    assert " --require /etc/redis-ui/listen.js --require /etc/redis-ui/authority.js /" in text
     assert connections(redis_ui_redis_ca="/etc/ca.crt")[0]["tls"] is True
 
 
