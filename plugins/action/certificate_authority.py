@@ -9,16 +9,18 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.celery.plugins.plugin_utils._authority import (
     begin_rollover,
+    distrust_previous,
     finish_rollover,
     promote,
     rollover_phase,
 )
 from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import CertificateError
 
-STATES = ("next_trusted", "next_signs", "next_alone")
+#: The phase in which each step has something to do.
+PHASES = {"next_trusted": "", "next_signs": "trust", "next_alone": "issue", "finished": "distrust"}
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "secrets_dir": {"type": "path", "required": True},
-    "state": {"type": "str", "required": True, "choices": list(STATES)},
+    "state": {"type": "str", "required": True, "choices": list(PHASES)},
 }
 
 
@@ -33,21 +35,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         directory, state = Path(options["secrets_dir"]) / "ca", options["state"]
-        phase = rollover_phase(directory)
-        # The phase in which each step has something to do.
-        changed = phase == {"next_trusted": "", "next_signs": "trust", "next_alone": "issue"}[state]
         try:
+            changed = rollover_phase(directory) == PHASES[state]
             if not self._task.check_mode:
                 _take(directory, state)
-        except (CertificateError, OSError) as error:
-            return {"failed": True, "msg": str(error)}
+        except (CertificateError, OSError, ValueError) as error:
+            return {"failed": True, "msg": f"The certificate authority in {directory} can't be replaced: {error}"}
         return {"changed": changed}
 
 
 def _take(directory: Path, state: str) -> None:
     if state == "next_trusted":
         begin_rollover(directory, datetime.now(UTC))
-    elif state == "next_signs":
-        promote(directory)
-    else:
-        finish_rollover(directory)
+        return
+    {"next_signs": promote, "next_alone": distrust_previous, "finished": finish_rollover}[state](directory)

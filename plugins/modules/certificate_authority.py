@@ -28,9 +28,10 @@ options:
       - V(next_trusted) makes the next authority. Clients trust both, and the present one still signs.
       - V(next_signs) has the next authority sign. All clients must trust it. The key of the previous one is removed.
       - V(next_alone) ends the trust in the previous one. All services must serve certificates of the next one.
+      - V(finished) ends the rollover. All hosts must trust the next one only.
     type: str
     required: true
-    choices: [next_trusted, next_signs, next_alone]
+    choices: [next_trusted, next_signs, next_alone, finished]
 """
 
 EXAMPLES = r"""

@@ -127,7 +127,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._certificate_files im
 from ansible_collections.fleet.celery.plugins.module_utils._config_files import make_parents
 from ansible_collections.fleet.celery.plugins.module_utils._files import belongs, give, write_file
 
-PUBLIC, PRIVATE, SECRET = 0o644, 0o640, 0o600
+PUBLIC = 0o644
+PRIVATE = 0o640
+SECRET = 0o600
 
 
 class HostCertificate:

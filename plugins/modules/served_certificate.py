@@ -33,10 +33,17 @@ options:
   command:
     description:
       - Command that makes the service read its files again, as a list of arguments. Every user of the host can see
-        them, so pass passwords in the task's C(environment).
+        them, so pass passwords by O(environment).
     type: list
     elements: str
     required: true
+  environment:
+    description:
+      - Environment variables of the command. They are never logged.
+      - The C(environment) of a task is no place for a password, because every user of the host can see it while the
+        task runs.
+    type: dict
+    default: {}
   timeout:
     description: Seconds to wait for a connection, and for the new certificate after the command.
     type: int
@@ -79,6 +86,7 @@ def main() -> None:
             "port": {"type": "int", "required": True},
             "certificate": {"type": "path", "required": True},
             "command": {"type": "list", "elements": "str", "required": True},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
             "timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
@@ -108,7 +116,7 @@ def main() -> None:
     if not module.check_mode:
         ran = " ".join(command)
         # In /, as the command may run as a user who can't enter the current directory.
-        code, out, err = module.run_command(command, cwd="/")
+        code, out, err = module.run_command(command, cwd="/", environ_update=module.params["environment"])
         output = f"{err}\n{out}".strip()
         if code != 0:
             module.fail_json(

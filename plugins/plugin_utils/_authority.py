@@ -5,6 +5,7 @@ Its state is which files there are:
     ca.key, ca.crt         signs certificates
     trusted.crt            what clients trust: ca.crt, and during a rollover another one
     next.key, next.crt     during a rollover: becomes ca.key and ca.crt when all clients trust it
+    distrust               during a rollover: hosts are to replace a trusted.crt that has the previous certificate
 """
 
 from __future__ import annotations
@@ -162,23 +163,23 @@ def rollover_phase(directory: Path) -> str:
 
     Returns:
         "" without a rollover; "trust" while clients are to trust the next authority as well; "issue" while it signs the
-        certificates, and clients still trust the previous one.
+        certificates, and clients still trust the previous one; "distrust" while they end to.
     """
     if _promotion_begun(directory):
         return "issue"
     if (directory / "next.crt").exists():
         return "trust"
     trusted = directory / "trusted.crt"
-    if not trusted.exists():
-        return ""
-    return "issue" if len(read_chain(trusted.read_text(encoding="ascii"))) > 1 else ""
+    if trusted.exists() and len(read_chain(trusted.read_text(encoding="ascii"))) > 1:
+        return "issue"
+    return "distrust" if (directory / "distrust").exists() else ""
 
 
 def begin_rollover(directory: Path, now: datetime) -> None:
     """Make the next authority, and trust it as well. Each of these functions may be repeated after an interruption."""
     open_authority(directory, now)
     with locked(directory):
-        if rollover_phase(directory) == "issue":
+        if rollover_phase(directory) in {"issue", "distrust"}:
             return
         if not (directory / "next.crt").exists():
             _make(directory, "next", now)
@@ -194,12 +195,20 @@ def promote(directory: Path) -> None:
         _complete(directory)
 
 
-def finish_rollover(directory: Path) -> None:
+def distrust_previous(directory: Path) -> None:
     """Trust only the authority that signs. All services must serve certificates by it."""
     with locked(directory):
         if rollover_phase(directory) == "issue":
             _complete(directory)
+            _write(directory / "distrust", "", 0o644)
             _write(directory / "trusted.crt", (directory / "ca.crt").read_text(encoding="ascii"), 0o644)
+
+
+def finish_rollover(directory: Path) -> None:
+    """End a rollover. All hosts must have the new trusted.crt."""
+    with locked(directory):
+        if rollover_phase(directory) == "distrust":
+            (directory / "distrust").unlink()
 
 
 @contextmanager

@@ -122,6 +122,13 @@ def test_a_command_that_fails_is_reported(service: Service, run: Any) -> None:
     assert "failed with exit code 1" in run(command=["false"])["msg"]
 
 
+def test_the_environment_reaches_the_command_and_no_output(service: Service, run: Any) -> None:
+    service.load(certificate("second"))
+    result = run(command=["sh", "-c", "echo got $PASSWORD; exit 1"], environment={"PASSWORD": "swordfish"})
+    assert "got ***" in result["msg"]
+    assert "swordfish" not in json.dumps(result)
+
+
 def test_a_port_without_a_service_fails(service: Service, run: Any) -> None:
     service.close()
     told = run()["msg"]

@@ -14,6 +14,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._authority import (
     LIFETIME,
     authority_problems,
     begin_rollover,
+    distrust_previous,
     finish_rollover,
     open_authority,
     promote,
@@ -144,6 +145,8 @@ def test_a_rollover_trusts_before_it_signs_and_distrusts_last(ca: Path) -> None:
     (leaf,) = read_chain(signing.sign(request()[0], NAMES, 90, later))
     assert not issued_by(leaf, old)
 
+    distrust_previous(ca)
+    assert rollover_phase(ca) == "distrust"
     finish_rollover(ca)
     assert rollover_phase(ca) == ""
     assert read_chain(open_authority(ca, later).trusted_pem) == [signing.certificate]
@@ -161,19 +164,25 @@ def test_each_step_of_a_rollover_may_be_repeated(ca: Path) -> None:
     begin_rollover(ca, NOW + timedelta(days=1))
     assert rollover_phase(ca) == "issue"
     assert (ca / "ca.crt").read_text() == next_one
+    for _ in range(2):
+        distrust_previous(ca)
+        begin_rollover(ca, NOW + timedelta(days=1))
+        assert rollover_phase(ca) == "distrust"
     finish_rollover(ca)
     finish_rollover(ca)
+    assert rollover_phase(ca) == ""
     assert (ca / "trusted.crt").read_text() == next_one
 
 
 def test_a_step_out_of_turn_does_nothing(ca: Path) -> None:
     open_authority(ca, NOW)
     before = {path.name: path.read_text() for path in ca.iterdir()}
-    promote(ca)
-    finish_rollover(ca)
+    for step in (promote, distrust_previous, finish_rollover):
+        step(ca)
     assert {path.name: path.read_text() for path in ca.iterdir()} == before
     begin_rollover(ca, NOW)
-    finish_rollover(ca)
+    for step in (distrust_previous, finish_rollover):
+        step(ca)
     assert rollover_phase(ca) == "trust"
 
 
