@@ -77,11 +77,14 @@ class Listener:
 
 
 @dataclass(frozen=True)
-class TlsPage:
-    """A page of nginx with the certificate of its host."""
+class Endpoint:
+    """Where a service is reached."""
 
     address: str
     port: int
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.address)}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class Access:
         valid = [name for name in names if _DNS_NAME.fullmatch(name) or _is_address(name)]
         return tuple(dict.fromkeys([*valid, *addresses_of(host), "localhost", "127.0.0.1"]))
 
-    def tls_pages(self, host: Host, duties: Collection[str]) -> tuple[TlsPage, ...]:
+    def tls_pages(self, host: Host, duties: Collection[str]) -> tuple[Endpoint, ...]:
         """Return the pages of nginx that have the host's certificate, which nginx reads again only when it is told."""
         listen = listening_ports(host, tls=True)
         pages = (
@@ -231,9 +234,9 @@ class Access:
                 "redis_ui_listen_port",
             ),
         )
-        found = [TlsPage(_reachable(listen[address]), int(listen[port])) for there, address, port in pages if there]
+        found = [Endpoint(_reachable(listen[address]), int(listen[port])) for there, address, port in pages if there]
         if "redis" in duties and self.clients.monitor:
-            found.append(TlsPage(self.broker.metrics_address, int(listen["redis_exporter_port"])))
+            found.append(Endpoint(self.broker.metrics_address, int(listen["redis_exporter_port"])))
         return tuple(found) if self.broker.tls_port else ()
 
     def endpoints(self, hosts: Mapping[str, Collection[str]]) -> tuple[str, ...]:
@@ -242,16 +245,18 @@ class Access:
         Args:
             hosts: the duties of each host.
         """
-        found: list[tuple[str, int]] = []
+        found = []
         for name, duties in hosts.items():
             host = self.hosts.get(name, Host(name))
-            listen = listening_ports(host, tls=True)
             if self.broker.kind in duties:
-                found.append((self.broker.address, self.broker.tls_port))
-            found += [(page.address, page.port) for page in self.tls_pages(host, duties)]
-            address = "127.0.0.1" if name == self.clients.monitor else host.address
-            found.append((address, listen["node_exporter_port"]))
-        return tuple(f"{bracketed(str(address))}:{port}" for address, port in found)
+                found.append(Endpoint(self.broker.address, self.broker.tls_port))
+            found += [*self.tls_pages(host, duties), self.exporter(host)]
+        return tuple(map(str, found))
+
+    def exporter(self, host: Host) -> Endpoint:
+        """Return where a host's exporter listens: on loopback if only the local Prometheus scrapes it."""
+        address = "127.0.0.1" if host.name == self.clients.monitor else host.address
+        return Endpoint(address, int(listening_ports(host, tls=True)["node_exporter_port"]))
 
     def _services(self, host: Host, duties: set[str]) -> Iterator[Listener]:
         """Yield the listener of each service of a host, unless only the host itself, or nobody, needs to reach it."""

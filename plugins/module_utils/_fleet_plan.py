@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._access import Listener, TlsPage
+from ansible_collections.fleet.celery.plugins.module_utils._access import Endpoint, Listener
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
@@ -95,7 +95,7 @@ class FleetHost:
     """What a host runs.
 
     Attributes:
-        exporter_address: that its exporters listen on; loopback if only the local Prometheus scrapes them.
+        exporter: where its exporter listens.
         duties: the broker's kind, app, workers, beat, flower, monitor and measured, as far as they are its own.
         stop_timeout: seconds after which systemd kills Supervisor.
         listeners: all ports that others may reach.
@@ -105,7 +105,7 @@ class FleetHost:
     """
 
     address: str
-    exporter_address: str
+    exporter: Endpoint
     programs: tuple[Program, ...]
     duties: tuple[str, ...]
     stop_timeout: int
@@ -113,7 +113,7 @@ class FleetHost:
     listeners: tuple[Listener, ...]
     unknown_clients: tuple[str, ...]
     certificate_names: tuple[str, ...] = ()
-    tls_pages: tuple[TlsPage, ...] = ()
+    tls_pages: tuple[Endpoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -263,6 +263,7 @@ class FleetPlan:
         mount_points: where a file system may be mounted that the fleet writes to.
         secrets_dir: directory of the passwords on the controller.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
+        scrape_targets: host and port of the exporter of each host.
         certificate_hosts: names in the certificate of each host, producers included, and where its own one comes from.
     """
 
@@ -292,6 +293,7 @@ class FleetPlan:
     mount_points: tuple[str, ...]
     secrets_dir: str
     tls: Mapping[str, str]
+    scrape_targets: Mapping[str, str]
     certificate_hosts: Mapping[str, Mapping[str, Any]]
 
 

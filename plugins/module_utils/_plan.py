@@ -531,6 +531,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         mount_points=_mount_points(application, broker.flavor),
         secrets_dir=declaration.secrets_dir,
         tls=asdict(files) if files else {},
+        scrape_targets={name: str(host.exporter) for name, host in fleet_hosts.items()},
         certificate_hosts={
             name: {"names": names_of.get(name, ()), **hosts.get(name, Host(name)).certificate}
             for name in dict.fromkeys(reached if files else ())
@@ -602,7 +603,7 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
     listeners = access.listeners(host.name, duties)
     return FleetHost(
         address=host.address,
-        exporter_address="127.0.0.1" if host.name == placed.monitor else host.address,
+        exporter=access.exporter(host),
         programs=programs,
         duties=duties,
         stop_timeout=max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,

@@ -599,7 +599,7 @@ def test_each_service_has_its_part_of_a_hosts_memory() -> None:
     }
     assert values["hosts"]["control1"]["memory"]["needed"] == 976 * MIB
     assert values["hosts"]["control1"]["duties"] == ["app", "beat", "flower", "monitor", "measured"]
-    addresses = {name: host["exporter_address"] for name, host in values["hosts"].items()}
+    addresses = {name: host["exporter"]["address"] for name, host in values["hosts"].items()}
     assert addresses["control1"] == "127.0.0.1"
     assert addresses["worker1"] == FACTS["worker1"]["address"]
 
