@@ -27,6 +27,18 @@ EVERYWHERE = "0.0.0.0"  # noqa: S104
 BROKER = "R:127.0.0.1:6379:0"
 RESULTS = "R:127.0.0.1:6379:1"
 TASKS = 137
+REDIS_CA = "/etc/ssl/redis-ca.crt"
+CERTIFICATES = f"""
+cd /etc/redis
+for name in ca other; do
+  openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=$name -days 2 -keyout $name.key -out $name.crt
+done
+openssl req -newkey rsa:2048 -nodes -subj /CN=redis -keyout redis.key -out redis.csr
+echo subjectAltName=IP:127.0.0.1 >redis.ext
+openssl x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile redis.ext -out redis.crt
+chown redis redis.key
+cp ca.crt {REDIS_CA}
+"""
 # Addresses of the pages that are on TLS at the moment, with a certificate that nobody knows.
 ON_TLS: set[str] = set()
 
@@ -238,6 +250,46 @@ def test_a_wrong_password_of_redis_is_noticed_and_not_logged(host: Any) -> None:
     assert result.returncode != 0
     assert "Wait for the Redis UI to log in to Redis" in result.stdout
     assert "not the password of Redis" not in host.check_output("journalctl --no-pager -u redis-ui")
+
+
+@pytest.fixture
+def redis_with_tls(host: Any) -> Iterator[None]:
+    """A second port of Redis, with TLS, and the page connected to it; in the end as it was."""
+    host.check_output(CERTIFICATES)
+    files = "tls-cert-file /etc/redis/redis.crt tls-key-file /etc/redis/redis.key tls-ca-cert-file /etc/redis/ca.crt"
+    redis(host, f"config set {files} tls-auth-clients no tls-port 6380")
+    result = converge_host(host, redis_ui_redis_port=6380, redis_ui_redis_ca=REDIS_CA)
+    assert result.returncode == 0, result.stdout + result.stderr
+    yield
+    redis(host, "config set tls-port 0")
+    result = converge_host(host)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.usefixtures("redis_with_tls")
+def test_redis_is_verified_with_the_authority_of_the_moment(host: Any) -> None:
+    def connected() -> bool:
+        status, body = fetch(host, "/apiv2/server/info", variable(host, "redis_ui_test_password"))
+        return status == 200 and not any(one.get("disabled") for one in json.loads(body)["data"])
+
+    def refused() -> bool:
+        log = host.check_output("journalctl --no-pager --unit redis-ui --since -10s")
+        return "certificate in certificate chain" in log and not connected()
+
+    path = f"/apiv2/key/{BROKER.replace('6379', '6380')}/parcels"
+    status, body = fetch(host, path, variable(host, "redis_ui_test_password"))
+    assert (status, json.loads(body)["length"]) == (200, TASKS)
+    # The system's authorities are no matter, and a new one needs no restart.
+    pid = main_pid(host, "redis-ui")
+    host.check_output(
+        "cp /etc/redis/ca.crt /usr/local/share/ca-certificates && update-ca-certificates"
+        f" && cp /etc/redis/other.crt {REDIS_CA}"
+    )
+    redis(host, "client kill user ui")
+    wait_until(refused, "the UI takes a certificate of another authority")
+    host.check_output(f"cp /etc/redis/ca.crt {REDIS_CA}")
+    wait_until(connected, "the UI does not find Redis again")
+    assert main_pid(host, "redis-ui") == pid
 
 
 @pytest.fixture(scope="module")
