@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
 
 #: User and address of a client.
 Client = tuple[str, str]
@@ -21,7 +22,14 @@ def rabbitmq_clients(output: str) -> Iterator[Client]:
     """
     for each in json.loads(output or "[]"):
         if not each["ssl"]:
-            yield each["user"], each["peer_host"]
+            yield each["user"], _address(each["peer_host"])
+
+
+def _address(host: str | list[int]) -> str:
+    """Return an address, which rabbitmqctl prints as a list of its numbers."""
+    if isinstance(host, str):
+        return host
+    return str(ip_address(b"".join(number.to_bytes(len(host) // 4, "big") for number in host)))
 
 
 def redis_clients(output: str, port: int) -> Iterator[Client]:

@@ -37,16 +37,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 del os.environ["CELERY_LOADER"]
 from celery import Celery
-from kombu import Exchange
+from kombu import Exchange, Queue
 parts = urlsplit(os.environ["CELERY_BROKER_URL"])
 login, _, host = parts.netloc.rpartition("@")
 app = Celery(broker=f"amqp://{login}@{host.rpartition(':')[0]}:5672{parts.path}")
 app.conf.broker_transport_options = {"confirm_publish": True}
 app.conf.task_publish_retry_policy = {"max_retries": 200, "interval_max": 2}
-exchange = Exchange("shop", type="topic")
+exchange = Exchange("shop", type="topic", no_declare=True)
+app.conf.task_queues = [Queue("customers", exchange, routing_key="customers", no_declare=True)]
+app.conf.task_default_queue = app.conf.task_default_routing_key = "customers"
 with app.producer_pool.acquire() as producer:
     while not Path(sys.argv[1]).exists():
-        print(app.send_task("customers.noop", exchange=exchange, routing_key="customers", producer=producer).id)
+        print(app.send_task("customers.noop", producer=producer).id)
         time.sleep(0.2)
 """
 # Prints why Celery's client can't connect.

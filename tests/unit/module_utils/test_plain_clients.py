@@ -21,11 +21,12 @@ id=6 addr=/run/redis/redis.sock:0 laddr=/run/redis/redis.sock:0 fd=9 name= user=
 def test_rabbitmq_says_which_connections_have_tls() -> None:
     output = json.dumps(
         [
-            {"user": "shop", "peer_host": "10.0.0.2", "ssl": False},
-            {"user": "shop", "peer_host": "10.0.0.3", "ssl": True},
+            {"user": "shop", "peer_host": [10, 0, 0, 2], "ssl": False},
+            {"user": "shop", "peer_host": [10, 0, 0, 3], "ssl": True},
+            {"user": "web", "peer_host": [0xFD00, 0, 0, 0, 0, 0, 0, 9], "ssl": False},
         ]
     )
-    assert list(rabbitmq_clients(output)) == [("shop", "10.0.0.2")]
+    assert list(rabbitmq_clients(output)) == [("shop", "10.0.0.2"), ("web", "fd00::9")]
     assert list(rabbitmq_clients("")) == []
 
 
