@@ -292,9 +292,12 @@ def grafana_dashboards(options: Options, _facts: Mapping[str, Any]) -> list[Prob
         ("scrape_interval", r"[1-9][0-9]*(ms|s|m)", "is not a duration", "Set it to one, e.g. 15s"),
     ]
     return [
-        Problem(f"grafana_dashboards_{name}", what if "URL" in what else f"{options[name]!r} {what}", fix)
-        for name, pattern, what, fix in rules
-        if not re.fullmatch(pattern, str(options[name]))
+        *_authority("prometheus_ca", options, "grafana_dashboards"),
+        *(
+            Problem(f"grafana_dashboards_{name}", what if "URL" in what else f"{options[name]!r} {what}", fix)
+            for name, pattern, what, fix in rules
+            if not re.fullmatch(pattern, str(options[name]))
+        ),
     ]
 
 
