@@ -51,6 +51,7 @@ from lab.fleet import (
 IMAGES = "localhost/fleet-lab-"
 # Tasks that are sent at a time during a rollout.
 LOAD_TASKS = 20
+TLS_PORTS = {"rabbitmq": 5671, "redis": 6380}
 POLL_SECONDS = 1.5
 # The task whose worker is killed, and the longest time until the alert fires, or is resolved.
 VICTIM = ("reports.build", ["2026-01", 60])
@@ -135,6 +136,17 @@ def pages(fleet: Fleet) -> str:
     # Lines, not a table, which would cut or wrap what users copy.
     return "\n".join(
         f"{name}: {address}\n  user {user}, password in {secrets}/{file}" for name, address, user, file in entries
+    )
+
+
+def security(fleet: Fleet, inventory: Path) -> str:
+    """Return how connections are protected, and how to check it."""
+    broker = f"{fleet.addresses[fleet.broker]}:{TLS_PORTS[fleet.kind]}"
+    return (
+        "\nAll connections between the hosts use TLS, and their firewalls let in only what the plan names. Check it:\n"
+        f"  openssl s_client -brief -verify_return_error -CAfile {fleet.ca} -connect {broker} </dev/null\n"
+        f"  .venv/bin/ansible-playbook -i {inventory} playbooks/plan.yml\n"
+        f"A browser warns of the pages until you import {fleet.ca}."
     )
 
 
@@ -260,6 +272,7 @@ def up(options: argparse.Namespace) -> int:
         console.print(table)
     say(f"The {sent['failures']} tasks of customers.fail are meant to fail.")
     say(f"\n{pages(fleet)}")
+    say(security(fleet, options.inventory))
     say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
     say(f"The demo took {time.monotonic() - started:.0f} s. `make demo-down` removes it.")
     problems += [
