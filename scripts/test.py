@@ -49,7 +49,7 @@ STEP_LIMIT_SECONDS = 75 * 60
 QUICK_SCENARIO = "release_rabbitmq"
 QUICK_TEST = "test_a_release_loses_and_repeats_nothing"
 # Started last, so that no long scenario is alone at the end of a run.
-SHORT_SCENARIOS = ("celery_task_log", "certificate", "flower", "supervisor")
+SHORT_SCENARIOS = ("celery_task_log", "flower", "supervisor")
 # Seconds between SIGTERM and SIGKILL.
 GRACE_SECONDS = 20
 

@@ -23,6 +23,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import (
     CertificateError,
     canonical_name,
+    common_name,
     public_bytes,
     read_chain,
     read_key,
@@ -37,7 +38,6 @@ LIFETIME = timedelta(days=3652)
 #: Certificates are valid from a little earlier on, for hosts whose clocks are behind.
 CLOCK_SKEW = timedelta(hours=1)
 _EXPIRY_FIX = "Replace it by playbooks/renew_ca.yml, or lower certificate_days"
-_LONGEST_COMMON_NAME = 64
 _NONE_KEY_USAGE = dict.fromkeys(
     (
         "digital_signature",
@@ -83,7 +83,7 @@ class Authority:
         if end > self.certificate.not_valid_after_utc:
             raise CertificateError(f"{_expiry(self.certificate, days)}. {_EXPIRY_FIX}")
         names = list(map(canonical_name, names))
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0][:_LONGEST_COMMON_NAME])])
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name(names))])
         issuer = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         builder = _builder(subject, self.certificate.subject, request.public_key(), now - CLOCK_SKEW, end)  # type: ignore[arg-type]
         builder = (

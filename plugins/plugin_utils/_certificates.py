@@ -19,6 +19,7 @@ LEAST_DAYS = 14
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _DNS_NAME = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 _LONGEST_NAME = 253
+_LONGEST_COMMON_NAME = 64
 
 
 class CertificateError(Exception):
@@ -93,6 +94,11 @@ def canonical_name(name: str) -> str:
     return name.lower()
 
 
+def common_name(names: Sequence[str]) -> str:
+    """Return the common name of a certificate, which clients ignore."""
+    return names[0][:_LONGEST_COMMON_NAME]
+
+
 def name_problems(where: str, names: Iterable[str]) -> list[Problem]:
     """Return the names that no certificate can have."""
     problems = []
@@ -104,8 +110,8 @@ def name_problems(where: str, names: Iterable[str]) -> list[Problem]:
     return problems
 
 
-def names_of(certificate: x509.Certificate) -> set[str]:
-    """Return the DNS names and addresses of a certificate."""
+def names_of(certificate: x509.Certificate | x509.CertificateSigningRequest) -> set[str]:
+    """Return the DNS names and addresses of a certificate or a request."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

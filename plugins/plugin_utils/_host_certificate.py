@@ -22,6 +22,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import 
     ca_problems,
     canonical_name,
     certificate_problems,
+    common_name,
     issued_by,
     leads_to,
     missing_names,
@@ -122,6 +123,7 @@ class Command:
         return "it is in the last third of its lifetime" if renewal_due(chain[0], self._now) else ""
 
     def issue(self, csr_pem: str) -> str:
+        self._check_request(csr_pem)
         try:
             run = subprocess.run(
                 self._argv, input=csr_pem, capture_output=True, text=True, check=False, timeout=COMMAND_TIMEOUT
@@ -138,6 +140,16 @@ class Command:
             fix = "Have it sign the certificate signing request on its stdin, and print the new certificate first"
             _refuse([Problem(where.certificate, "its first certificate is not for the key of the host", fix)])
         return run.stdout
+
+    def _check_request(self, csr_pem: str) -> None:
+        """Fail if a host requests other names than its own, as one that an attacker controls would."""
+        try:
+            request = x509.load_pem_x509_csr(csr_pem.encode())
+        except ValueError:
+            raise CertificateError("The host's certificate signing request can't be read") from None
+        subject = [attribute.value for attribute in request.subject]
+        if subject != [common_name(self._names)] or names_of(request) != set(map(canonical_name, self._names)):
+            raise CertificateError("The host's certificate signing request has other names than certificate_names")
 
 
 class TrustOnly:
