@@ -9,12 +9,10 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.celery.plugins.plugin_utils._host_certificate import fleet_problems
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
-    "hosts": {
-        "type": "dict",
-        "required": True,
-    },
+    "hosts": {"type": "dict", "required": True},
     "secrets_dir": {"type": "path", "required": True},
     "days": {"type": "int", "default": 90},
+    "strict": {"type": "bool", "default": False},
 }
 
 
@@ -28,7 +26,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         """Fail with all problems."""
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
-        problems = fleet_problems(options["hosts"], options["secrets_dir"], options["days"], datetime.now(UTC))
+        problems = fleet_problems(
+            options["hosts"],
+            options["secrets_dir"],
+            options["days"],
+            datetime.now(UTC),
+            strict=options["strict"],
+        )
         if problems:
             return {"failed": True, "msg": "\n".join(map(str, problems))}
         return {"changed": False}

@@ -33,6 +33,12 @@ options:
     description: Lifetime of the certificates that it is to sign.
     type: int
     default: 90
+  strict:
+    description:
+      - Whether clients verify strictly, as C(ssl.create_default_context) does since Python 3.13. Then a certificate
+        needs some more extensions, which authorities made with OpenSSL's defaults often lack.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""

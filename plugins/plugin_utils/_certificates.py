@@ -144,19 +144,50 @@ def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 
 
 def leads_to(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> bool:
-    """Return whether a chain leads to one of the root certificates among the authorities.
+    """Return whether a chain leads to one of the root certificates among the authorities."""
+    return bool(_path(chain, authorities))
+
+
+def _path(chain: Sequence[x509.Certificate], authorities: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """Return the certificates from the first one of a chain to a root among the authorities; empty if there is none.
 
     OpenSSL does not trust an intermediate certificate alone, so its root must be there, too.
     """
-    current, candidates = chain[0], [*authorities, *chain[1:]]
-    for _ in range(len(candidates)):
-        issuer = next((each for each in candidates if issued_by(current, each)), None)
+    path, candidates = [chain[0]], [*authorities, *chain[1:]]
+    for _ in candidates:
+        issuer = next((each for each in candidates if issued_by(path[-1], each)), None)
         if issuer is None:
-            return False
+            return []
+        path.append(issuer)
         if issuer in authorities and issued_by(issuer, issuer):
-            return True
-        current = issuer
-    return False
+            return path
+    return []
+
+
+def strict_problems(where: str, pem: Pem) -> list[Problem]:
+    """Return what clients refuse that verify by VERIFY_X509_STRICT, the default of ssl since Python 3.13."""
+    try:
+        path = _path(read_chain(pem.certificate), read_chain(pem.ca))
+    except ValueError:
+        return []
+    problems = []
+    for each in path:
+        needed: list[type[x509.ExtensionType]] = []
+        if each is not path[-1]:
+            needed.append(x509.AuthorityKeyIdentifier)
+        if each is not path[0]:
+            needed += [x509.KeyUsage, x509.SubjectKeyIdentifier]
+        lacking = [extension.__name__ for extension in needed if not _has(each, extension)]
+        if each is not path[0] and not each.extensions.get_extension_for_class(x509.BasicConstraints).critical:
+            lacking.append("critical BasicConstraints")
+        if lacking:
+            what = f"{each.subject.rfc4514_string()} lacks {', '.join(lacking)}, so Python 3.13 (Debian 13) refuses it"
+            problems.append(Problem(where, what, "Have the authority issue it with these extensions"))
+    return problems
+
+
+def _has(certificate: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
+    return any(isinstance(each.value, extension) for each in certificate.extensions)
 
 
 def ca_problems(where: str, ca_pem: str, now: datetime) -> list[Problem]:

@@ -31,6 +31,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import 
     public_bytes,
     read_chain,
     renewal_due,
+    strict_problems,
 )
 from cryptography import x509
 
@@ -188,7 +189,9 @@ def open_source(options: Mapping[str, Any], now: datetime, *, make: bool) -> Sou
     return OwnAuthority(Path(options["secrets_dir"]) / "ca", options["names"], options["days"], now, make=make)
 
 
-def fleet_problems(hosts: Mapping[str, Mapping[str, Any]], secrets_dir: str, days: int, now: datetime) -> list[Problem]:
+def fleet_problems(
+    hosts: Mapping[str, Mapping[str, Any]], secrets_dir: str, days: int, now: datetime, *, strict: bool = False
+) -> list[Problem]:
     """Return all that is wrong with the certificates of a fleet, as far as its controller has them.
 
     Args:
@@ -196,6 +199,7 @@ def fleet_problems(hosts: Mapping[str, Mapping[str, Any]], secrets_dir: str, day
             clients use. What is missing or empty is not set. A host without names is only a client.
         secrets_dir: directory whose `ca` has the fleet's own authority.
         days: lifetime of the certificates that it is to sign.
+        strict: whether clients verify by VERIFY_X509_STRICT.
     """
     problems = []
     groups: dict[tuple[str, str, str, tuple[str, ...]], list[str]] = {}
@@ -208,10 +212,11 @@ def fleet_problems(hosts: Mapping[str, Mapping[str, Any]], secrets_dir: str, day
         names = [name for host in members for name in hosts[host].get("names") or []]
         options: dict[str, Any] = {"certificate_file": certificate, "key_file": key, "ca_file": ca}
         options |= {"command": command, "names": names, "days": days}
-        own = option_problems(options) or _group_problems(options, now)
+        own = option_problems(options) or _group_problems(options, now, strict=strict)
         problems += [Problem(f"{each.where} of {', '.join(members)}", each.what, each.fix) for each in own]
     if len(authorities := {ca for _, _, ca, _ in groups}) > 1:
-        what = f"hosts trust different authorities ({', '.join(sorted(ca or 'the own one' for ca in authorities))})"
+        trusted = ", ".join(sorted(ca or "the fleet's own" for ca in authorities))
+        what = f"hosts trust different authorities ({trusted})"
         fix = "Set it to the same file for all hosts of the fleet, clients too. The file may have several certificates"
         problems.append(Problem("certificate_ca_file", what, fix))
     if "" in authorities:
@@ -219,7 +224,7 @@ def fleet_problems(hosts: Mapping[str, Mapping[str, Any]], secrets_dir: str, day
     return problems
 
 
-def _group_problems(options: Mapping[str, Any], now: datetime) -> list[Problem]:
+def _group_problems(options: Mapping[str, Any], now: datetime, *, strict: bool) -> list[Problem]:
     """Return what is wrong with the files of hosts that share them."""
     problems, names = name_problems("certificate_names", options["names"]), options["names"]
     texts: dict[str, str] = {}
@@ -234,7 +239,8 @@ def _group_problems(options: Mapping[str, Any], now: datetime) -> list[Problem]:
     if not options["certificate_file"]:
         return ca_problems(_WHERE.ca, texts["ca_file"], now)
     pem = Pem(texts["certificate_file"], texts["key_file"], texts["ca_file"])
-    return certificate_problems(_WHERE, pem, names, now)
+    problems = certificate_problems(_WHERE, pem, names, now)
+    return [*problems, *strict_problems(_WHERE.certificate, pem)] if strict else problems
 
 
 def option_problems(options: Mapping[str, Any]) -> list[Problem]:

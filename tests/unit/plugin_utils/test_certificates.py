@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import 
     describe,
     read_chain,
     renewal_due,
+    strict_problems,
 )
 from ansible_collections.fleet.celery.plugins.plugin_utils._host_certificate import fleet_problems
-from certificates import NOW, Made, make
+from certificates import NOW, Made, handshake, make
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 DAY = timedelta(days=1)
@@ -207,3 +209,35 @@ def test_a_command_needs_an_authority_that_exists(files: dict[str, str]) -> None
     host = {"names": ["10.0.0.11"], "command": ["sign"]}
     assert of_fleet({"a": {**host, "ca": files["ca"]}}) == []
     assert "certificate_ca_file of a: has no certificate" in of_fleet({"a": {**host, "ca": files["key"]}})[0]
+
+
+@pytest.mark.parametrize(
+    ("root", "leaf", "lacking"),
+    [
+        (True, True, []),
+        (False, True, ["CN=R lacks KeyUsage, SubjectKeyIdentifier"]),
+        (True, False, ["CN=broker lacks AuthorityKeyIdentifier"]),
+        (False, False, ["CN=broker lacks AuthorityKeyIdentifier", "CN=R lacks KeyUsage, SubjectKeyIdentifier"]),
+    ],
+)
+def test_what_newer_pythons_refuse_is_a_problem(tmp_path: Path, root: bool, leaf: bool, lacking: list[str]) -> None:
+    times: dict[str, Any] = {"begin": datetime.now(UTC) - DAY, "end": datetime.now(UTC) + DAY}
+    authority = make("R", ca=True, strict=root, **times)
+    made = make("broker", authority, ["broker"], strict=leaf, **times)
+    found = strict_problems("file", Pem(made.pem, None, authority.pem))
+    assert [problem.what.partition(", so")[0] for problem in found] == lacking
+    handshake(made, authority.pem, "broker", tmp_path, strict=False)
+    if lacking:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            handshake(made, authority.pem, "broker", tmp_path, strict=True)
+    else:
+        handshake(made, authority.pem, "broker", tmp_path, strict=True)
+
+
+def test_a_fleet_is_checked_strictly_on_demand(files: dict[str, str]) -> None:
+    hosts: dict[str, dict[str, Any]] = {"a": {**files, "names": ["10.0.0.11"]}}
+    told = [str(problem) for problem in fleet_problems(hosts, "/nonexistent", 90, NOW, strict=True)]
+    assert [text.partition(" lacks")[0] for text in told] == [
+        "certificate_file of a: CN=broker",
+        "certificate_file of a: CN=Root",
+    ]
