@@ -211,13 +211,31 @@ class Access:
         return tuple(name for name in names if not self.hosts.get(name, Host(name)).addresses)
 
     def certificate_names(self, host: Host, duties: Collection[str]) -> tuple[str, ...]:
-        """Return the names and addresses by which clients reach a host; empty if it serves nothing with TLS."""
+        """Return the names and addresses by which clients reach a host; empty if it serves nothing with TLS.
+
+        A certificate of the user's own needs only those that are used.
+        """
         if not self.broker.tls_port or not {self.broker.kind, "flower", "monitor", "measured"} & {*duties}:
             return ()
         broker = (self.broker.address,) if self.broker.kind in duties else ()
+        if host.certificate:
+            return tuple(dict.fromkeys([*broker, *self._served_at(host, duties), *host.names]))
         names = [host.name, host.nodename, host.address, *broker, *host.names]
         valid = [name for name in names if _DNS_NAME.fullmatch(name) or _is_address(name)]
         return tuple(dict.fromkeys([*valid, *addresses_of(host), "localhost", "127.0.0.1"]))
+
+    def _served_at(self, host: Host, duties: Collection[str]) -> Iterator[str]:
+        """Yield the addresses at which the fleet itself connects to a host: all that a user's certificate must have."""
+        listen = listening_ports(host, tls=True)
+        if "measured" in duties:
+            yield self.exporter(host).address
+        if "monitor" in duties:
+            yield from (_reachable(listen[f"{name}_listen_address"]) for name in ("prometheus", "alertmanager"))
+        if self.broker.kind in duties and self.clients.monitor:
+            yield _reachable(self.broker.metrics_address)
+        management = listen["rabbitmq_management_listen_address"]
+        if "rabbitmq" in duties and (self.clients.flower == host.name or management not in LOOPBACK):
+            yield _reachable(management)
 
     def tls_pages(self, host: Host, duties: Collection[str]) -> tuple[Endpoint, ...]:
         """Return the pages of nginx that have the host's certificate, which nginx reads again only when it is told."""

@@ -264,6 +264,7 @@ class FleetPlan:
         secrets_dir: directory of the passwords on the controller.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
         scrape_targets: host and port of the exporter of each host.
+        strict_certificates: whether a host verifies certificates strictly.
         certificate_hosts: names in the certificate of each host, producers included, and where its own one comes from.
     """
 
@@ -294,6 +295,7 @@ class FleetPlan:
     secrets_dir: str
     tls: Mapping[str, str]
     scrape_targets: Mapping[str, str]
+    strict_certificates: bool
     certificate_hosts: Mapping[str, Mapping[str, Any]]
 
 

@@ -57,6 +57,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     check_platforms,
     read_hosts,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
@@ -532,6 +533,9 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         secrets_dir=declaration.secrets_dir,
         tls=asdict(files) if files else {},
         scrape_targets={name: str(host.exporter) for name, host in fleet_hosts.items()},
+        strict_certificates=any(
+            platform_of(*host.system).strict_tls for name, host in hosts.items() if name in reached and host.system
+        ),
         certificate_hosts={
             name: {"names": names_of.get(name, ()), **hosts.get(name, Host(name)).certificate}
             for name in dict.fromkeys(reached if files else ())

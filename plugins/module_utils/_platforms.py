@@ -15,6 +15,7 @@ class Platform:
         glibc: version of glibc in the format of platform tags. Wheels for it or an older one can be installed.
         valkey: whether a Valkey package exists.
         client_setinfo: whether its Redis has CLIENT SETINFO (since 7.2). An older Redis rejects an ACL rule for it.
+        strict_tls: whether its Python verifies certificates by VERIFY_X509_STRICT, by default (since 3.13).
     """
 
     name: str
@@ -22,12 +23,13 @@ class Platform:
     glibc: str
     valkey: bool
     client_setinfo: bool
+    strict_tls: bool
 
 
 #: Ordered from the oldest to the newest.
 PLATFORMS = (
-    Platform("Debian", 12, glibc="2_36", valkey=False, client_setinfo=False),
-    Platform("Debian", 13, glibc="2_41", valkey=True, client_setinfo=True),
+    Platform("Debian", 12, glibc="2_36", valkey=False, client_setinfo=False, strict_tls=False),
+    Platform("Debian", 13, glibc="2_41", valkey=True, client_setinfo=True, strict_tls=True),
 )
 #: Wheels for this version can be installed on all tested systems.
 OLDEST_GLIBC = min((platform.glibc for platform in PLATFORMS), key=lambda glibc: int(glibc.rpartition("_")[2]))

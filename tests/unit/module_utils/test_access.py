@@ -136,13 +136,19 @@ def test_the_sources_of_certificates_are_those_of_each_host() -> None:
     own = {"certificate_file": "/b1.crt", "certificate_key_file": "/b1.key", "certificate_ca_file": "/ca.crt"}
     found = plan(b1=own).fleet.certificate_hosts
     assert found["b1"] == {
-        "names": ("b1", "10.0.0.1", "localhost", "127.0.0.1"),
+        "names": ("10.0.0.1",),
         "certificate": "/b1.crt",
         "key": "/b1.key",
         "ca": "/ca.crt",
     }
     assert found["web1"] == {"names": ()}
     assert plan({"tls": "off"}).fleet.certificate_hosts == {}
+
+
+@pytest.mark.parametrize(("release", "strict"), [(12, False), (13, True)])
+def test_clients_on_debian_13_verify_strictly(release: int, strict: bool) -> None:
+    system = {"distribution": "Debian", "distribution_major_version": str(release)}
+    assert plan(w1={"ansible_facts": system}).fleet.strict_certificates is strict
 
 
 def test_the_certificates_of_all_endpoints_are_monitored() -> None:
