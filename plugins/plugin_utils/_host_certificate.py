@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -115,6 +116,7 @@ class Command:
         self.ca_pem = _read(options, "ca_file")
         _refuse(ca_problems("certificate_ca_file", self.ca_pem, now))
         self._argv, self._names, self._now = options["command"], options["names"], now
+        self._opened = time.monotonic()
 
     def difference(self, chain: Sequence[x509.Certificate]) -> str:
         if missing := missing_names(chain[0], self._names):
@@ -136,7 +138,9 @@ class Command:
             raise CertificateError(f"certificate_command failed with exit code {run.returncode}: {output}")
         where = Where("output of certificate_command", ca="certificate_ca_file")
         pem = Pem(run.stdout, None, self.ca_pem)
-        _refuse(certificate_problems(where, pem, self._names, self._now, least_days=0))
+        # Its certificate may be valid only from the moment on at which it was signed.
+        now = self._now + timedelta(seconds=time.monotonic() - self._opened)
+        _refuse(certificate_problems(where, pem, self._names, now, least_days=0))
         if public_bytes(read_chain(run.stdout)[0]) != public_bytes(x509.load_pem_x509_csr(csr_pem.encode())):
             fix = "Have it sign the certificate signing request on its stdin, and print the new certificate first"
             _refuse([Problem(where.certificate, "its first certificate is not for the key of the host", fix)])

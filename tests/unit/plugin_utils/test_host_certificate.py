@@ -120,6 +120,12 @@ def test_a_command_prints_the_certificate(options: dict[str, Any], files: dict[s
     assert reason(source, due.pem) == "it is in the last third of its lifetime"
 
 
+def test_a_certificate_may_begin_when_it_is_signed(options: dict[str, Any], files: dict[str, str]) -> None:
+    made = make("broker", ROOT, NAMES, begin=NOW + timedelta(seconds=1))
+    command = [sys.executable, "-c", f"import time; time.sleep(1.1); print({made.pem!r})"]
+    assert with_command(options, files, command).issue(request(made.private))
+
+
 def test_a_certificate_for_another_key_is_refused(options: dict[str, Any], files: dict[str, str]) -> None:
     source = with_command(options, files, printing(make("broker", ROOT, NAMES).pem))
     with pytest.raises(CertificateError, match="its first certificate is not for the key of the host"):
