@@ -51,7 +51,6 @@ from lab.fleet import (
 IMAGES = "localhost/fleet-lab-"
 # Tasks that are sent at a time during a rollout.
 LOAD_TASKS = 20
-TLS_PORTS = {"rabbitmq": 5671, "redis": 6380}
 POLL_SECONDS = 1.5
 # The task whose worker is killed, and the longest time until the alert fires, or is resolved.
 VICTIM = ("reports.build", ["2026-01", 60])
@@ -141,10 +140,10 @@ def pages(fleet: Fleet) -> str:
 
 def security(fleet: Fleet, inventory: Path) -> str:
     """Return how connections are protected, and how to check it."""
-    broker = f"{fleet.addresses[fleet.broker]}:{TLS_PORTS[fleet.kind]}"
+    page = f"{fleet.addresses[fleet.flower]}:443"
     return (
         "\nAll connections between the hosts use TLS, and their firewalls let in only what the plan names. Check it:\n"
-        f"  openssl s_client -brief -verify_return_error -CAfile {fleet.ca} -connect {broker} </dev/null\n"
+        f"  openssl s_client -brief -verify_return_error -CAfile {fleet.ca} -connect {page} </dev/null\n"
         f"  .venv/bin/ansible-playbook -i {inventory} playbooks/plan.yml\n"
         f"A browser warns of the pages until you import {fleet.ca}."
     )
