@@ -22,10 +22,6 @@ OPTIONS = {
 }
 
 
-def connection_to(url: str, **options: Any) -> Any:  # noqa: ANN401 - kombu has no types
-    return Connection(url, **options)  # type: ignore[no-untyped-call]
-
-
 def measured(number: int, action: Callable[[], object]) -> dict[str, float]:
     """Return the seconds and the CPU seconds of one of several actions."""
     began, used = time.perf_counter(), time.process_time()
@@ -41,26 +37,25 @@ def main() -> None:
     options = {"ssl": OPTIONS[scheme]} if scheme in OPTIONS else {}
     transport = {"confirm_publish": True} if scheme.startswith("amqp") else {}
 
+    def open_connection() -> Any:  # noqa: ANN401 - kombu has no types
+        return Connection(url, transport_options=transport, **options)  # type: ignore[no-untyped-call]
+
     def connect() -> None:
-        with connection_to(url, transport_options=transport, **options) as connection:
+        with open_connection() as connection:
             connection.ensure_connection(max_retries=1)
             if scheme.startswith("redis"):
                 connection.default_channel.client.ping()
 
-    body = "x" * size
-    with (
-        connection_to(url, transport_options=transport, **options) as connection,
-        connection.SimpleQueue("bench") as queue,
-    ):
+    body, found = "x" * size, {}
+    # A connection each, because one that consumes would receive messages while it sends.
+    with open_connection() as connection, connection.SimpleQueue("bench") as queue:
         queue.clear()
-        queue.put(body)
-        queue.get(timeout=60).ack()
-        found = {
-            "send": measured(messages, lambda: queue.put(body)),
-            "consume": measured(messages, lambda: queue.get(timeout=60).ack()),
-            "connect": measured(CONNECTS, connect),
-        }
+    with open_connection() as connection, connection.Producer() as producer:
+        found["send"] = measured(messages, lambda: producer.publish(body, routing_key="bench"))
+    with open_connection() as connection, connection.SimpleQueue("bench") as queue:
+        found["consume"] = measured(messages, lambda: queue.get(timeout=60).ack())
         queue.clear()
+    found["connect"] = measured(CONNECTS, connect)
     print(json.dumps(found))
 
 
