@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: secret
-short_description: Return a password of the fleet, generated on the controller unless the user gave one
+short_description: Return a password of the fleet that the user gave, a command prints, or the controller generated
 description:
   - A generated password has 32 letters and digits. It is kept in a file that only the controller's user can read.
 author: Celery Fleet (@celery-fleet)
@@ -22,6 +22,16 @@ options:
     description: The user's own password. It is returned as it is unless it is empty, and nothing is generated then.
     type: str
     default: ""
+  command:
+    description:
+      - Command that prints a password that is not O(given), such as C([pass, show, "shop/{name}"]). Nothing is
+        generated then.
+      - Each C({name}) in its arguments is replaced by the name of the password's file. It runs for each use of a
+        password.
+    type: list
+    elements: str
+    default: []
+    vars: [{name: celery_secret_command}]
 """
 
 EXAMPLES = r"""
@@ -35,9 +45,12 @@ RETURN = r"""
 _raw: {description: "One entry: the password.", type: list, elements: str}
 """
 
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.plugins.lookup import LookupBase
 
@@ -52,7 +65,23 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible has no types
         self.set_options(var_options=variables, direct=kwargs)
         if given := self.get_option("given"):
             return [given for _ in terms]
+        if command := self.get_option("command"):
+            return [printed(argument.replace("{name}", term) for argument in command) for term in terms]
         files = [str(Path(self.get_option("directory")) / term) for term in terms]
         generator = lookup_loader.get("ansible.builtin.password", loader=self._loader, templar=self._templar)
         passwords: list[str] = generator.run(files, variables, length=LENGTH, chars=CHARACTERS)
         return passwords
+
+
+def printed(command: Iterable[str]) -> str:
+    """Return the password that a command prints."""
+    argv = list(command)
+    try:
+        run = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise AnsibleError(f"celery_secret_command: {argv[0]} does not run: {error.strerror}") from error
+    password = run.stdout.rstrip("\n")
+    if run.returncode or not password:
+        why = run.stderr.strip() or f"exit code {run.returncode}"
+        raise AnsibleError(f"celery_secret_command: {' '.join(argv)} prints no password: {why}")
+    return password

@@ -188,6 +188,7 @@ class Broker:
         plain_port: on which it listens without TLS; 0 if it does not.
         tls_port: on which it listens with TLS; 0 if it does not.
         user: of the application. producer and flower are the names of other users; empty if there is no need of one.
+        absent_users: users of RabbitMQ that must not exist.
     """
 
     kind: str
@@ -201,6 +202,7 @@ class Broker:
     user: str
     producer: str
     flower: str
+    absent_users: tuple[str, ...]
     metrics_address: str
     metrics_port: int
     holds: Vhost | Keyspace
@@ -262,6 +264,9 @@ class FleetPlan:
         closed_ports: that it may close though something listens on them.
         mount_points: where a file system may be mounted that the fleet writes to.
         secrets_dir: directory of the passwords on the controller.
+        passwords: their names, each with the host whose variable sets it.
+        rotating: passwords whose earlier value is still valid, each with the user of RabbitMQ that has it; empty if it
+            is the same user.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
         scrape_targets: host and port of the exporter of each host.
         strict_certificates: whether a host verifies certificates strictly.
@@ -293,6 +298,8 @@ class FleetPlan:
     closed_ports: tuple[int, ...]
     mount_points: tuple[str, ...]
     secrets_dir: str
+    passwords: Mapping[str, str]
+    rotating: Mapping[str, str]
     tls: Mapping[str, str]
     scrape_targets: Mapping[str, str]
     strict_certificates: bool

@@ -33,6 +33,7 @@ class Host:
         names: others than these, by which clients reach it.
         certificate: where its own certificate comes from, by the names of CERTIFICATE_VARIABLES.
         passwords: a token for the value of each of SHARED_PASSWORDS that is set.
+        local: the facts that playbooks leave on it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Host:
     ssh_port: int = 22
     names: tuple[str, ...] = ()
     certificate: Mapping[str, Any] = field(default_factory=dict)
+    local: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -89,6 +91,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             as_integer(facts.get("ssh_port")) or Host.ssh_port,
             _host_names(name, facts.get("names"), problems),
             facts.get("certificate") or {},
+            facts.get("local") or {},
         )
     return hosts
 

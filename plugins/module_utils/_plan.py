@@ -60,6 +60,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
+from ansible_collections.fleet.celery.plugins.module_utils._rotation import absent_users, passwords_of, read_state
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
 from ansible_collections.fleet.celery.plugins.module_utils._tls import TlsFiles
@@ -478,6 +479,23 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             )
     names_of = {name: host.certificate_names for name, host in fleet_hosts.items()}
     left = _left_for_broker(broker_on, fleet_hosts)
+    passwords = passwords_of(
+        broker.kind,
+        broker=broker_on.name,
+        producers=bool(placed.producers),
+        flower=placed.flower,
+        monitor=placed.monitor,
+    )
+    rotations = read_state(broker_on.local.get(app))
+    if rotations.rotating:
+        warnings.append(
+            f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
+            "-e celery_rotate_finish=true to end their rotation"
+        )
+
+    def user(name: str, default: str) -> str:
+        return rotations.user(app, f"rabbitmq_{name}") if broker.kind == "rabbitmq" else default
+
     application = Application(
         name=app,
         user=app,
@@ -499,9 +517,10 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             port=ports.tls or ports.plain,
             plain_port=ports.plain,
             tls_port=ports.tls,
-            user=app,
-            producer=f"{app}-producer" if placed.producers else "",
-            flower=f"{app}-flower" if placed.flower else "",
+            user=user("application", app),
+            producer=user("producer", f"{app}-producer") if placed.producers else "",
+            flower=user("flower", f"{app}-flower") if placed.flower else "",
+            absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" else (),
             metrics_address=listener.metrics_address,
             metrics_port=listen["rabbitmq_prometheus_port" if broker.kind == "rabbitmq" else "redis_exporter_port"],
             holds=holds,
@@ -531,6 +550,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         closed_ports=declaration.firewall.closed_ports,
         mount_points=_mount_points(application, broker.flavor),
         secrets_dir=declaration.secrets_dir,
+        passwords=passwords,
+        rotating={name: rotations.earlier_user(app, name) for name in rotations.rotating},
         tls=asdict(files) if files else {},
         scrape_targets={name: str(host.exporter) for name, host in fleet_hosts.items()},
         strict_certificates=any(

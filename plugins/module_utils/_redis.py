@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+
+_ESCAPED = str.maketrans({"\\": r"\\", '"': r"\""})
 
 #: Name of the file in which the module redis_users stores the administrator's password, for root.
 ADMINISTRATOR_FILE = "administrator.password"
@@ -35,13 +38,14 @@ class Server:
         code, _, self.error = self._run(password, "PING")
         return code == 0
 
-    def _run(self, password: str, *command: str) -> tuple[int, str, str]:
+    def _run(self, password: str, *command: str, data: str | None = None) -> tuple[int, str, str]:
         params = self._module.params
         code, output, errors = self._module.run_command(
             # -e: exit with an error if the server returns one.
             [f"{params['flavor']}-cli", "-e", "-s", params["socket"], "--user", params["administrator"], *command],
             # Not as an argument, which every user of the host can read.
             environ_update={"REDISCLI_AUTH": password},
+            data=data,
         )
         return code, str(output), f"{errors} {output}".strip()
 
@@ -51,3 +55,15 @@ class Server:
         if code != 0:
             self._module.fail_json(msg=f"The server refuses {' '.join(command)}: {error}")
         return output
+
+    def execute_hidden(self, commands: Iterable[Iterable[str]]) -> None:
+        """Execute commands that each return a status or a number. They appear in no process list.
+
+        The first error fails the module.
+        """
+        lines = [" ".join(f'"{word.translate(_ESCAPED)}"' for word in command) for command in commands]
+        _, output, error = self._run(self.password, data="\n".join(lines))
+        answers = output.split("\n")[: len(lines)]
+        refused = [answer for answer in answers if answer != "OK" and not answer.isdigit()]
+        if refused or len(answers) < len(lines):
+            self._module.fail_json(msg=f"The server refuses a command: {' '.join(refused) or error}")

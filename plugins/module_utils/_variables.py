@@ -53,7 +53,7 @@ _OF_PLAYBOOKS = """
     celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
     celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_host_names celery_logs_grep
     celery_logs_lines celery_logs_programs celery_plan celery_plan_build celery_restart_programs celery_restart_queues
-    celery_run_command celery_status_file
+    celery_rotate celery_rotate_finish celery_run_command celery_secret_command celery_status_file
 """
 #: Variables of the playbooks.
 OF_PLAYBOOKS = frozenset(_OF_PLAYBOOKS.split())

@@ -1,24 +1,24 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""Make a Redis server load its ACL file."""
+"""Make a Redis server apply its ACL file."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: redis_users
-short_description: Make a Redis server load its ACL file
+short_description: Make a Redis server apply its ACL file
 description:
-  - Loads the ACL file if it changed since the server loaded it, or if users were changed at run time.
+  - Applies the ACL file if it changed since it was last applied, or if users were changed at run time.
   - The server is not restarted. Connections of removed users are closed. Those of other users stay open, even if
-    their password changed. Redis 7.0 closes those too. C(CLIENT KILL USER) closes the connections of a user.
+    their password changed. C(CLIENT KILL USER) closes the connections of a user.
   - Logs in as an administrator with O(password), or with the password that was valid before.
   - Stores that password in a file of O(state_dir) that only root can read.
 author: Celery Fleet (@celery-fleet)
 requirements:
   - C(redis-cli) of Redis 7.0 or later, or C(valkey-cli), run as root on the server's host
 attributes:
-  check_mode: {support: full, description: Reports whether the ACL file would be loaded.}
+  check_mode: {support: full, description: Reports whether the ACL file would be applied.}
   diff_mode: {support: none, description: The ACL file holds secrets.}
 options:
   flavor:
@@ -49,7 +49,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Load the ACL file
+- name: Apply the ACL file
   fleet.celery.redis_users:
     socket: /run/redis/redis.sock
     acl_file: /etc/redis/users.acl
@@ -60,7 +60,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 loaded:
-  description: Whether the ACL file was loaded. In check mode, whether it would be.
+  description: Whether the ACL file was applied. In check mode, whether it would be.
   type: bool
   returned: always
 """
@@ -83,6 +83,18 @@ def state_of(acl_file: Path, users: str) -> str:
     listed = sorted(" ".join(sorted(user.split(" "))) for user in users.splitlines())
     text = "\n".join([acl_file.read_text(encoding="utf-8"), *listed])
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def commands_for(acl_file: str, users: str) -> list[list[str]]:
+    """Return the commands that apply an ACL file. Unlike ACL LOAD, they close no connection of users that stay.
+
+    Args:
+        users: output of ACL LIST.
+    """
+    wanted = [line.split(" ") for line in acl_file.splitlines() if line]
+    gone = {line.split(" ")[1] for line in users.splitlines() if line} - {words[1] for words in wanted}
+    changes = [["ACL", "SETUSER", name, "reset", *filter(None, rules)] for _, name, *rules in wanted]
+    return changes + [["ACL", "DELUSER", name] for name in sorted(gone)]
 
 
 def read(path: Path) -> str:
@@ -115,11 +127,12 @@ def main() -> None:
             msg=f"The server accepts neither the password of {params['administrator']} nor its previous one: "
             f"{server.error}. Its users were changed at run time. Restart the server to load {acl_file} again"
         )
-    stale = read(state_file) != state_of(acl_file, server.execute("ACL", "LIST"))
+    users = server.execute("ACL", "LIST")
+    stale = read(state_file) != state_of(acl_file, users)
     changed = stale or stored_password(state_dir) != params["password"]
     if changed and not module.check_mode:
         if stale:
-            server.execute("ACL", "LOAD")
+            server.execute_hidden(commands_for(read(acl_file), users))
         server = Server(module, params["password"])
         if not server.password:
             module.fail_json(

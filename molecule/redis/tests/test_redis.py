@@ -449,7 +449,7 @@ def test_changed_passwords_are_the_only_ones_and_show_nowhere(
             for server, shows in zip(servers, commands, strict=True):
                 hashes = re.findall(r"#([0-9a-f]{64})", server.host.check_output(f"cat /etc/{server.flavor}/users.acl"))
                 assert len(hashes) >= len(USERS)
-                assert "ACL LOAD" in server.host.check_output(shows), "no command was noted"
+                assert "ACL LIST" in server.host.check_output(shows), "no command was noted"
                 secrets = [
                     ODD_PASSWORD,
                     json.dumps(ODD_PASSWORD)[1:-1],

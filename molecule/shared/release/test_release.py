@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from shared.deployed import RUN, Shop, call, now, wait_until
 from shared.lab import cut_off, reboot, start
-from shared.playbook import PLAYBOOKS, run_playbook, started_playbook
+from shared.playbook import PLAYBOOKS, changes, converge, run_playbook, started_playbook
 from shop.ledger import Tally, count
 
 testinfra_hosts = ["ansible://control1"]
@@ -350,6 +352,119 @@ def test_a_restart_takes_what_it_was_told_and_nothing_else(shop: Shop, by: str) 
         assert restarted == expected, (host, pids, after)
 
 
+# Prints how many logins the broker refused.
+REFUSALS = {
+    "rabbitmq": "cat /var/log/rabbitmq/*.log | grep -c -e 'invalid credentials' -e ACCESS_REFUSED || true",
+    "redis": """
+        export REDISCLI_AUTH=$(cat /var/lib/celery-fleet/redis/administrator.password)
+        redis-cli -s /run/redis/redis.sock --user shop-admin ACL LOG 100 |
+        awk '/^count$/ { getline; count = $1 } /^auth$/ { refused += count } END { print refused + 0 }'
+    """,
+}
+LOGIN = """
+import sys
+from shop.celery import app
+with app.connection(sys.argv[1]) as connection:
+    connection.connect()
+    connection.channel()
+"""
+# Set in the inventory on RabbitMQ, generated on Redis.
+OWN = {"rabbitmq_application_password": "another, 100% @ / : ' #"} if BROKER == "rabbitmq" else {}
+
+
+def broker_url(shop: Shop, file: str = "/etc/shop/environment") -> str:
+    return shop.output(f'set -a; . {file}; echo "$CELERY_BROKER_URL"').strip()
+
+
+def accepted(shop: Shop, url: str) -> bool:
+    """Return whether the broker accepts a user and a password."""
+    run = shop.host(shop.sender).run(f"{RUN} python -c {shlex.quote(LOGIN)} {shlex.quote(url)}")
+    assert run.rc == 0 or re.search("ACCESS_REFUSED|invalid username-password", run.stderr), run.stderr
+    return bool(run.rc == 0)
+
+
+@contextmanager
+def no_login_refused(shop: Shop) -> Iterator[None]:
+    connected = Shop(shop.sender, ())
+    before = connected.output(REFUSALS[BROKER], "broker1")
+    yield
+    assert connected.output(REFUSALS[BROKER], "broker1") == before
+
+
+def test_rotated_passwords_refuse_no_client_and_lose_no_task(shop: Shop) -> None:
+    old, releases = broker_url(shop), releases_of(shop)
+    with no_login_refused(shop):
+        report = shop.report("2026-08")
+        # What sends the tasks is in no inventory, so it keeps the earlier password.
+        with load(shop):
+            play("rotate", **OWN, celery_rotate=[f"{BROKER}_application"], celery_rotate_finish=False)
+            new = broker_url(shop)
+            assert new != old
+            assert accepted(shop, old)
+            assert accepted(shop, new)
+        with load(shop), started_playbook(PLAYBOOKS / "rotate.yml", **QUICK, **OWN, celery_rotate_finish=True) as run:
+            # Handed over, and still with the earlier password.
+            run.wait_for(r"RETRYING: \[\w+\]: Wait for workers that finish their tasks")
+            assert accepted(shop, old)
+            report.finish()
+            ended = run.end()
+            assert ended.returncode == 0, ended.stdout[-SHOWN:] + ended.stderr
+        shop.wait_for([report.id])
+    assert len(shop.events([report.id], "started")) == 1
+    assert accepted(shop, new)
+    assert not accepted(shop, old)
+    for url in (old, new):
+        password = url.split("@")[0].rpartition(":")[2]
+        assert password not in ended.stdout + ended.stderr
+        assert unquote(password) not in ended.stdout + ended.stderr
+    assert releases_of(shop) == releases
+    assert changes(converge(**OWN)) == {0}
+
+
+def test_a_rotation_that_is_killed_goes_on_when_it_is_run_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Mitogen has a process of its own, which would live on.
+    monkeypatch.setenv("ANSIBLE_STRATEGY", "linear")
+    old, name = broker_url(shop), f"{BROKER}_application"
+    with no_login_refused(shop):
+        with load(shop):
+            with started_playbook(PLAYBOOKS / "rotate.yml", **QUICK, celery_rotate=[name]) as run:
+                run.wait_for("Activating The rotation on batch 1")
+                assert "Another rollout holds the lock" in refused("rotate", celery_rotate=[name])
+                run.kill()
+            new = broker_url(shop)
+            assert new != old
+            if BROKER == "rabbitmq":
+                # Redis does not know which password a client has.
+                assert "connected with an earlier password, which stays valid" in refused("rotate")
+            else:
+                play("rotate", celery_rotate_finish=False)
+            assert accepted(shop, old)
+            assert accepted(shop, new)
+        with load(shop):
+            assert "All passwords are rotated" in play("rotate")
+    assert broker_url(shop) == new
+    assert accepted(shop, new)
+    assert not accepted(shop, old)
+    assert changes(converge()) == {0}
+
+
+def test_web_servers_have_both_passwords_until_their_rotation_is_finished(shop: Shop) -> None:
+    file, name = "/etc/shop-producer/environment", f"{BROKER}_producer"
+    old = broker_url(shop, file)
+    assert f"The earlier values of {name} are still valid" in play("rotate", celery_rotate=[name])
+    new = broker_url(shop, file)
+    assert new != old
+    for _ in range(2):
+        assert accepted(shop, old)
+        assert accepted(shop, new)
+        assert changes(converge()) == {0}
+    play("rotate", celery_rotate_finish=True)
+    assert broker_url(shop, file) == new
+    assert accepted(shop, new)
+    assert not accepted(shop, old)
+    assert changes(converge()) == {0}
+
+
 @whatever_the_broker
 def test_a_release_on_one_host_alone(shop: Shop) -> None:
     before = shop.pids("worker2")
@@ -398,6 +513,11 @@ def test_old_releases_go_but_none_that_runs(shop: Shop) -> None:
             r"'200%' is neither a number of hosts nor a percentage\. .*'few' is neither",
         ),
         ("drain", {}, "No worker would consume customers, email, reports, ticks, video."),
+        (
+            "rotate",
+            {"celery_rotate": ["rabbitmq_applicaton", "prometheus"]},
+            "prometheus.*: not a password of this fleet",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_touched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
-from ansible_collections.fleet.celery.plugins.modules.redis_users import state_of
+from ansible_collections.fleet.celery.plugins.modules.redis_users import commands_for, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from role import Role
@@ -163,3 +164,32 @@ def test_the_order_in_which_a_server_lists_users_and_commands_is_no_change(tmp_p
     assert state_of(acl_file, "user a on +get +set +del\nuser b off\n") != state
     acl_file.write_text("user a on +get\n")
     assert state_of(acl_file, "user a on +get +set\nuser b off\n") != state
+
+
+def test_passwords_stay_valid_if_they_are_kept() -> None:
+    def present(**given: Any) -> dict[str, Any]:
+        content = base64.b64encode(ROLE.render("users.acl.j2", **given).encode()).decode()
+        return given | {"__redis_present": {"content": content}, "redis_keep_passwords": ["application"]}
+
+    def digests(**given: Any) -> list[list[str]]:
+        made = users(**given)
+        return [re.findall("#([0-9a-f]{64})", " ".join(made[user])) for user in ("celery", "celery-monitor")]
+
+    first, second = (hashlib.sha256(password.encode()).hexdigest() for password in ("one", "two"))
+    monitoring = hashlib.sha256(b"new").hexdigest()
+    new = {"redis_application_password": "two", "redis_monitoring_password": "new"}
+    both = present(redis_application_password="one") | new
+    assert digests(**both) == [[second, first], [monitoring]]
+    # A second run changes nothing.
+    assert users(**present(**both) | new) == users(**both)
+    assert digests(**both | {"redis_keep_passwords": []}) == [[second], [monitoring]]
+    assert digests(redis_keep_passwords=["application"], __redis_present={"failed": True})
+
+
+def test_an_acl_file_is_applied_by_commands_that_close_no_connection_of_its_users() -> None:
+    listed = "user default off\nuser shop on #1 ~*\nuser gone on nopass\n"
+    assert commands_for("user default off\n\nuser shop on #2  -@all\n", listed) == [
+        ["ACL", "SETUSER", "default", "reset", "off"],
+        ["ACL", "SETUSER", "shop", "reset", "on", "#2", "-@all"],
+        ["ACL", "DELUSER", "gone"],
+    ]
