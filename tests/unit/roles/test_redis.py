@@ -161,6 +161,7 @@ def test_the_order_in_which_a_server_lists_users_and_commands_is_no_change(tmp_p
     acl_file.write_text("user a on +get +set\n")
     state = state_of(acl_file, "user a on +get +set\nuser b off\n")
     assert state_of(acl_file, "user b off\nuser a on +set +get\n") == state
+    assert state_of(acl_file, "user a on sanitize-payload +get +set\nuser b off\n") == state
     assert state_of(acl_file, "user a on +get +set +del\nuser b off\n") != state
     acl_file.write_text("user a on +get\n")
     assert state_of(acl_file, "user a on +get +set\nuser b off\n") != state
