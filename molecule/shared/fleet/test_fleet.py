@@ -289,7 +289,7 @@ def test_remote_control_reaches_each_worker(shop: Shop) -> None:
         ("broker1", PORTS[BROKER]),
         ("worker1", MEASURED),
         ("worker2", MEASURED),
-        ("control1", {"{ip}:80", "{ip}:9090", "{ip}:9093"}),
+        ("control1", {"{ip}:443", "{ip}:9090", "{ip}:9093"}),
     ],
 )
 def test_nothing_listens_wider_than_told(shop: Shop, name: str, allowed: set[str]) -> None:

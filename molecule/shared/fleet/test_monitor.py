@@ -385,8 +385,7 @@ def troubles(shop: Shop) -> dict[str, tuple[str, str, str]]:
             ),
         }
     password = (SECRETS / "redis_administrator").read_text(encoding="utf-8").strip()
-    address = shop.host("broker1").ansible.get_variables()["ansible_host"]
-    redis = f"REDISCLI_AUTH={password} redis-cli -h {address} --user shop-admin"
+    redis = f"REDISCLI_AUTH={password} redis-cli -s /run/redis/redis.sock --user shop-admin"
     most, clients = (
         shop.output(f"{redis} config get {name}", "broker1").split()[-1] for name in ("maxmemory", "maxclients")
     )
