@@ -310,7 +310,7 @@ def test_an_old_password_is_of_no_use_after_a_change(shop: Shop) -> None:
     after = shop.pids("worker1")
     assert all(after[program] != pid for program, pid in before.items()), "a worker goes on with the old password"
     assert len(shop.run(call("customers.noop"), call("email.send_order_confirmation", 2, "a@shop.example"))) == 2
-    attempt = f"import kombu; kombu.Connection({old!r}).connect()"
+    attempt = f"from shop.celery import app; app.connection_for_write({old!r}).connect()"
     refused = shop.host("control1").run(f"{RUN} python -c %s", attempt)
     assert refused.rc != 0
     assert re.search("AccessRefused|AuthenticationError", refused.stderr)

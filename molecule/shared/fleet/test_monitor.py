@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared.browser import BROWSER_MILLISECONDS, chromium
+from shared.browser import BROWSER_MILLISECONDS, trusting_chromium
 from shared.dashboards import queries
 from shared.deployed import RUN, Shop, call, wait_until
-from shared.monitor import SECRETS, Monitor
+from shared.monitor import CA, SECRETS, Monitor
 
 testinfra_hosts = ["ansible://control1"]
 BROKER = "redis" if "redis" in os.environ["MOLECULE_SCENARIO_NAME"] else "rabbitmq"
@@ -185,8 +185,11 @@ def test_there_is_a_page_of_the_fleet(monitor: Monitor) -> None:
 
 
 @whatever_the_broker
-def test_the_page_plots_the_history_of_each_queue(monitor: Monitor) -> None:
-    with chromium() as browser, browser.new_context(http_credentials=monitor.credentials("prometheus")) as context:
+def test_the_page_plots_the_history_of_each_queue(monitor: Monitor, tmp_path: Path) -> None:
+    with (
+        trusting_chromium(CA, tmp_path) as browser,
+        browser.new_context(http_credentials=monitor.credentials("prometheus")) as context,
+    ):
         page = context.new_page()
         page.set_default_timeout(BROWSER_MILLISECONDS)
         page.goto(f"{monitor.url('prometheus')}/consoles/fleet.html")
