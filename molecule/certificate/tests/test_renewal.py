@@ -39,8 +39,9 @@ def plan() -> dict[str, Any]:
     }
     broker = {"listen_addresses": ["{{ ansible_host }}"], "tls_port": 9444, "flavor": "redis"}
     files = FILES | {"group": "celery-fleet-tls"}
+    sources = {name: {"names": host["certificate_names"]} for name, host in hosts.items()}
     rest = {"tls": files, "secrets_dir": str(SECRETS), "producers": [], "app": {"name": "shop"}}
-    return {"hosts": hosts, "broker": broker, **rest}
+    return {"hosts": hosts, "broker": broker, "certificate_hosts": sources, "strict_certificates": True, **rest}
 
 
 def play(name: str, *options: str, **variables: Any) -> Any:

@@ -312,7 +312,7 @@ def test_what_is_unfinished_at_the_deadline_of_a_drain_goes_to_others(shop: Shop
         assert "No worker would consume reports, video." in refused("drain", "--limit", "worker2")
         report = shop.report("2026-07")
         # It is asked about each 15 s: often enough that the loop is one.
-        deadline = 35 + ample(shop)
+        deadline = 50 + ample(shop)
         output = play("drain", "--limit", "worker2", celery_drain_deadline=deadline, celery_drain_force=True)
         assert len(re.findall(r"worker2: shop-reports-\w is finishing its tasks: 1 in flight", output)) > 2
         assert re.search(r"msg: shop-reports-\w did not finish before the deadline", output)
