@@ -296,10 +296,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             server.remove(name)
             del processes[name]
     owned = re.compile(rf"{re.escape(parameters['app_name'])}-.+").fullmatch
+    beat = f"{parameters['app_name']}-beat"
 
     def ours(name: str) -> bool:
+        of_kind = (name == beat) == (parameters["kind"] == "beat")
         draining = name in slots and name in processes and processes[name].state == "STOPPING"
-        return bool(owned(name)) and not draining
+        return bool(owned(name)) and of_kind and not draining
 
     stale = stale_programs(names, server, processes, root, config_dir)
     actions = decide(names, ours, reread, processes, stale)

@@ -193,6 +193,8 @@ def test_back_and_forth_while_an_old_worker_still_ends_its_tasks(shop: Shop) -> 
         play("rollback", **at_once)
         # Handed over: it was not waited for, nor broken off.
         assert not shop.events([report.id], "done"), "it took as long as the longest task"
+        # Nor does the removal of beat from its host wait for it.
+        assert changes(converge("--tags", "beat")) == {0}
         # The next one waits for the slot of the old worker, and says for what.
         with started_playbook(PLAYBOOKS / "rollback.yml", **at_once) as run:
             run.wait_for(r"shop-reports-\w is finishing its tasks: 1 in flight, the oldest, reports\.build, for \d+ s")
