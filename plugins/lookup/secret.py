@@ -53,9 +53,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.plugins.lookup import LookupBase
-
-LENGTH = 32
-CHARACTERS = ["ascii_letters", "digits"]
+from ansible_collections.fleet.celery.plugins.module_utils._secrets import CHARACTERS, LENGTH
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible has no types
@@ -69,7 +67,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible has no types
             return [printed(argument.replace("{name}", term) for argument in command) for term in terms]
         files = [str(Path(self.get_option("directory")) / term) for term in terms]
         generator = lookup_loader.get("ansible.builtin.password", loader=self._loader, templar=self._templar)
-        passwords: list[str] = generator.run(files, variables, length=LENGTH, chars=CHARACTERS)
+        passwords: list[str] = generator.run(files, variables, length=LENGTH, chars=[CHARACTERS])
         return passwords
 
 

@@ -12,7 +12,10 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
 
 Definitions = dict[str, list[dict[str, Any]]]
 
@@ -256,6 +259,15 @@ def _objects(kind: str, current: Mapping[str, Any], desired: Desired, result: Di
                 f"RabbitMQ can't change it: move its messages and delete it, or choose another name"
             )
         result.add(kind, label, {**item, "vhost": desired.vhost}, (had, wanted))
+
+
+def find_command(module: AnsibleModule, name: str) -> str | None:
+    """Return the path of a command of RabbitMQ, or None if it is not installed.
+
+    It is not Debian's wrapper in /usr/sbin, which passes its arguments to a shell.
+    """
+    path: str | None = module.get_bin_path(name, opt_dirs=["/usr/lib/rabbitmq/bin"])
+    return path
 
 
 def as_rabbitmq(*command: str) -> list[str]:

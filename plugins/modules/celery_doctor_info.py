@@ -163,7 +163,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
     report,
     summary,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
+from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq, find_command
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, RUNTIME, read_record, runtime_digest
 from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, programs_of, state_of
@@ -331,8 +331,7 @@ def broker_unreachable(at: list[str], ca: str) -> str:
 
 def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
     """Return the alarms of RabbitMQ, or why it does not answer."""
-    # Not Debian's wrapper in /usr/sbin, which passes its arguments to a shell.
-    command = module.get_bin_path("rabbitmq-diagnostics", opt_dirs=["/usr/lib/rabbitmq/bin"])
+    command = find_command(module, "rabbitmq-diagnostics")
     if not command:
         return {"error": "it is not installed"}
     try:

@@ -60,14 +60,13 @@ from ansible_collections.fleet.celery.plugins.module_utils._plain_clients import
     rabbitmq_clients,
     redis_clients,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq
+from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq, find_command
 from ansible_collections.fleet.celery.plugins.module_utils._redis import Server, stored_password
 
 
 def of_rabbitmq(module: AnsibleModule) -> Iterable[Client]:
     """Return the clients of RabbitMQ."""
-    # RabbitMQ's own, not Debian's wrapper in /usr/sbin, which hands its arguments to a shell.
-    command = module.get_bin_path("rabbitmqctl", opt_dirs=["/usr/lib/rabbitmq/bin"])
+    command = find_command(module, "rabbitmqctl")
     code, _, _ = module.run_command(["systemctl", "is-active", "--quiet", "rabbitmq-server"])
     if not command or code != 0:
         return []

@@ -223,6 +223,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import (
     User,
     as_rabbitmq,
     difference,
+    find_command,
 )
 
 EPMD = ("127.0.0.1", 4369)
@@ -233,8 +234,7 @@ class Broker:
 
     def __init__(self, module: AnsibleModule) -> None:
         self._module = module
-        # RabbitMQ's own, not Debian's wrapper in /usr/sbin, which hands its arguments to a shell.
-        self._command: str | None = module.get_bin_path("rabbitmqctl", opt_dirs=["/usr/lib/rabbitmq/bin"])
+        self._command = find_command(module, "rabbitmqctl")
 
     def _run(self, *arguments: str) -> tuple[int, str, str]:
         code, out, err = self._module.run_command(as_rabbitmq(str(self._command), "--silent", *arguments), cwd="/")

@@ -170,7 +170,7 @@ def test_the_authority_is_replaced_while_no_client_refuses_a_service() -> None:
     "task",
     [
         "Make the next certificate authority",
-        "Have the next certificate authority sign",
+        "Activate the next certificate authority",
         "Ensure that RabbitMQ serves the current certificate",
         "Ensure that all hosts trust only the new authority",
     ],
