@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -15,6 +14,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._authority import (
     rollover_phase,
 )
 from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import CertificateError
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretError, SecretStore, open_store
 
 #: The phase in which each step has something to do.
 PHASES = {"next_trusted": "", "next_signs": "trust", "next_alone": "issue", "finished": "distrust"}
@@ -34,18 +34,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         """Change the files of the authority."""
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
-        directory, state = Path(options["secrets_dir"]) / "ca", options["state"]
+        store, state = open_store(options["secrets_dir"], self, task_vars or {}).below("ca"), options["state"]
         try:
-            changed = rollover_phase(directory) == PHASES[state]
+            changed = rollover_phase(store.directory) == PHASES[state]
             if not self._task.check_mode:
-                _take(directory, state)
-        except (CertificateError, OSError, ValueError) as error:
-            return {"failed": True, "msg": f"The certificate authority in {directory} can't be replaced: {error}"}
+                _take(store, state)
+        except (CertificateError, SecretError, OSError, ValueError) as error:
+            return {"failed": True, "msg": f"The certificate authority in {store.directory} can't be replaced: {error}"}
         return {"changed": changed}
 
 
-def _take(directory: Path, state: str) -> None:
+def _take(store: SecretStore, state: str) -> None:
     if state == "next_trusted":
-        begin_rollover(directory, datetime.now(UTC))
+        begin_rollover(store, datetime.now(UTC))
         return
-    {"next_signs": promote, "next_alone": distrust_previous, "finished": finish_rollover}[state](directory)
+    {"next_signs": promote, "next_alone": distrust_previous, "finished": finish_rollover}[state](store)

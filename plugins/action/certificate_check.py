@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.celery.plugins.plugin_utils._host_certificate import fleet_problems
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import open_store
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "hosts": {"type": "dict", "required": True},
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         problems = fleet_problems(
             options["hosts"],
-            options["secrets_dir"],
+            open_store(options["secrets_dir"], self, task_vars or {}),
             options["days"],
             datetime.now(UTC),
             strict=options["strict"],

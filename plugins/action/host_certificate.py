@@ -8,6 +8,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import CertificateError, describe
 from ansible_collections.fleet.celery.plugins.plugin_utils._host_certificate import open_source, replacement_reason
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretError, open_store
 
 MODULE = "fleet.celery.host_certificate"
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
@@ -42,14 +43,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         except _ModuleError as error:
             result: dict[str, Any] = error.args[0]
             return result
-        except CertificateError as error:
+        except (CertificateError, SecretError) as error:
             return {"failed": True, "msg": str(error)}
         except OSError as error:
             return {"failed": True, "msg": f"The certificate authority on this controller can't be used: {error}"}
 
     def _replace(self, options: dict[str, Any]) -> dict[str, Any]:
         check = self._task.check_mode
-        source = open_source(options, datetime.now(UTC), make=not check)
+        secrets = open_store(options["secrets_dir"], self, self._variables)
+        source = open_source(options, secrets, datetime.now(UTC), make=not check)
         state = self._module("read")
         reason = replacement_reason(source, state) if options["names"] else ""
         changed = bool(reason) or state["ca"] != source.ca_pem or not state["owned"]

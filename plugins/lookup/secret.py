@@ -9,6 +9,8 @@ name: secret
 short_description: Return a password of the fleet that the user gave, a command prints, or the controller generated
 description:
   - A generated password has 32 letters and digits. It is kept in a file that only the controller's user can read.
+  - If the variable C(celery_secrets_encrypted) is true, the file is encrypted with Ansible Vault, with the vault
+    password of the run. A file is read whichever form it has.
 author: Celery Fleet (@celery-fleet)
 options:
   _terms:
@@ -47,13 +49,11 @@ _raw: {description: "One entry: the password.", type: list, elements: str}
 
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.plugins.loader import lookup_loader
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.fleet.celery.plugins.module_utils._secrets import CHARACTERS, LENGTH
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretError, open_store, read_password
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible has no types
@@ -63,12 +63,16 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible has no types
         self.set_options(var_options=variables, direct=kwargs)
         if given := self.get_option("given"):
             return [given for _ in terms]
-        if command := self.get_option("command"):
-            return [printed(argument.replace("{name}", term) for argument in command) for term in terms]
-        files = [str(Path(self.get_option("directory")) / term) for term in terms]
-        generator = lookup_loader.get("ansible.builtin.password", loader=self._loader, templar=self._templar)
-        passwords: list[str] = generator.run(files, variables, length=LENGTH, chars=[CHARACTERS])
-        return passwords
+        # A variable's value is not rendered yet.
+        if command := self._templar.template(self.get_option("command")):
+            return [printed(str(argument).replace("{name}", term) for argument in command) for term in terms]
+        store = open_store(self.get_option("directory"), self, variables or {})
+        try:
+            return [read_password(store, term) for term in terms]
+        except SecretError as error:
+            raise AnsibleError(str(error)) from None
+        except OSError as error:
+            raise AnsibleError(f"A password in {store.directory} can't be read or generated: {error}") from None
 
 
 def printed(command: Iterable[str]) -> str:

@@ -228,6 +228,7 @@ class Declaration:
         certificate_targets: endpoints whose certificates are monitored.
         hooks: commands of a release, by their moment.
         secrets_dir: directory of the passwords on the controller.
+        secrets_encrypted: whether its secrets are encrypted.
         allow_untested_platforms: whether hosts may have a system on which the roles are not tested.
     """
 
@@ -250,6 +251,7 @@ class Declaration:
     hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
     firewall: FirewallOptions = field(default_factory=FirewallOptions)
     secrets_dir: str = ""
+    secrets_encrypted: bool = False
     allow_untested_platforms: bool = False
 
 
@@ -603,6 +605,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         hooks=read_hooks(reader.take("hooks") or {}, problems),
         firewall=read_firewall(reader),
         secrets_dir=_read_secrets_dir(reader),
+        secrets_encrypted=reader.flag("secrets_encrypted"),
         allow_untested_platforms=reader.flag("allow_untested_platforms"),
     )
     return declaration, problems

@@ -264,6 +264,7 @@ class FleetPlan:
         closed_ports: that it may close though something listens on them.
         mount_points: where a file system may be mounted that the fleet writes to.
         secrets_dir: directory of the passwords on the controller.
+        secrets_encrypted: whether its secrets are encrypted.
         passwords: their names, each with the host whose variable sets it.
         rotating: passwords whose earlier value is still valid, each with the user of RabbitMQ that has it; empty if it
             is the same user.
@@ -298,6 +299,7 @@ class FleetPlan:
     closed_ports: tuple[int, ...]
     mount_points: tuple[str, ...]
     secrets_dir: str
+    secrets_encrypted: bool
     passwords: Mapping[str, str]
     rotating: Mapping[str, str]
     tls: Mapping[str, str]

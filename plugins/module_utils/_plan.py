@@ -550,6 +550,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         closed_ports=declaration.firewall.closed_ports,
         mount_points=_mount_points(application, broker.flavor),
         secrets_dir=declaration.secrets_dir,
+        secrets_encrypted=declaration.secrets_encrypted,
         passwords=passwords,
         rotating={name: rotations.earlier_user(app, name) for name in rotations.rotating},
         tls=asdict(files) if files else {},

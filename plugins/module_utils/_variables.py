@@ -35,7 +35,7 @@ _OF_ROLES = """
     celery_rollout_observe_tasks celery_rollout_only_programs celery_rollout_program_template
     celery_rollout_queues celery_rollout_report_dir celery_rollout_restart_before celery_rollout_staged
     celery_rollout_start_timeout celery_rollout_state_dir celery_rollout_stop_method
-    celery_rollout_take_over celery_rollout_version celery_secrets_dir celery_settings
+    celery_rollout_take_over celery_rollout_version celery_secrets_dir celery_secrets_encrypted celery_settings
     celery_task_log_agents celery_task_log_cloudwatch_access_key celery_task_log_cloudwatch_credentials
     celery_task_log_cloudwatch_endpoint celery_task_log_cloudwatch_group
     celery_task_log_cloudwatch_metrics celery_task_log_cloudwatch_region

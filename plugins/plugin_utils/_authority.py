@@ -1,6 +1,6 @@
 """The fleet's own certificate authority, in a directory on the controller.
 
-Its state is which files there are:
+The keys are secrets of a store. The state of the authority is which files there are:
 
     ca.key, ca.crt         signs certificates
     trusted.crt            what clients trust: ca.crt, and during a rollover another one
@@ -10,12 +10,10 @@ Its state is which files there are:
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import 
     read_chain,
     read_key,
 )
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretError, SecretStore
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -105,33 +104,36 @@ def exists(directory: Path) -> bool:
     return (directory / "ca.crt").exists()
 
 
-def open_authority(directory: Path, now: datetime) -> Authority:
-    """Return the authority in a directory, which is made at first.
+def open_authority(store: SecretStore, now: datetime) -> Authority:
+    """Return the authority in the directory of a store, which is made at first.
 
     Several processes may call this at the same time: one makes the authority, the others wait.
 
     Raises:
         CertificateError: the directory lacks a file that can't be made anew.
+        SecretError: the key can't be encrypted or decrypted.
         OSError: a file can't be read or written.
     """
-    with locked(directory):
+    directory = store.directory
+    with store.locked():
         if not exists(directory):
-            _make(directory, "ca", now)
+            _make(store, "ca", now)
         _complete(directory)
-        if problems := authority_problems(directory, None, now):
+        if problems := authority_problems(store, None, now):
             raise CertificateError("\n".join(map(str, problems)))
         own, trusted = (directory / "ca.crt").read_text(encoding="ascii"), directory / "trusted.crt"
         if not trusted.exists() or own.strip() not in trusted.read_text(encoding="ascii"):
-            _write(trusted, own, 0o644)
-        return Authority(read_chain(own)[0], _key(directory / "ca.key"), trusted.read_text(encoding="ascii"))
+            _write(trusted, own)
+        return Authority(read_chain(own)[0], _key(store, "ca.key"), trusted.read_text(encoding="ascii"))
 
 
-def authority_problems(directory: Path, days: int | None, now: datetime) -> list[Problem]:
+def authority_problems(store: SecretStore, days: int | None, now: datetime) -> list[Problem]:
     """Return what is wrong with an authority. One that does not exist yet is made when it is needed.
 
     Args:
         days: lifetime of the certificates that it is to sign; None if it is to sign none.
     """
+    directory = store.directory
     if not exists(directory):
         return []
     path, key = directory / "ca.crt", directory / "ca.key"
@@ -149,7 +151,9 @@ def authority_problems(directory: Path, days: int | None, now: datetime) -> list
         )
         return [*problems, Problem(str(key), f"is missing, but {path.name} exists", fix)]
     try:
-        fits = public_bytes(_key(key)) == public_bytes(certificate)
+        fits = public_bytes(_key(store, key.name)) == public_bytes(certificate)
+    except SecretError as error:
+        problems.append(error.problem)
     except CertificateError as error:
         problems.append(Problem(str(key), str(error), "Restore it from your backup"))
     else:
@@ -175,49 +179,42 @@ def rollover_phase(directory: Path) -> str:
     return "distrust" if (directory / "distrust").exists() else ""
 
 
-def begin_rollover(directory: Path, now: datetime) -> None:
+def begin_rollover(store: SecretStore, now: datetime) -> None:
     """Make the next authority, and trust it as well. Each of these functions may be repeated after an interruption."""
-    open_authority(directory, now)
-    with locked(directory):
+    open_authority(store, now)
+    directory = store.directory
+    with store.locked():
         if rollover_phase(directory) in {"issue", "distrust"}:
             return
         if not (directory / "next.crt").exists():
-            _make(directory, "next", now)
+            _make(store, "next", now)
         texts = [(directory / name).read_text(encoding="ascii") for name in ("ca.crt", "next.crt")]
-        _write(directory / "trusted.crt", "".join(texts), 0o644)
+        _write(directory / "trusted.crt", "".join(texts))
 
 
-def promote(directory: Path) -> None:
+def promote(store: SecretStore) -> None:
     """Let the next authority sign. All clients must trust it by now. The key of the previous one is removed."""
-    with locked(directory):
-        if rollover_phase(directory) == "trust":
-            (directory / "next.key").replace(directory / "ca.key")
-        _complete(directory)
+    with store.locked():
+        if rollover_phase(store.directory) == "trust":
+            store.move("next.key", "ca.key")
+        _complete(store.directory)
 
 
-def distrust_previous(directory: Path) -> None:
+def distrust_previous(store: SecretStore) -> None:
     """Trust only the authority that signs. All services must serve certificates by it."""
-    with locked(directory):
+    directory = store.directory
+    with store.locked():
         if rollover_phase(directory) == "issue":
             _complete(directory)
-            _write(directory / "distrust", "", 0o644)
-            _write(directory / "trusted.crt", (directory / "ca.crt").read_text(encoding="ascii"), 0o644)
+            _write(directory / "distrust", "")
+            _write(directory / "trusted.crt", (directory / "ca.crt").read_text(encoding="ascii"))
 
 
-def finish_rollover(directory: Path) -> None:
+def finish_rollover(store: SecretStore) -> None:
     """End a rollover. All hosts must have the new trusted.crt."""
-    with locked(directory):
-        if rollover_phase(directory) == "distrust":
-            (directory / "distrust").unlink()
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of an authority, whose directory is made if needed."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (directory / ".lock").open("w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with store.locked():
+        if rollover_phase(store.directory) == "distrust":
+            (store.directory / "distrust").unlink()
 
 
 def _promotion_begun(directory: Path) -> bool:
@@ -230,13 +227,12 @@ def _complete(directory: Path) -> None:
         (directory / "next.crt").replace(directory / "ca.crt")
 
 
-def _make(directory: Path, name: str, now: datetime) -> None:
+def _make(store: SecretStore, name: str, now: datetime) -> None:
     """Make a key and its certificate. The key of an interrupted run is used."""
-    path = directory / f"{name}.key"
-    if not path.exists():
+    if not store.exists(f"{name}.key"):
         made = ec.generate_private_key(ec.SECP256R1())
-        _write(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(), 0o600)
-    key = _key(path)
+        store.write(f"{name}.key", made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
+    key = _key(store, f"{name}.key")
     # The dates tell the authorities of a fleet apart.
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"Celery Fleet CA {now:%Y-%m-%d %H:%M:%S}")])
     builder = _builder(subject, subject, key.public_key(), now - CLOCK_SKEW, now + LIFETIME)
@@ -245,7 +241,7 @@ def _make(directory: Path, name: str, now: datetime) -> None:
         x509.KeyUsage(**usage), critical=True
     )
     certificate = builder.sign(key, hashes.SHA256())
-    _write(directory / f"{name}.crt", certificate.public_bytes(Encoding.PEM).decode(), 0o644)
+    _write(store.directory / f"{name}.crt", certificate.public_bytes(Encoding.PEM).decode())
 
 
 def _builder(
@@ -269,11 +265,9 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _key(store: SecretStore, name: str) -> ec.EllipticCurvePrivateKey:
     try:
-        key = read_key(path.read_text(encoding="ascii"))
-    except UnicodeDecodeError:
-        raise CertificateError("has no private key in PEM") from None
+        key = read_key(store.read(name))
     except ValueError as error:
         raise CertificateError(str(error)) from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -286,11 +280,11 @@ def _expiry(certificate: x509.Certificate, days: int) -> str:
     return f"the certificate authority expires at {end:%Y-%m-%d %H:%M} UTC, before a certificate of {days} days would"
 
 
-def _write(path: Path, text: str, mode: int) -> None:
-    """Write a file atomically. It never has another mode."""
+def _write(path: Path, text: str) -> None:
+    """Write a file that all users may read, atomically."""
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:
-        os.fchmod(handle, mode)
+        os.fchmod(handle, 0o644)
         with os.fdopen(handle, "w", encoding="ascii") as file:
             file.write(text)
             file.flush()

@@ -34,6 +34,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import 
     renewal_due,
     strict_problems,
 )
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
 from cryptography import x509
 
 COMMAND_TIMEOUT = 600
@@ -70,9 +71,10 @@ class OwnAuthority:
 
     key_pem = ""
 
-    def __init__(self, directory: Path, names: Sequence[str], days: int, now: datetime, *, make: bool) -> None:
+    def __init__(self, store: SecretStore, names: Sequence[str], days: int, now: datetime, *, make: bool) -> None:
         self._names, self._days, self._now = names, days, now
-        self._authority: Authority | None = open_authority(directory, now) if make or exists(directory) else None
+        opened = make or exists(store.directory)
+        self._authority: Authority | None = open_authority(store, now) if opened else None
         self.ca_pem = self._authority.trusted_pem if self._authority else ""
 
     def difference(self, chain: Sequence[x509.Certificate]) -> str:
@@ -173,15 +175,17 @@ class TrustOnly:
         raise CertificateError("A host without names gets no certificate")
 
 
-def open_source(options: Mapping[str, Any], now: datetime, *, make: bool) -> Source:
+def open_source(options: Mapping[str, Any], secrets: SecretStore, now: datetime, *, make: bool) -> Source:
     """Return where the certificate of a host comes from.
 
     Args:
         options: the module's.
+        secrets: whose `ca` has the fleet's own authority.
         make: whether the fleet's authority is made if it does not exist.
 
     Raises:
         CertificateError: the options do not fit together, or a file can't be used.
+        SecretError: the key of the fleet's own authority can't be encrypted or decrypted.
     """
     _refuse([*option_problems(options), *name_problems("certificate_names", options["names"])])
     if options["ca_file"] and not options["names"]:
@@ -190,18 +194,18 @@ def open_source(options: Mapping[str, Any], now: datetime, *, make: bool) -> Sou
         return OwnFiles(options, now)
     if options["command"]:
         return Command(options, now)
-    return OwnAuthority(Path(options["secrets_dir"]) / "ca", options["names"], options["days"], now, make=make)
+    return OwnAuthority(secrets.below("ca"), options["names"], options["days"], now, make=make)
 
 
 def fleet_problems(
-    hosts: Mapping[str, Mapping[str, Any]], secrets_dir: str, days: int, now: datetime, *, strict: bool = False
+    hosts: Mapping[str, Mapping[str, Any]], secrets: SecretStore, days: int, now: datetime, *, strict: bool = False
 ) -> list[Problem]:
     """Return all that is wrong with the certificates of a fleet, as far as its controller has them.
 
     Args:
         hosts: by name, the paths `certificate`, `key` and `ca`, the argument list `command`, and the `names` that
             clients use. What is missing or empty is not set. A host without names is only a client.
-        secrets_dir: directory whose `ca` has the fleet's own authority.
+        secrets: whose `ca` has the fleet's own authority.
         days: lifetime of the certificates that it is to sign.
         strict: whether clients verify by VERIFY_X509_STRICT.
     """
@@ -224,7 +228,7 @@ def fleet_problems(
         fix = "Set it to the same file for all hosts of the fleet, clients too. The file may have several certificates"
         problems.append(Problem("certificate_ca_file", what, fix))
     if "" in authorities:
-        problems += authority_problems(Path(secrets_dir) / "ca", days, now)
+        problems += authority_problems(secrets.below("ca"), days, now)
     return problems
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.plugin_utils._authority import open_authority
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -141,7 +142,7 @@ def sign(host: Any, begin: datetime) -> None:
     """Give the host a certificate for its key and names that began at another time."""
     name = host.backend.host
     csr = host.check_output(f"openssl req -new -key {DIRECTORY}/host.key -subj /CN=x")
-    made = open_authority(CA, datetime.now(UTC)).sign(csr, [name, ADDRESSES[name]], 90, begin)
+    made = open_authority(SecretStore(CA), datetime.now(UTC)).sign(csr, [name, ADDRESSES[name]], 90, begin)
     host.check_output("echo %s > %s", made, f"{DIRECTORY}/host.crt")
 
 

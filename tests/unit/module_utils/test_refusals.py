@@ -150,6 +150,7 @@ def test_invalid_settings_and_settings_with_passwords_are_refused(settings: dict
     [
         ({"broker_listen_addresses": "10.0.0.1"}, "celery_broker_listen_addresses: '10.0.0.1' is not a list"),
         ({"broker_address": "http://x/ y"}, "celery_broker_address: 'http://x/ y' is not an address"),
+        ({"secrets_encrypted": "vault"}, "celery_secrets_encrypted: 'vault' is neither true nor false"),
         ({"secrets_dir": "secrets"}, "celery_secrets_dir: 'secrets' is not an absolute path"),
         ({"secrets_dir": "/home/a/../../tmp"}, "celery_secrets_dir: '/home/a/../../tmp' is not an absolute path"),
     ],

@@ -13,7 +13,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._rotation import (
     passwords_of,
     read_state,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._secrets import prepare, promote
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore, prepare, promote
 from fleet import FACTS, GROUPS, declaration
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,18 +115,18 @@ class Fleet:
     """The steps of rotate.yml, on a controller's directory and a record of the broker's host."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.state = directory, State()
+        self.store, self.state = SecretStore(directory), State()
 
     def steps(self) -> list[Any]:
         rotating = self.state.rotating
         return [
-            lambda: None if NAME in rotating else prepare(self.directory, NAME),
+            lambda: None if NAME in rotating else prepare(self.store, NAME),
             lambda: setattr(self, "state", self.state.begin([NAME])),
-            lambda: promote(self.directory, NAME),
+            lambda: promote(self.store, NAME),
         ]
 
     def value(self) -> str:
-        return (self.directory / NAME).read_text(encoding="utf-8")
+        return self.store.read(NAME)
 
 
 @pytest.mark.parametrize("done", range(4))
@@ -147,14 +147,3 @@ def test_an_interrupted_rotation_continues_with_the_same_value(tmp_path: Path, d
         assert fleet.state == State((NAME,), (NAME,))
         new = fleet.value()
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
-
-
-def test_generated_passwords_are_long_and_for_their_owner_only(tmp_path: Path) -> None:
-    directory = tmp_path / "secrets"
-    assert prepare(directory, NAME)
-    assert not prepare(directory, NAME)
-    assert promote(directory, NAME)
-    assert not promote(directory, NAME)
-    path = directory / NAME
-    assert len(path.read_text(encoding="utf-8").strip()) == 32
-    assert (path.stat().st_mode & 0o777, directory.stat().st_mode & 0o777) == (0o600, 0o700)

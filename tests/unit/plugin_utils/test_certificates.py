@@ -21,6 +21,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._certificates import 
     strict_problems,
 )
 from ansible_collections.fleet.celery.plugins.plugin_utils._host_certificate import fleet_problems
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
 from certificates import NOW, Made, handshake, make
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -163,7 +164,7 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def of_fleet(hosts: dict[str, dict[str, Any]]) -> list[str]:
-    return [str(problem) for problem in fleet_problems(hosts, "/nonexistent", 90, NOW)]
+    return [str(problem) for problem in fleet_problems(hosts, SecretStore(Path("/nonexistent")), 90, NOW)]
 
 
 def test_hosts_may_share_a_certificate(files: dict[str, str]) -> None:
@@ -236,7 +237,7 @@ def test_what_newer_pythons_refuse_is_a_problem(tmp_path: Path, root: bool, leaf
 
 def test_a_fleet_is_checked_strictly_on_demand(files: dict[str, str]) -> None:
     hosts: dict[str, dict[str, Any]] = {"a": {**files, "names": ["10.0.0.11"]}}
-    told = [str(problem) for problem in fleet_problems(hosts, "/nonexistent", 90, NOW, strict=True)]
+    told = [str(problem) for problem in fleet_problems(hosts, SecretStore(Path("/nonexistent")), 90, NOW, strict=True)]
     assert [text.partition(" lacks")[0] for text in told] == [
         "certificate_file of a: CN=broker",
         "certificate_file of a: CN=Root",

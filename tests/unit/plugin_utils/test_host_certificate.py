@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._host_certificate imp
     open_source,
     replacement_reason,
 )
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
 from certificates import NOW, make
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -55,37 +56,41 @@ def files(tmp_path: Path) -> dict[str, str]:
     return {name: str(tmp_path / name) for name in contents}
 
 
+def opened(options: dict[str, Any], now: datetime, *, make: bool) -> Source:
+    return open_source(options, SecretStore(Path(options["secrets_dir"])), now, make=make)
+
+
 def reason(source: Source, certificate: str, *, fits: bool = True) -> str:
     return replacement_reason(source, {"certificate": certificate, "fits": fits})
 
 
 def test_a_certificate_of_the_own_authority_is_kept_until_its_last_third(options: dict[str, Any]) -> None:
-    source = open_source(options, NOW, make=True)
+    source = opened(options, NOW, make=True)
     pem = source.issue(request())
     assert reason(source, pem) == ""
     assert reason(source, pem, fits=False) == "the key does not fit"
     assert reason(source, "") == "the host has no certificate"
-    assert reason(open_source(options, NOW + 59 * DAY, make=True), pem) == ""
-    assert reason(open_source(options, NOW + 60 * DAY, make=True), pem) == "it is in the last third of its lifetime"
+    assert reason(opened(options, NOW + 59 * DAY, make=True), pem) == ""
+    assert reason(opened(options, NOW + 60 * DAY, make=True), pem) == "it is in the last third of its lifetime"
     for changes, expected in (
         ({"names": [*NAMES, "other"]}, "its names differ"),
         ({"names": NAMES[:1]}, "its names differ"),
         ({"days": 30}, "its lifetime differs"),
         ({"secrets_dir": f"{options['secrets_dir']}-other"}, "another certificate authority signed it"),
     ):
-        assert reason(open_source(options | changes, NOW, make=True), pem) == expected
-    assert reason(open_source(options | {"names": NAMES[::-1]}, NOW, make=True), pem) == ""
+        assert reason(opened(options | changes, NOW, make=True), pem) == expected
+    assert reason(opened(options | {"names": NAMES[::-1]}, NOW, make=True), pem) == ""
 
 
 def test_no_authority_is_made_in_check_mode(options: dict[str, Any]) -> None:
-    source = open_source(options, NOW, make=False)
+    source = opened(options, NOW, make=False)
     assert source.ca_pem == ""
     assert reason(source, make("broker", ROOT, NAMES).pem) == "another certificate authority signed it"
     assert not Path(options["secrets_dir"]).exists()
 
 
 def test_own_files_are_copied_when_they_differ(options: dict[str, Any], files: dict[str, str]) -> None:
-    source = open_source(options | files, NOW, make=True)
+    source = opened(options | files, NOW, make=True)
     pem = source.issue("")
     assert (pem, source.key_pem) == (Path(files["certificate_file"]).read_text(), Path(files["key_file"]).read_text())
     assert reason(source, pem) == ""
@@ -95,8 +100,8 @@ def test_own_files_are_copied_when_they_differ(options: dict[str, Any], files: d
 
 def test_a_client_needs_only_the_authorities(options: dict[str, Any], files: dict[str, str]) -> None:
     Path(files["key_file"]).unlink()
-    assert open_source(options | files | {"names": []}, NOW, make=True).ca_pem == ROOT.pem
-    assert "BEGIN" in open_source(options | {"names": []}, NOW, make=True).ca_pem
+    assert opened(options | files | {"names": []}, NOW, make=True).ca_pem == ROOT.pem
+    assert "BEGIN" in opened(options | {"names": []}, NOW, make=True).ca_pem
 
 
 def printing(text: str, status: int = 0) -> list[str]:
@@ -104,7 +109,7 @@ def printing(text: str, status: int = 0) -> list[str]:
 
 
 def with_command(options: dict[str, Any], files: dict[str, str], command: list[str]) -> Source:
-    return open_source(options | {"ca_file": files["ca_file"], "command": command}, NOW, make=True)
+    return opened(options | {"ca_file": files["ca_file"], "command": command}, NOW, make=True)
 
 
 def test_a_command_prints_the_certificate(options: dict[str, Any], files: dict[str, str]) -> None:
