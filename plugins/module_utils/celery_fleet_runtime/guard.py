@@ -7,7 +7,6 @@ to them, and events. A worker verifies tasks and commands, a process that contro
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -157,7 +156,7 @@ class Guard:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.trust = Trust(options.directory / "trusted.json")
-        self.cache = ReplayCache(json.loads((options.directory / "replay_cache.json").read_text(encoding="utf-8")))
+        self.cache = ReplayCache(options.directory / "replay_cache.json")
         self.started = time.time()
         #: Messages that this process has claimed, and not acknowledged.
         self.claimed: set[str] = set()

@@ -10,6 +10,7 @@ Standard library only: an application whose broker is RabbitMQ need not have the
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import ssl
@@ -38,14 +39,15 @@ return ''
 class ReplayCache:
     """A connection to the replay cache, with the name of this process."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Remember where the cache is.
+    def __init__(self, path: Path) -> None:
+        """Read where the cache is.
 
         Args:
-            config: address, port, user, password, key_prefix, and ca, the file of the trusted authorities; empty
-                without TLS.
+            path: JSON file with address, port, user, password, key_prefix, and ca, the file of the trusted
+                authorities; empty without TLS. It is read again for each connection, as passwords change.
         """
-        self._config = config
+        self._path = path
+        self._prefix = str(self._read()["key_prefix"])
         # Not the process ID alone, which another process has after a restart of the host.
         self._program = f"{socket.gethostname()}/{os.environ.get('SUPERVISOR_PROCESS_NAME') or os.getpid()}/"
         self.owner = f"{self._program}{os.getpid()}.{time.time_ns()}"
@@ -80,10 +82,14 @@ class ReplayCache:
         self._execute("DEL", self._lease(self.owner))
 
     def _key(self, nonce: str) -> str:
-        return f"{self._config['key_prefix']}m:{nonce}"
+        return f"{self._prefix}m:{nonce}"
 
     def _lease(self, owner: str) -> str:
-        return f"{self._config['key_prefix']}w:{owner}"
+        return f"{self._prefix}w:{owner}"
+
+    def _read(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        return config
 
     def _execute(self, *command: str) -> str:
         """Execute a command, on a new connection if the present one is broken."""
@@ -92,7 +98,7 @@ class ReplayCache:
                 return self._connection.execute(*command)
             self._connection.close()
         self._connection = None
-        self._connection = _Connection(self._config)
+        self._connection = _Connection(self._read())
         return self._connection.execute(*command)
 
 
@@ -106,7 +112,7 @@ class _Connection:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = plain
             if config["ca"]:
-                context = ssl.create_default_context(cafile=str(Path(config["ca"])))
+                context = ssl.create_default_context(cafile=config["ca"])
                 self._socket = context.wrap_socket(plain, server_hostname=address)
             self._file = self._socket.makefile("rb")
             self.execute("AUTH", config["user"], config["password"])
