@@ -36,6 +36,9 @@ _OF_ROLES = """
     celery_rollout_queues celery_rollout_report_dir celery_rollout_restart_before celery_rollout_staged
     celery_rollout_start_timeout celery_rollout_state_dir celery_rollout_stop_method
     celery_rollout_take_over celery_rollout_version celery_secrets_dir celery_secrets_encrypted celery_settings
+    celery_signing_directory celery_signing_group celery_signing_key celery_signing_operator_key
+    celery_signing_replay_cache celery_signing_trusted celery_app_signing celery_app_signing_files
+    celery_producer_signing celery_producer_signing_key
     celery_task_log_agents celery_task_log_cloudwatch_access_key celery_task_log_cloudwatch_credentials
     celery_task_log_cloudwatch_endpoint celery_task_log_cloudwatch_group
     celery_task_log_cloudwatch_metrics celery_task_log_cloudwatch_region

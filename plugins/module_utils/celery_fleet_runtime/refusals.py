@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
 from pathlib import Path
 
 from .counts import read_file
@@ -32,11 +31,16 @@ class Refusals:
 
     def __init__(self, directory: Path, program: str) -> None:
         self._path = directory / f"{program}{_SUFFIX}"
-        self._counts = Counter(read_refusals(directory, program))
+        self._counts = dict.fromkeys(REASONS, 0) | read_refusals(directory, program)
+        self._write()
 
     def count(self, reason: str) -> None:
-        """Count a refused message. Ignore disk errors: the next one writes the sum."""
+        """Count a refused message."""
         self._counts[reason] += 1
+        self._write()
+
+    def _write(self) -> None:
+        """Write all counts. Ignore disk errors: the next refused message writes them again."""
         temporary = self._path.with_suffix(".refusing")
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(self._counts), encoding="utf-8")
@@ -44,9 +48,9 @@ class Refusals:
 
 
 def read_refusals(directory: Path, program: str) -> dict[str, int]:
-    """Return the number of refused messages of a program, by reason."""
+    """Return the number of refused messages of a program by reason; empty if its workers refuse none."""
     try:
         raw = json.loads(read_file(directory, f"{program}{_SUFFIX}", _BYTES) or "{}")
-        return {reason: int(raw[reason]) for reason in REASONS if reason in raw}
+        return {reason: int(raw.get(reason, 0)) for reason in (REASONS if raw else ())}
     except (ValueError, TypeError):
         return {}
