@@ -269,6 +269,7 @@ class FleetPlan:
         rotating: passwords whose earlier value is still valid, each with the user of RabbitMQ that has it; empty if it
             is the same user.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
+        signing: Signing as a mapping; empty if messages are not signed.
         scrape_targets: host and port of the exporter of each host.
         strict_certificates: whether a host verifies certificates strictly.
         certificate_hosts: names in the certificate of each host, producers included, and where its own one comes from.
@@ -303,6 +304,7 @@ class FleetPlan:
     passwords: Mapping[str, str]
     rotating: Mapping[str, str]
     tls: Mapping[str, str]
+    signing: Mapping[str, Any]
     scrape_targets: Mapping[str, str]
     strict_certificates: bool
     certificate_hosts: Mapping[str, Mapping[str, Any]]
