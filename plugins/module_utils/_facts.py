@@ -108,7 +108,8 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH. names: celery_host_names.
     certificate: those of CERTIFICATE_VARIABLES that are set.
     role_variables: those of DERIVED_ROLE_VARIABLES that are set. variables: all variables that begin with celery_.
-    passwords: a token for each of SHARED_PASSWORDS. local: the files of _rotation.FACTS, by their names.
+    passwords: a token for each of SHARED_PASSWORDS. given_passwords: names whose variables NAME_password are set.
+    local: the files of _rotation.FACTS, by their names.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
     addresses = _own_addresses(facts)
@@ -138,6 +139,9 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
             for name in chain.from_iterable(SHARED_PASSWORDS.values())
             if name in variables
         },
+        "given_passwords": [
+            str(name).removesuffix("_password") for name in variables if str(name).endswith("_password")
+        ],
         # The one fact that keeps its prefix.
         "local": facts.get("ansible_local"),
     }

@@ -266,6 +266,7 @@ class FleetPlan:
         secrets_dir: directory of the passwords on the controller.
         secrets_encrypted: whether its secrets are encrypted.
         passwords: their names, each with the host whose variable sets it.
+        given_passwords: those that the user sets or a command prints. No value of them is generated.
         rotating: passwords whose earlier value is still valid, each with the user of RabbitMQ that has it; empty if it
             is the same user.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
@@ -302,6 +303,7 @@ class FleetPlan:
     secrets_dir: str
     secrets_encrypted: bool
     passwords: Mapping[str, str]
+    given_passwords: tuple[str, ...]
     rotating: Mapping[str, str]
     tls: Mapping[str, str]
     signing: Mapping[str, Any]

@@ -34,6 +34,7 @@ class Host:
         certificate: where its own certificate comes from, by the names of CERTIFICATE_VARIABLES.
         passwords: a token for the value of each of SHARED_PASSWORDS that is set.
         local: the facts that playbooks leave on it.
+        given_passwords: passwords whose variables are set.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Host:
     names: tuple[str, ...] = ()
     certificate: Mapping[str, Any] = field(default_factory=dict)
     local: Mapping[str, Any] = field(default_factory=dict)
+    given_passwords: tuple[str, ...] = ()
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -92,6 +94,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             _host_names(name, facts.get("names"), problems),
             facts.get("certificate") or {},
             facts.get("local") or {},
+            tuple(facts.get("given_passwords") or ()),
         )
     return hosts
 

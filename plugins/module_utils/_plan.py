@@ -564,6 +564,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         secrets_dir=declaration.secrets_dir,
         secrets_encrypted=declaration.secrets_encrypted,
         passwords=passwords,
+        given_passwords=tuple(name for name, owner in passwords.items() if _is_given(name, hosts.get(owner))),
         rotating={name: rotations.earlier_user(app, name) for name in rotations.rotating},
         tls=asdict(files) if files else {},
         signing=asdict(
@@ -588,6 +589,15 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         },
     )
     return Plan(tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(warnings)), fleet)
+
+
+def _is_given(password: str, owner: Host | None) -> bool:
+    """Return whether the user sets a password, or a command prints it.
+
+    Args:
+        owner: the host whose variables count.
+    """
+    return owner is not None and (password in owner.given_passwords or "celery_secret_command" in owner.variables)
 
 
 def _mount_points(app: Application, servers: Iterable[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._rotation import (
     State,
@@ -109,6 +110,24 @@ def test_the_plan_has_the_users_that_the_brokers_host_records() -> None:
 def test_redis_has_one_user_for_both_passwords() -> None:
     broker = planned({"second": [NAME], "rotating": ["redis_application"]}, broker="redis").values["broker"]
     assert (broker["user"], broker["absent_users"]) == ("shop", [])
+
+
+def test_the_plan_says_which_passwords_are_not_generated() -> None:
+    def given(**variables: Any) -> list[str]:
+        facts = FACTS | {"broker1": FACTS["broker1"] | host_variables(variables)}
+        found: list[str] = make_plan(declaration(), GROUPS, facts).values["given_passwords"]
+        return found
+
+    assert given() == []
+    assert given(rabbitmq_application_password="mine", ansible_password="other") == [NAME]
+    # A password counts on the host whose service has it.
+    assert given(prometheus_password="mine") == []
+    assert {NAME, "rabbitmq_monitoring"} <= set(given(celery_secret_command=["pass", "{name}"]))
+
+
+def host_variables(variables: dict[str, Any]) -> dict[str, Any]:
+    facts = host_facts(variables)
+    return {key: facts[key] for key in ("variables", "given_passwords")}
 
 
 class Fleet:

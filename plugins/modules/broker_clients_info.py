@@ -1,15 +1,16 @@
 #!/usr/bin/python
 # Copyright (c) 2026 Celery Fleet
 # MIT License (see LICENSE)
-"""List the clients that are connected to a broker without TLS."""
+"""List the clients that are connected to a broker."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: plain_clients_info
-short_description: List the clients that are connected to a broker without TLS
+module: broker_clients_info
+short_description: List the clients that are connected to a broker
 description:
-  - Reads the broker's own list of connections. A broker that is not installed or not running has none.
+  - Reads the broker's own list of connections, with their users. A broker that is not installed or not running has
+    none.
   - Connections by a Unix socket are not listed.
 author: Celery Fleet (@celery-fleet)
 requirements:
@@ -35,59 +36,84 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Collect clients without TLS
-  fleet.celery.plain_clients_info:
+- name: Collect the clients of RabbitMQ
+  fleet.celery.broker_clients_info:
     flavor: rabbitmq
-  register: plain
+  register: connected
+
+- name: Show those without TLS
+  ansible.builtin.debug:
+    msg: "{{ connected.clients | rejectattr('tls') | map(attribute='description') }}"
 """
 
 RETURN = r"""
 clients:
-  description: The user and the host of each, with the number of connections.
+  description: An entry for each user, host and kind of connection.
   type: list
-  elements: str
-  returned: always
-  sample: ["shop from worker1 (4 connections)"]
+  elements: dict
+  returned: success
+  contains:
+    user:
+      description: The user. Empty if the client has not logged in.
+      type: str
+    host:
+      description: Name or address of the client's host.
+      type: str
+    tls:
+      description: Whether the connections are encrypted.
+      type: bool
+    connections:
+      description: Number of connections.
+      type: int
+    description:
+      description: All of it, for a message.
+      type: str
+  sample:
+    - {user: shop, host: worker1, tls: true, connections: 4, description: "shop from worker1 (4 connections)"}
+running:
+  description: Whether the broker runs.
+  type: bool
+  returned: success
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._plain_clients import (
-    Client,
-    describe,
-    rabbitmq_clients,
-    redis_clients,
+from ansible_collections.fleet.celery.plugins.module_utils._broker_clients import (
+    Connection,
+    clients,
+    rabbitmq_connections,
+    redis_connections,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq, find_command
 from ansible_collections.fleet.celery.plugins.module_utils._redis import Server, stored_password
 
 
-def of_rabbitmq(module: AnsibleModule) -> Iterable[Client]:
-    """Return the clients of RabbitMQ."""
+def of_rabbitmq(module: AnsibleModule) -> Iterable[Connection] | None:
+    """Return the connections to RabbitMQ; None if it does not run."""
     command = find_command(module, "rabbitmqctl")
     code, _, _ = module.run_command(["systemctl", "is-active", "--quiet", "rabbitmq-server"])
     if not command or code != 0:
-        return []
+        return None
     listed = ["list_connections", "--formatter", "json", "user", "peer_host", "ssl"]
     code, out, err = module.run_command(as_rabbitmq(command, "--silent", "--timeout", "60", *listed), cwd="/")
     if code != 0:
         module.fail_json(msg=f"RabbitMQ does not list its connections: {err.strip()[-2000:]}")
-    return rabbitmq_clients(out)
+    return rabbitmq_connections(out)
 
 
-def of_redis(module: AnsibleModule) -> Iterable[Client]:
-    """Return the clients of Redis or Valkey."""
+def of_redis(module: AnsibleModule) -> Iterable[Connection] | None:
+    """Return the connections to Redis or Valkey; None if it does not run."""
     flavor = module.params["flavor"]
     module.params["socket"] = f"/run/{flavor}/{flavor}.sock"
     if not Path(module.params["socket"]).exists():
-        return []
+        return None
     server = Server(module, stored_password(Path(f"/var/lib/celery-fleet/{flavor}")))
     if not server.password:
         module.fail_json(msg=f"The server refuses the password of {module.params['administrator']}: {server.error}")
     port = int(server.execute("CONFIG", "GET", "port").split()[-1])
-    return redis_clients(server.execute("CLIENT", "LIST"), port)
+    return redis_connections(server.execute("CLIENT", "LIST"), port)
 
 
 def main() -> None:
@@ -99,8 +125,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    clients = of_rabbitmq(module) if module.params["flavor"] == "rabbitmq" else of_redis(module)
-    module.exit_json(changed=False, clients=describe(clients, module.params["names"]))
+    connections = of_rabbitmq(module) if module.params["flavor"] == "rabbitmq" else of_redis(module)
+    found = clients(connections or (), module.params["names"])
+    module.exit_json(changed=False, running=connections is not None, clients=found)
 
 
 if __name__ == "__main__":
