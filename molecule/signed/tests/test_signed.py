@@ -96,7 +96,7 @@ def works(shop: Shop) -> None:
             call("customers.sync", 1, kwargs={"transient_errors": 1}),
             call("customers.fan_out", 1),
             call("reports.build", "2026-01", 0.1),
-            call("email.send_order_confirmation", 1),
+            call("email.send_order_confirmation", 1, "a@example.com"),
         )
 
 
@@ -266,7 +266,7 @@ def test_tasks_wait_while_the_replay_cache_is_down(shop: Shop) -> None:
 
 def test_the_broker_restarts_and_nothing_is_lost_or_refused(shop: Shop) -> None:
     with refusing(shop):
-        with shop.flow(call("customers.noop"), call("email.send_order_confirmation", 1)) as ids:
+        with shop.flow(call("customers.noop"), call("email.send_order_confirmation", 1, "a@example.com")) as ids:
             connect("broker1").check_output("systemctl restart rabbitmq-server")
             shop.run(call("customers.noop"))
         shop.wait_for(ids)
