@@ -183,17 +183,21 @@ class Guard:
         if self._refusals:
             self._refusals.count(reason)
 
-    def check_command(self, message: Any) -> None:  # noqa: ANN401 - as above
-        """Raise RefusedError if a command of remote control must not be executed."""
+    def executes(self, message: Any) -> bool:  # noqa: ANN401 - as above
+        """Return whether a command of remote control is executed. Raises RefusedError.
+
+        A process does not remember the commands of the time before its start, which wait for it in its queue. It drops
+        them: each of them may be a recorded one.
+        """
         key, statement = self.verify(message)
         if statement.exchange != CONTROL:
             raise RefusedError("wrong_destination")
         if not key.operator:
             raise RefusedError("not_operator")
-        # A process remembers no commands of the time before its start.
-        if statement.at < max(time.time() - FRESH_SECONDS, self.started):
+        if statement.at < time.time() - FRESH_SECONDS:
             raise RefusedError("expired")
         self._recent.add(statement.nonce)
+        return statement.at >= self.started
 
     def valid_seconds(self, statement: Statement) -> float:
         """Return for how many seconds a message is valid; not above 0 if it has expired."""
@@ -379,12 +383,13 @@ def guard_worker(options: Options) -> None:
 
     def execute_checked(self: Any, body: Mapping[str, Any], message: Any) -> None:  # noqa: ANN401 - as above
         try:
-            guard.check_command(message)
+            executes = guard.executes(message)
         except RefusedError as error:
-            if not guard.is_accepted_unsigned(error):
+            executes = guard.is_accepted_unsigned(error)
+            if not executes:
                 guard.refused(f"the command {str(body.get('method'))[:100]!r}", str(error))
-                return
-        on_message(self, body, message)
+        if executes:
+            on_message(self, body, message)
 
     consumers.create_task_handler, mailboxes.on_message = create_guarded, execute_checked
     Claims.guard = guard
