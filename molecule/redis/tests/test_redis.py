@@ -38,10 +38,13 @@ USERS = {
     "shop-flower": "flower",
     "shop-monitor": "monitoring",
     "shop-reader": "reader",
+    "shop-replay": "replay",
 }
 ODD_PASSWORD = '%h p@ss/w:ö\'rd \\ "#" 100%'
 # By itself, a client takes a refused password for a broken connection, and tries again, ever later.
 CLIENT: dict[str, Any] = {"socket_timeout": 120, "retry": Retry(NoBackoff(), 0)}
+# What a worker does before it runs a signed message: only the first one gets OK.
+RECORD = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', 60) or redis.call('GET', KEYS[1])"
 UNUSED = "by.hand"  # a queue that no worker consumes
 
 
@@ -320,6 +323,7 @@ REFUSED = {
     "publishing elsewhere": ["PUBLISH", "news", "x"],
     "remote control of another database": ["PUBLISH", "{prefix}/1.celery.pidbox", "x"],
     "listening to everything": ["PSUBSCRIBE", "*"],
+    "forgetting a message that has run": ["DEL", "{prefix}replay:1"],
 }
 
 
@@ -399,6 +403,39 @@ def test_the_reader_reads_and_changes_nothing(server: Server, messages: list[Any
         with pytest.raises(NoPermissionError):
             reader.execute_command(*words)
     assert server.queue(server.admin()) == messages
+
+
+def test_the_replay_cache_records_a_message_once(server: Server) -> None:
+    server.admin().acl_log_reset()
+    replay, key = server.login("shop-replay"), f"{server.prefix}replay:1"
+    assert [replay.eval(RECORD, 1, key, worker) for worker in ("one", "two")] == [b"OK", b"one"]
+    assert replay.exists(key)
+    assert replay.delete(key) == 1
+    assert server.denied() == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["GET", "{prefix}unacked"],
+        ["SET", "{prefix}replay", "x"],
+        ["LPUSH", "{prefix}by.hand", "x"],
+        ["KEYS", "{prefix}replay:*"],
+        ["SCAN", "0"],
+        ["EXPIRE", "{prefix}replay:1", "1"],
+        ["PUBLISH", "news", "x"],
+        ["FLUSHALL"],
+    ],
+    ids=" ".join,
+)
+def test_the_user_of_the_replay_cache_may_not(server: Server, words: list[str]) -> None:
+    with pytest.raises(NoPermissionError):
+        server.login("shop-replay").execute_command(*(word.format(prefix=server.prefix) for word in words))
+
+
+def test_a_script_of_the_replay_cache_reaches_no_other_key(server: Server) -> None:
+    with pytest.raises(ResponseError, match=r"ACL failure|can't access|no permissions|NOPERM"):
+        server.login("shop-replay").eval("return redis.call('SET', ARGV[1], '')", 0, f"{server.prefix}{UNUSED}")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
 from cryptography.x509 import load_pem_x509_certificate
@@ -230,6 +231,37 @@ def test_the_authority_is_replaced_without_a_lost_connection(shop: Shop, monitor
     for name in ADDRESSES:
         assert connect(name).file(f"{FILES}/ca.crt").content_string == after
         speaks_tls_only(name)
+    works(shop, monitor)
+
+
+def recorded(key: str, value: str) -> str:
+    """Return the answer of the replay cache to a record of a message, or why it refuses it."""
+    script = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'EX', 600) or redis.call('GET', KEYS[1])"
+    password = (SECRETS / "redis_replay").read_text(encoding="utf-8").strip()
+    cli = ["redis-cli", "-h", ADDRESSES["broker1"], "-p", "6380", "--tls", "--cacert", f"{FILES}/ca.crt"]
+    command = shlex.join([*cli, "--no-auth-warning", "--user", "shop-replay", "eval", script, "1", key, value])
+    return str(connect("broker1").check_output(f"REDISCLI_AUTH={password} {command} 2>&1").strip())
+
+
+def test_signed_messages_have_a_replay_cache_beside_rabbitmq(shop: Shop, monitor: Monitor) -> None:
+    signed = partial(secured, celery_signed_messages=True)
+    assert changes(signed())
+    works(shop, monitor)
+    assert speaks_tls_only("broker1") == {5671, 6380, 15671, 15691, 9100}
+    message = f"shop:replay:{uuid4()}"
+    assert [recorded(message, worker) for worker in ("one", "two")] == ["OK", "one"]
+    assert "NOPERM" in recorded("shop:other", "one")
+    assert changes(signed()) == {0}
+    before = serial(6380, "broker1")
+    names = ["one.more.example.com"]
+    assert changes(
+        run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only", celery_signed_messages=True, celery_host_names=names)
+    )
+    assert serial(6380, "broker1") != before
+    assert recorded(message, "two") == "one"
+    # Workers that still verify messages need it until they have restarted.
+    assert changes(secured())
+    assert 6380 not in listeners("broker1")
     works(shop, monitor)
 
 
