@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS, TLS_LISTEN_DEFAULTS
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables
+from ansible_collections.fleet.celery.plugins.module_utils._signing import ReplayCache
 from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 
 PROTOCOLS = ("tcp", "udp")
@@ -95,11 +96,13 @@ class Clients:
         broker: those that connect to the broker.
         flower: that of Flower, which uses RabbitMQ's management API; empty if there is none.
         monitor: that of Prometheus, which scrapes; empty if there is none.
+        workers: those with workers, which connect to the replay cache.
     """
 
     broker: tuple[str, ...]
     flower: str
     monitor: str
+    workers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,12 +189,14 @@ class Access:
     Attributes:
         hosts: all hosts, by name.
         options: the declaration of the firewall.
+        replay_cache: the server beside RabbitMQ; None if there is none.
     """
 
     hosts: Mapping[str, Host]
     clients: Clients
     broker: BrokerListener
     options: FirewallOptions
+    replay_cache: ReplayCache | None = None
 
     def listeners(self, name: str, duties: Iterable[str]) -> tuple[Listener, ...]:
         """Return the listeners of a host with these duties, in the order of their ports."""
@@ -268,6 +273,8 @@ class Access:
             host = self.hosts.get(name, Host(name))
             if self.broker.kind in duties:
                 found.append(Endpoint(self.broker.address, self.broker.tls_port))
+                if self.replay_cache:
+                    found.append(Endpoint(self.replay_cache.address, self.replay_cache.tls_port))
             found += [*self.tls_pages(host, duties), self.exporter(host)]
         return tuple(map(str, found))
 
@@ -283,10 +290,13 @@ class Access:
         management = _at(listen, "rabbitmq_management_port", "rabbitmq_management_listen_address")
         monitor, people = (clients.monitor,), options.page_sources
         metrics = (broker.metrics_address,)
+        cache = (self.replay_cache.plain_port, self.replay_cache.tls_port) if self.replay_cache else (0, 0)
         title = {"rabbitmq": "RabbitMQ", "redis": "Redis"}[broker.kind]
         for duty, service, port, at, names, networks in (
             (broker.kind, title, broker.port, broker.addresses, clients.broker, options.broker_sources),
             (broker.kind, f"{title}, TLS", broker.tls_port, broker.addresses, clients.broker, options.broker_sources),
+            ("rabbitmq", "Replay cache", cache[0], broker.addresses, clients.workers, ()),
+            ("rabbitmq", "Replay cache, TLS", cache[1], broker.addresses, clients.workers, ()),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),
             ("rabbitmq", "RabbitMQ's metrics", listen["rabbitmq_prometheus_port"], metrics, monitor, ()),
             ("redis", "Redis' page", *_at(listen, "redis_ui_listen_port", "redis_ui_listen_address"), (), people),

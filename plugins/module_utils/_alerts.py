@@ -47,6 +47,7 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryTasksKilled": Alert("warn", 0, threshold=0, window=600),
     "CeleryTasksFail": Alert("warn", 120, threshold=5, min_samples=10, window=600),
     "CeleryTasksRetried": Alert("warn", 120, threshold=20, min_samples=10, window=600),
+    "CeleryMessagesRefused": Alert("page", 0, threshold=0, window=600),
     "CeleryReleaseMixed": Alert("warn", 1800),
     "CeleryBeatSilent": Alert("page", 0, threshold=600),
     "CeleryTaskLogLoses": Alert("warn", 0, threshold=0, window=600),

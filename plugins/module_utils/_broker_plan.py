@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._access import BrokerListener
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import BrokerOptions
 from ansible_collections.fleet.celery.plugins.module_utils._facts import DERIVED_ROLE_VARIABLES
@@ -15,6 +16,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import Br
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._signing import PORT, TLS_PORT, ReplayCache, SigningOptions
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     MEASURED_COMPRESSIONS,
     SHARE,
@@ -179,6 +181,7 @@ def need_of(
     slots: Iterable[int],
     monitors: int,
     settings: Mapping[str, Any],
+    signing: SigningOptions,
 ) -> Need:
     """Return the resources that the broker needs.
 
@@ -189,7 +192,10 @@ def need_of(
     """
     broker = BROKERS[demand.options.flavor]
     clients = broker.costs.clients
+    slots = list(slots)
     workers = sum(clients.worker + slot * clients.child for slot in slots)
+    if signing.enabled and broker.kind == "redis":
+        workers += replay_connections(slots)
     compression = str(settings.get("task_compression") or "").lower()
     expires = as_integer(settings.get("result_expires"))
     return broker_need(
@@ -199,6 +205,50 @@ def need_of(
         connections=workers + demand.options.web_processes * clients.sender + monitors * clients.monitor,
         compressed=compression in MEASURED_COMPRESSIONS,
         result_expires=0 if expires is None else expires,
+        replay_cache=signing.memory if signing.enabled else 0,
+    )
+
+
+def replay_connections(slots: Iterable[int]) -> int:
+    """Return the number of connections to the replay cache: one of each worker's main process, child and thread."""
+    return sum(1 + slot for slot in slots)
+
+
+def replay_cache(
+    signing: SigningOptions,
+    demand: Demand,
+    broker: BrokerListener,
+    slots: Iterable[int],
+    problems: list[Problem],
+    *,
+    host: str,
+) -> ReplayCache:
+    """Return the replay cache: in the broker itself if it is Redis, in a server beside it if it is RabbitMQ.
+
+    Args:
+        slots: the concurrency of each worker on each host.
+        host: name of the broker's host.
+    """
+    beside = broker.kind == "rabbitmq"
+    plain, tls = broker.port, broker.tls_port
+    if beside:
+        plain, tls = plain and PORT, tls and TLS_PORT
+        for key, port in (("celery_broker_port", broker.port), ("celery_broker_tls_port", broker.tls_port)):
+            if port and port in (plain, tls):
+                what = f"{port} is the port of the replay cache, which the broker's host has, too"
+                problems.append(Problem(key, what, "Set it to another port"))
+    return ReplayCache(
+        host=host,
+        address=broker.address,
+        port=tls or plain,
+        tls=bool(tls),
+        plain_port=plain,
+        tls_port=tls,
+        user=f"{demand.app_name}-replay",
+        key_prefix=f"{demand.options.key_prefix or f'{demand.app_name}:'}replay:",
+        memory=signing.memory,
+        # Twice the need, as for the broker.
+        maxclients=max(MAXCLIENTS_LEAST, 2 * replay_connections(slots)) if beside else 0,
     )
 
 

@@ -28,6 +28,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import (
     Variables,
     closest,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._signing import SigningOptions, read_signing
 from ansible_collections.fleet.celery.plugins.module_utils._tls import read_mode
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
@@ -227,6 +228,7 @@ class Declaration:
         runbook_base: prefix of the alerts' runbook_url.
         certificate_targets: endpoints whose certificates are monitored.
         hooks: commands of a release, by their moment.
+        signing: whether messages are signed, and the replay cache.
         secrets_dir: directory of the passwords on the controller.
         secrets_encrypted: whether its secrets are encrypted.
         allow_untested_platforms: whether hosts may have a system on which the roles are not tested.
@@ -250,6 +252,7 @@ class Declaration:
     certificate_targets: tuple[str, ...] = ()
     hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
     firewall: FirewallOptions = field(default_factory=FirewallOptions)
+    signing: SigningOptions = field(default_factory=SigningOptions)
     secrets_dir: str = ""
     secrets_encrypted: bool = False
     allow_untested_platforms: bool = False
@@ -585,6 +588,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
     app_memory = reader.size("app_memory")
     if app_memory:
         _check_caps(workers, app_memory, problems)
+    settings = _read_settings(reader)
     declaration = Declaration(
         app_name=app_name,
         app_module=app_module,
@@ -598,12 +602,13 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         flower_control=reader.flag("flower_control"),
         monitor_group=reader.text("monitor_group", Declaration.monitor_group),
         producer_group=reader.text("producer_group", Declaration.producer_group),
-        settings=_read_settings(reader),
+        settings=settings,
         alerts=read_alerts(reader.take("alerts") or {}, problems),
         runbook_base=runbook_base(reader.take("docs_url"), problems),
         certificate_targets=read_certificates(reader.take("certificate_targets") or [], problems),
         hooks=read_hooks(reader.take("hooks") or {}, problems),
         firewall=read_firewall(reader),
+        signing=read_signing(reader, settings),
         secrets_dir=_read_secrets_dir(reader),
         secrets_encrypted=reader.flag("secrets_encrypted"),
         allow_untested_platforms=reader.flag("allow_untested_platforms"),
@@ -655,7 +660,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         key_prefix=reader.text("key_prefix"),
         longest_countdown=reader.seconds("longest_countdown") or BrokerOptions.longest_countdown,
         visibility_timeout=reader.seconds("visibility_timeout"),
-        tls=read_mode(reader),
+        tls=read_mode(reader, "tls"),
         tls_port=reader.port("broker_tls_port"),
     )
 

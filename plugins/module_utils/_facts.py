@@ -39,6 +39,7 @@ DERIVED_ROLE_VARIABLES = {
     "redis_maxmemory": "celery_broker_memory",
     "redis_name": "celery_app_name",
     "redis_producer_user": "celery_app_name",
+    "redis_replay_user": "celery_app_name",
     "redis_port": "celery_broker_port",
     "redis_queues": "celery_queues",
     "redis_tls": "celery_tls",
@@ -57,6 +58,7 @@ SHARED_PASSWORDS = {
         "redis_metrics_password",
         "redis_monitoring_password",
         "redis_producer_password",
+        "redis_replay_password",
     ),
     "monitor": ("node_exporter_password",),
 }

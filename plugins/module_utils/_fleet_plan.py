@@ -270,6 +270,7 @@ class FleetPlan:
         rotating: passwords whose earlier value is still valid, each with the user of RabbitMQ that has it; empty if it
             is the same user.
         tls: TlsFiles as a mapping; empty if the fleet has no TLS.
+        signing: Signing as a mapping; empty if messages are not signed.
         scrape_targets: host and port of the exporter of each host.
         strict_certificates: whether a host verifies certificates strictly.
         certificate_hosts: names in the certificate of each host, producers included, and where its own one comes from.
@@ -305,6 +306,7 @@ class FleetPlan:
     given_passwords: tuple[str, ...]
     rotating: Mapping[str, str]
     tls: Mapping[str, str]
+    signing: Mapping[str, Any]
     scrape_targets: Mapping[str, str]
     strict_certificates: bool
     certificate_hosts: Mapping[str, Mapping[str, Any]]

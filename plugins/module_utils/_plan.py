@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import PurePath
 from typing import Any
 
@@ -28,6 +29,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     metrics_address,
     need_of,
     reached_at,
+    replay_cache,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
@@ -62,6 +64,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._rotation import absent_users, passwords_of, read_state
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
+from ansible_collections.fleet.celery.plugins.module_utils._signing import Signing, check_window, senders_of
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
 from ansible_collections.fleet.celery.plugins.module_utils._tls import TlsFiles
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
@@ -125,7 +128,7 @@ class Placement:
     def clients(self) -> Clients:
         """Return the hosts that connect to the services of others."""
         processes = [*self.programs, self.beat, self.flower, *self.producers]
-        return Clients(tuple(dict.fromkeys(filter(None, processes))), self.flower, self.monitor)
+        return Clients(tuple(dict.fromkeys(filter(None, processes))), self.flower, self.monitor, tuple(self.programs))
 
     @property
     def monitors(self) -> int:
@@ -327,13 +330,15 @@ def _check_budget(name: str, budget: Budget, broker: Need, problems: list[Proble
     parts = budget.parts
     terms = " + ".join(f"{label} {format_size(size)}" for label, size in parts.items())
     fixes = []
-    if set(parts) - {"broker", "beat", "flower", "system"}:
+    if set(parts) - {"broker", "beat", "flower", "system", "replay cache"}:
         fixes.append("lower concurrency, autoscale.max or max_memory_per_child, move a worker to another group")
     if any(label.endswith("(both slots)") for label in parts):
         fixes.append("set activation: warm, because a handover runs two workers for a while")
     if "broker" in parts:
         terms += f" (messages may take {SHARE:.0%} of the broker's memory: {broker.arithmetic})"
         fixes.append("lower backlog or message_size of celery_queues")
+    if "replay cache" in parts:
+        fixes.append("lower celery_replay_cache_memory")
     fixes.append("use a host with more memory")
     fix = ", or ".join(fixes)
     problems.append(
@@ -447,12 +452,13 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
     listening = listen_addresses(declaration.broker, broker_on, reached, problems, warnings)
     holds = broker.holds(demand, problems, warnings)
-    dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else ""
+    signing = declaration.signing
+    dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
     settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, files.ca if files else "")
     values = {name: item.value for name, item in settings.items()}
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
-    need = need_of(demand, slots, placed.monitors, values)
+    need = need_of(demand, slots, placed.monitors, values, signing)
     check_disk(broker_on, need, problems)
     check_memory(declaration.broker.memory, need, problems)
 
@@ -465,7 +471,11 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         metrics_address(demand.options, broker_on, placed.monitor),
     )
     listen = listening_ports(broker_on, tls=bool(ports.tls))
-    access = Access(hosts, placed.clients, listener, declaration.firewall)
+    cache = replay_cache(signing, demand, listener, slots, problems, host=broker_on.name) if signing.enabled else None
+    if not isinstance(holds, Vhost):
+        check_window(signing, holds.visibility_timeout, problems)
+    beside = cache if broker.kind == "rabbitmq" else None
+    access = Access(hosts, placed.clients, listener, declaration.firewall, beside)
     memory = demand.options.memory or need.host_memory
     fleet_hosts = {
         name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access) for name in placed.hosts
@@ -485,6 +495,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         producers=bool(placed.producers),
         flower=placed.flower,
         monitor=placed.monitor,
+        signing=signing.enabled,
     )
     rotations = read_state(broker_on.local.get(app))
     if rotations.rotating:
@@ -506,6 +517,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         state_dir=f"/var/lib/{app}",
         log_dir=f"/var/log/{app}",
     )
+    app_hosts = tuple(name for name, host in fleet_hosts.items() if "app" in host.duties)
     fleet = FleetPlan(
         app=application,
         broker=Broker(
@@ -539,7 +551,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         hooks=declaration.hooks,
         longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         hosts=fleet_hosts,
-        app_hosts=tuple(name for name, host in fleet_hosts.items() if "app" in host.duties),
+        app_hosts=app_hosts,
         beat_host=placed.beat,
         flower_host=placed.flower,
         flower_control=declaration.flower_control,
@@ -548,13 +560,25 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         producers=placed.producers,
         firewall=declaration.firewall.enabled,
         closed_ports=declaration.firewall.closed_ports,
-        mount_points=_mount_points(application, broker.flavor),
+        mount_points=_mount_points(application, {broker.flavor, *(["redis"] if beside else [])}),
         secrets_dir=declaration.secrets_dir,
         secrets_encrypted=declaration.secrets_encrypted,
         passwords=passwords,
         given_passwords=tuple(name for name, owner in passwords.items() if _is_given(name, hosts.get(owner))),
         rotating={name: rotations.earlier_user(app, name) for name in rotations.rotating},
         tls=asdict(files) if files else {},
+        signing=asdict(
+            Signing(
+                signing.mode,
+                signing.window,
+                dead_letters,
+                keep=signing.window + demand.options.longest_countdown,
+                senders=senders_of(app_hosts, placed.producers, placed.flower),
+                replay_cache=cache,
+            )
+        )
+        if cache
+        else {},
         scrape_targets={name: str(host.exporter) for name, host in fleet_hosts.items()},
         strict_certificates=any(
             platform_of(*host.system).strict_tls for name, host in hosts.items() if name in reached and host.system
@@ -576,9 +600,14 @@ def _is_given(password: str, owner: Host | None) -> bool:
     return owner is not None and (password in owner.given_passwords or "celery_secret_command" in owner.variables)
 
 
-def _mount_points(app: Application, flavor: str) -> tuple[str, ...]:
-    """Return the directories that the fleet writes to, and all directories above them, in alphabetical order."""
-    written = (app.root, app.state_dir, app.log_dir, f"{app.log_dir}-tasks", "/var/log/journal", f"/var/lib/{flavor}")
+def _mount_points(app: Application, servers: Iterable[str]) -> tuple[str, ...]:
+    """Return the directories that the fleet writes to, and all directories above them, in alphabetical order.
+
+    Args:
+        servers: the broker's flavor, and that of the replay cache.
+    """
+    data = [f"/var/lib/{server}" for server in servers]
+    written = (app.root, app.state_dir, app.log_dir, f"{app.log_dir}-tasks", "/var/log/journal", *data)
     return tuple(sorted({str(path) for each in map(PurePath, written) for path in (each, *each.parents)}))
 
 
@@ -629,8 +658,10 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
         broker_memory: bytes that the broker takes on its host.
     """
     programs = placed.programs.get(host.name, ())
+    cache = access.replay_cache
     services = {
         "broker": (placed.broker, broker_memory),
+        "replay cache": (cache.host if cache else "", ceil(cache.memory / SHARE) if cache else 0),
         "beat": (placed.beat, BEAT),
         "flower": (placed.flower, FLOWER),
         "monitor": (placed.monitor, MONITOR),

@@ -30,6 +30,11 @@ def release_problems(report: Mapping[str, Any], app: str, child_caps: Mapping[st
     problems += celery_problems(report["celery"], report["quorum_queues"])
     problems += priority_problems(report["priorities"])
     problems += limit_problems(report["time_limits"])
+    problems += [
+        f"{app} sets {name} to {serializer}, with which a message runs code, whoever has signed it. With "
+        "celery_signed_messages, use json or msgpack"
+        for name, serializer in sorted(report["unsafe_serializers"].items())
+    ]
     problems += cap_problems(report["memory"], child_caps)
     problems += [
         f"{app}: {where} sends tasks to the queue {queue}, which celery_queues does not declare. "

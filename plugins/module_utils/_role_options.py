@@ -128,7 +128,7 @@ def _redis_applications(options: Options) -> Iterable[Problem]:
     if highest >= int(options["databases"]):
         what = f"{options['databases']} is too low for the database {highest} of an application"
         yield Problem("redis_databases", what, f"Set it to {highest + 1}, because databases are numbered from 0")
-    duties = ("administrator", "monitoring", "metrics", "reader", "producer", "flower")
+    duties = ("administrator", "monitoring", "metrics", "reader", "producer", "flower", "replay")
     users = [each["user"] for each in applications] + [options[f"{duty}_user"] for duty in duties]
     users = [user for user in users if user]
     for user in sorted({user for user in users if users.count(user) > 1}):
@@ -137,10 +137,16 @@ def _redis_applications(options: Options) -> Iterable[Problem]:
     if others and ("" in prefixes or len(set(prefixes)) < len(prefixes)):
         what = "applications that share a Redis need a key prefix each, and redis_key_prefix is one"
         yield Problem("redis_other_applications", what, "Set another key_prefix for each")
-    for prefix in prefixes:
+    named = [("redis_key_prefix", prefix) for prefix in prefixes]
+    if options["replay_user"]:
+        named.append(("redis_replay_key_prefix", options["replay_key_prefix"]))
+        if not options["replay_key_prefix"]:
+            what = "must not be empty, because the replay cache's user would have access to all keys"
+            yield Problem("redis_replay_key_prefix", what, "Set it to a prefix, e.g. shop:replay:")
+    for where, prefix in named:
         if not re.fullmatch(r"([A-Za-z0-9:_.-]*[:_.-])?", str(prefix)):
             fix = "Use letters, digits and :_-. only, and end it with one of :_-."
-            yield Problem("redis_key_prefix", f"{prefix!r} is not valid", fix)
+            yield Problem(where, f"{prefix!r} is not valid", fix)
     names = list(users)
     for each in applications:
         names += [*each.get("queues", ["celery"]), *each.get("fanout_exchanges", [])]

@@ -58,18 +58,24 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def passwords_of(kind: str, *, broker: str, producers: bool, flower: str, monitor: str) -> dict[str, str]:
+def passwords_of(
+    kind: str, *, broker: str, producers: bool, flower: str, monitor: str, signing: bool = False
+) -> dict[str, str]:
     """Return the names of a fleet's passwords, each with the host whose variable sets it.
 
     Args:
         kind: of the broker.
         producers: whether there are hosts that only send tasks.
         broker, flower, monitor: names of hosts; empty if there is none.
+        signing: whether messages are signed, so that there is a replay cache.
     """
     users = ["application", "administrator", "monitoring"]
     users += ["producer"] * producers + ["flower"] * bool(flower)
     users += ["metrics", "reader", "ui_basic_auth"] * (kind == "redis")
     found = {f"{kind}_{user}": broker for user in users}
+    if signing:
+        # Beside RabbitMQ, the replay cache is a Redis of its own.
+        found |= dict.fromkeys(("redis_administrator", "redis_replay"), broker)
     if flower:
         found["flower_basic_auth"] = flower
     if monitor:

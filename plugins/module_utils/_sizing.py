@@ -132,12 +132,14 @@ def broker_need(
     connections: int,
     compressed: bool,
     result_expires: int,
+    replay_cache: int = 0,
 ) -> Need:
     """Return the resources that a broker needs.
 
     Args:
         queues: each queue with its type on this broker.
         result_expires: seconds for which results are stored.
+        replay_cache: bytes of the replay cache, 0 if there is none. Redis holds it itself, RabbitMQ's host beside it.
     """
     parts = {"empty broker": costs.base, f"{connections} connections": connections * costs.connection}
     disk = log = results = 0
@@ -153,4 +155,7 @@ def broker_need(
     if results and costs.result:
         parts[f"{results} results x {costs.result} bytes"] = results * costs.result
         disk += results * costs.result
+    disk += replay_cache
+    if replay_cache and kind == "redis":
+        parts["replay cache"] = replay_cache
     return Need(parts, ceil(disk * DISK_COPIES * HEADROOM), connections)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import Listener
@@ -100,7 +100,17 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         f"broker: {broker.flavor} on {broker.host} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
         f"broker memory: limit {format_size(limits.memory)}; needed: {limits.arithmetic}",
         f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
+        *_replay_cache(fleet.signing),
     ]
+
+
+def _replay_cache(signing: Mapping[str, Any]) -> Iterator[str]:
+    if signing:
+        cache = signing["replay_cache"]
+        yield (
+            f"replay cache: on {cache['host']} ({cache['address']}:{cache['port']}), limit "
+            f"{format_size(cache['memory'])}; messages may be started within {signing['window']} s"
+        )
 
 
 def _reached_from(listener: Listener) -> str:

@@ -31,15 +31,23 @@ class TlsFiles:
     group: str = "celery-fleet-tls"
 
 
-def read_mode(reader: Variables) -> str:
-    """Return celery_tls; empty if it is not set. YAML reads off without quotes as false."""
-    value = reader.raw.get("tls")
+def read_mode(reader: Variables, key: str, *, enabled: str = "") -> str:
+    """Return a variable whose value is one of MODES; empty if it is not set.
+
+    YAML reads off without quotes as false.
+
+    Args:
+        enabled: the mode that true stands for; empty: true is not valid.
+    """
+    value = reader.raw.get(key)
     if value is False:
         return "off"
+    if value is True and enabled:
+        return enabled
     mode = str(value or "")
     if mode and mode not in MODES:
         reader.problem(
-            "tls", f"{value!r} is not a valid value{closest(mode, MODES)}", f"Set it to one of {', '.join(MODES)}"
+            key, f"{value!r} is not a valid value{closest(mode, MODES)}", f"Set it to one of {', '.join(MODES)}"
         )
         return ""
     return mode

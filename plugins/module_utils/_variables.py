@@ -28,7 +28,8 @@ _OF_ROLES = """
     celery_longest_countdown celery_monitor_group celery_producer_broker_url celery_producer_config_dir
     celery_producer_file_group celery_producer_group celery_producer_identity celery_producer_queues
     celery_producer_result_backend celery_producer_routes celery_producer_settings
-    celery_producer_settings_template celery_queue_defaults celery_queues celery_rollout_auto_rollback
+    celery_producer_settings_template celery_queue_defaults celery_queues celery_replay_cache_memory
+    celery_rollout_auto_rollback
     celery_rollout_batches celery_rollout_beat_host celery_rollout_hooks
     celery_rollout_hosts celery_rollout_identity celery_rollout_keep_releases celery_rollout_label
     celery_rollout_lock_host celery_rollout_margins celery_rollout_observe_seconds
@@ -36,6 +37,10 @@ _OF_ROLES = """
     celery_rollout_queues celery_rollout_report_dir celery_rollout_restart_before celery_rollout_staged
     celery_rollout_start_timeout celery_rollout_state_dir celery_rollout_stop_method
     celery_rollout_take_over celery_rollout_version celery_secrets_dir celery_secrets_encrypted celery_settings
+    celery_signing_directory celery_signing_group celery_signing_key celery_signing_operator_key
+    celery_signing_replay_cache celery_signing_trusted celery_app_signing celery_app_signing_files
+    celery_producer_signing celery_producer_signing_key
+    celery_signed_messages celery_signed_messages_window
     celery_task_log_agents celery_task_log_cloudwatch_access_key celery_task_log_cloudwatch_credentials
     celery_task_log_cloudwatch_endpoint celery_task_log_cloudwatch_group
     celery_task_log_cloudwatch_metrics celery_task_log_cloudwatch_region

@@ -19,18 +19,15 @@ REPLY_SECONDS = 30
 _ENDING_BYTES = 1 << 20
 
 
-def celery_run(root: str, user: str) -> list[str]:
-    """Return the argument list that runs a command in the application's environment, as its user.
+def query_command(root: str, query: str, app: str) -> list[str]:
+    """Return the argument list of a query of services/query.py, without the query's own arguments.
+
+    Root runs it, so that it may read the key that signs commands. It becomes the application's user.
 
     Args:
         root: the application's directory.
     """
-    return ["runuser", "-u", user, "--", f"{root}/bin/celery_run"]
-
-
-def query_command(root: str, user: str, query: str, app: str) -> list[str]:
-    """Return the argument list of a query of services/query.py, without the query's own arguments."""
-    return [*celery_run(root, user), "python", "-c", inspect.getsource(query_module), query, app]
+    return [f"{root}/bin/celery_run", "python", "-c", inspect.getsource(query_module), query, app]
 
 
 def read_reply(raw: Mapping[str, Any]) -> dict[str, frozenset[str]]:

@@ -379,8 +379,8 @@ class Activation:
 
     def _consumed_queues(self, nodes: Iterable[str], *, shutdown: bool = False) -> dict[str, frozenset[str]]:
         if self.remote_control is None:
-            where = (self.parameters["root"], self.parameters["user"])
-            self.remote_control = RemoteControl(query_command(*where, "control", self.parameters["app"]))
+            command = query_command(self.parameters["root"], "control", self.parameters["app"])
+            self.remote_control = RemoteControl(command)
         return self.remote_control.consumed_queues(nodes, shutdown=shutdown)
 
     # ---- Act ----

@@ -301,7 +301,7 @@ def versions(release: Path) -> dict[str, str]:
 def query(module: AnsibleModule) -> dict[str, Any]:
     """Return the answers of the broker and the workers."""
     app = module.params["app"]
-    run = ["timeout", str(QUERY_SECONDS), *query_command(app["root"], app["user"], "diagnose", app["module"])]
+    run = ["timeout", str(QUERY_SECONDS), *query_command(app["root"], "diagnose", app["module"])]
     code, output, error = module.run_command(
         [*run, json.dumps(module.params["queues"]), json.dumps(module.params["programs"])], cwd="/"
     )

@@ -27,10 +27,6 @@ options:
     description: The application as C(celery -A) takes it. Required with O(queues).
     type: str
     default: ""
-  user:
-    description: The application's user. Required with O(queues).
-    type: str
-    default: ""
   root:
     description: The application's directory, which holds C(current) and C(releases).
     type: path
@@ -257,7 +253,7 @@ def depths(module: AnsibleModule, seconds: float) -> tuple[dict[str, int], dict[
     queues, limits = module.params["queues"], module.params["limits"]
     if not queues:
         return {}, {}
-    run = query_command(module.params["root"], module.params["user"], "depths", module.params["app"])
+    run = query_command(module.params["root"], "depths", module.params["app"])
     limited = {queue: limits[queue] for queue in queues if queue in limits}
     arguments = [json.dumps(queues), json.dumps(limited), str(max(seconds, LEAST_SECONDS))]
     code, output, error = module.run_command([*run, *arguments], cwd="/")
@@ -306,7 +302,6 @@ def main() -> None:
         argument_spec={
             "app_name": {"type": "str", "required": True},
             "app": {"type": "str", "default": ""},
-            "user": {"type": "str", "default": ""},
             "root": {"type": "path", "required": True},
             "state_dir": {"type": "path", "required": True},
             "queues": {"type": "list", "elements": "str", "default": []},

@@ -368,7 +368,7 @@ class Rollout:
         return arguments
 
     def _status(self, *, app: bool = True, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - the module's options
-        names = ("name", "module", "user", "root", "state_dir") if app else ("name", "root", "state_dir")
+        names = ("name", "module", "root", "state_dir") if app else ("name", "root", "state_dir")
         return {**self._identity(*names), **options}
 
     def _identity(self, *names: str) -> dict[str, Any]:

@@ -41,6 +41,8 @@ _MISTAKES = (ModuleNotFoundError, SyntaxError, NameError, AttributeError, TypeEr
 # Settings that options on the command line of each worker override.
 _OPTIONS = ("worker_concurrency", "worker_max_memory_per_child", "worker_max_tasks_per_child", "worker_pool")
 _UNSET = object()
+# Names and content types of pickle and YAML.
+_UNSAFE = re.compile("pickle|python-serialize|yaml")
 #: The fleet's queues, without those that code of the application adds.
 QUEUES = tuple(fleet.FIRM["task_queues"])
 
@@ -146,6 +148,7 @@ def report(app: Any) -> dict[str, Any]:  # noqa: ANN401
         "undeclared": undeclared(app),
         "exchanges": exchanges(app),
         "time_limits": time_limits(app),
+        "unsafe_serializers": unsafe_serializers(app) if hasattr(fleet, "guard") else {},
         "priorities": priorities(app),
         "celery": celery.__version__,
         "timezone": os.environ.get("TZ", ""),
@@ -260,6 +263,14 @@ def priorities(app: Any) -> dict[str, int]:  # noqa: ANN401
 
 def _highest(queue: Any) -> int:  # noqa: ANN401
     return queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority") or 0
+
+
+def unsafe_serializers(app: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the settings that allow a serializer which runs code of a message, each with that serializer."""
+    names = ("accept_content", "result_accept_content", "task_serializer", "result_serializer", "event_serializer")
+    values = {name: app.conf.get(name) for name in names}
+    given = {name: [value] if isinstance(value, str) else value or () for name, value in values.items()}
+    return {name: unsafe for name, listed in given.items() for unsafe in listed if _UNSAFE.search(unsafe)}
 
 
 def time_limits(app: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ ROLE = Role(
     __redis_platform=asdict(platform_of("Debian", 13)),
     **{f"redis_{user}_password": user for user in USERS},
 )
+REPLAY = {"redis_replay_user": "celery-replay", "redis_replay_password": "replay"}
+ONLY_REPLAY = REPLAY | {
+    f"redis_{user}_{what}": ""
+    for user in ("application", "monitoring", "metrics", "reader")
+    for what in ("user", "password")
+}
 BLOG = {"user": "blog", "password": "x", "key_prefix": "blog:"}
 
 
@@ -61,6 +68,9 @@ def test_the_defaults_are_valid() -> None:
         ({"redis_queues": ["a\nuser x on nopass"]}, "can't be the name"),
         ({"redis_key_prefix": "shop"}, "'shop' is not valid"),
         ({"redis_key_prefix": "*:"}, "'*:' is not valid"),
+        (REPLAY | {"redis_replay_key_prefix": "*"}, "redis_replay_key_prefix: '*' is not valid"),
+        (REPLAY | {"redis_replay_key_prefix": ""}, "redis_replay_key_prefix: must not be empty"),
+        (REPLAY | {"redis_replay_user": "celery"}, "celery is the name of two users"),
         ({"redis_other_applications": [BLOG]}, "need a key prefix each"),
         ({"redis_other_applications": [BLOG], "redis_key_prefix": "blog:"}, "need a key prefix each"),
         ({"redis_settings": {"Port": 1}}, "redis_settings: port is set by the role"),
@@ -149,6 +159,30 @@ def test_flower_sends_tasks_only_if_it_may_control(control: bool) -> None:
     assert not {"+lrange", "+hget", "+rpush", "+eval", "+@all"} & {*rules}
 
 
+def test_the_replay_cache_has_its_own_keys_and_few_commands() -> None:
+    rules = users(redis_key_prefix="shop:", **REPLAY)["celery-replay"]
+    assert [rule for rule in rules if rule[0] in "%~&"] == ["~shop:replay:*"]
+    granted = {rule[1:] for rule in rules if rule[0] == "+"}
+    assert granted == {"ping", "eval", "get", "set", "del", "exists", "client|setinfo"}
+    assert "celery-replay" not in users()
+
+
+@pytest.mark.parametrize("user", ["celery", "flower", "producer", "celery-metrics"])
+def test_no_other_user_writes_keys_of_the_replay_cache(user: str) -> None:
+    flower = {"redis_flower_user": "flower", "redis_flower_password": "x", "redis_flower_control": True}
+    producer = {"redis_producer_user": "producer", "redis_producer_password": "x"}
+    made = users(redis_key_prefix="shop:", redis_queues=["replay", "a*"], **REPLAY, **flower, **producer)
+    patterns = [rule.partition("~")[2] for rule in made[user] if rule[0] in "%~"]
+    assert patterns
+    for key in ("5f2b0c1e-6f0c-4a53-9d1c-2f6f5a1f4a10", "e3b0c44298fc1c149afbf4c8996fb924"):
+        assert not [pattern for pattern in patterns if fnmatchcase(f"shop:replay:{key}", pattern)]
+
+
+def test_a_server_may_have_the_replay_cache_alone() -> None:
+    assert set(users(**ONLY_REPLAY)) == {"default", "celery-admin", "celery-replay"}
+    assert ROLE.problems(**ONLY_REPLAY) == []
+
+
 def test_settings_become_lines() -> None:
     text = ROLE.render(
         "redis.conf.j2", redis_settings={"tcp-keepalive": 60, "activedefrag": False, "rdbcompression": True}
@@ -185,6 +219,18 @@ def test_passwords_stay_valid_if_they_are_kept() -> None:
     assert users(**present(**both) | new) == users(**both)
     assert digests(**both | {"redis_keep_passwords": []}) == [[second], [monitoring]]
     assert digests(redis_keep_passwords=["application"], __redis_present={"failed": True})
+
+
+def test_users_without_an_option_stay_if_they_are_kept() -> None:
+    before = ROLE.render("users.acl.j2", **REPLAY)
+    content = base64.b64encode(before.encode()).decode()
+    kept = {"__redis_present": {"content": content}, "redis_keep_users": True}
+    after = users(**kept)
+    assert after["celery-replay"] == users(**REPLAY)["celery-replay"]
+    assert {name: rules for name, rules in after.items() if name != "celery-replay"} == users()
+    assert users(**kept, **REPLAY) == users(**REPLAY)
+    assert "celery-replay" not in users(**kept | {"redis_keep_users": False})
+    assert users(redis_keep_users=True, __redis_present={"failed": True}) == users()
 
 
 def test_an_acl_file_is_applied_by_commands_that_close_no_connection_of_its_users() -> None:

@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import Metric
 
 from ..alive import Alive, read_alive
 from ..counts import BOUNDS, Counts, Tasks, read_counts
+from ..refusals import read_refusals
 
 HOUR, MINUTE = 3600, 60
 #: An older report of the watchdog about the broker says nothing.
@@ -59,6 +60,7 @@ HELP = {
     "celery_worker_heartbeat_age_seconds": "Seconds since the event loop of the worker's process last turned.",
     "celery_worker_broken_off": "Tasks that were in flight when their process was killed.",
     "celery_worker_untold": "Task results that the journal did not accept.",
+    "celery_worker_messages_refused": "Messages that the worker refused, by the reason.",
     "celery_broker_reachable": "Whether the host can query the broker.",
     "celery_host_drained": "Whether the host is drained.",
     "celery_release_info": "The release that workers of this host are started on.",
@@ -313,6 +315,10 @@ def metrics(
             labels = {"program": program.name, "slot": slot}
             families.gauge("celery_worker_heartbeat_age_seconds", alive.age, **labels)
             families.gauge("celery_worker_connected", alive.connected, **labels)
+        for slot in program.slots:
+            for reason, number in read_refusals(Path(config["counts"]), slot).items():
+                labels = {"program": program.name, "slot": slot, "reason": reason}
+                families.counter("celery_worker_messages_refused", number, **labels)
     if (reachable := broker_reachable(Path(config["broker_file"]), now)) is not None:
         families.gauge("celery_broker_reachable", reachable)
     families.gauge("celery_host_drained", Path(config["drained"]).exists())

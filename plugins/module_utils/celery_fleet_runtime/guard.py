@@ -1,0 +1,443 @@
+"""Sign the messages that this process sends, and refuse messages that are not signed as they must be.
+
+The settings import this module if celery_signed_messages is set. Signed are tasks, commands of remote control, replies
+to them, and events. A worker verifies tasks and commands, a process that controls workers verifies replies and events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from celery import current_app, signals
+from celery.bootsteps import StartStopStep
+from kombu import compression, messaging
+
+from .alarm import is_blocked
+from .refusals import REASONS, Refusals
+from .replay import DONE, RENEW_SECONDS, ReplayCache
+from .report import DELAY
+from .signing import (
+    PROPERTIES,
+    SKEW_SECONDS,
+    RefusedError,
+    SenderKey,
+    Signer,
+    Statement,
+    Trust,
+    TrustedKey,
+    verify,
+)
+
+#: Exchanges of remote control, of replies to it, and of events, as Celery names them.
+CONTROL, REPLIES, EVENTS = "celery.pidbox", "reply.celery.pidbox", "celeryev"
+#: Variable with the number of a file descriptor from which the operator's key is read.
+OPERATOR_KEY = "CELERY_FLEET_OPERATOR_KEY"
+#: A command of remote control, a reply and an event are valid for this time.
+FRESH_SECONDS = 60 + SKEW_SECONDS
+#: Between two attempts to claim a message that another worker has.
+RETRY_SECONDS = 1.0
+#: Header of a refused task among the dead letters, with the reason.
+REFUSED = "fleet-refused"
+DEAD_LETTER_SECONDS = 5
+_KEY_BYTES = 4096
+
+# kombu has no types.
+Consumer: Any = messaging.Consumer
+Producer: Any = messaging.Producer
+decompress: Any = compression.decompress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How messages are signed.
+
+    Attributes:
+        directory: that has the keys.
+        required: whether unsigned messages are refused.
+        window: seconds for which a message is valid, from its time or its eta on.
+        dead_letters: queue for refused tasks.
+    """
+
+    directory: Path
+    required: bool
+    window: int
+    dead_letters: str
+
+
+def install(directory: str, *, required: bool, window: int, dead_letters: str, operator: bool = False) -> None:
+    """Sign what this process sends, and verify what it receives.
+
+    Args:
+        directory: see Options, as for the others.
+        operator: whether the process controls workers with its own key, as Flower does.
+    """
+    options = Options(Path(directory), required, window, dead_letters)
+    commands = _operator_key()
+    sign_published(options.directory, commands)
+    if operator or commands:
+        verify_answers(options)
+
+    def start(**_: object) -> None:
+        # Celery logs an exception of a handler, and would start the worker without its guard.
+        try:
+            guard_worker(options)
+        except Exception as error:
+            traceback.print_exc()
+            sys.exit(f"celery_signed_messages: the worker can't verify messages: {error}")
+
+    signals.celeryd_init.connect(start, weak=False, dispatch_uid=__name__)
+
+
+def sign_published(directory: Path, operator: Signer | None) -> None:
+    """Sign what this process publishes: commands with the operator's key if it is there, and all else with its own."""
+    sender = SenderKey(directory / "sender.key")
+    publish = Producer._publish
+
+    def publish_signed(self: Any, body: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - kombu has no types
+        priority, content_type, encoding, headers, properties, routing_key, *rest = arguments
+        exchange = rest[2]
+        if REFUSED not in headers and ("task" in headers or exchange in {CONTROL, REPLIES, EVENTS}):
+            # The receiver's kombu decompresses a message before anyone else sees it.
+            content = decompress(body, headers["compression"]) if headers.get("compression") else body
+            signer = operator if operator and exchange == CONTROL else sender.signer
+            routing = {"exchange": exchange, "routing_key": routing_key}
+            headers = signer.sign(content, headers, properties, content_type=content_type, **routing)
+        return publish(self, body, priority, content_type, encoding, headers, properties, routing_key, *rest, **options)
+
+    if not hasattr(publish, "celery_fleet"):
+        publish_signed.celery_fleet = True  # type: ignore[attr-defined]
+        Producer._publish = publish_signed
+
+
+def _operator_key() -> Signer | None:
+    """Return the operator's key, if root has passed it to this process."""
+    number = os.environ.pop(OPERATOR_KEY, "")
+    if not number.isdigit():
+        return None
+    try:
+        return Signer(os.pread(int(number), _KEY_BYTES, 0))
+    finally:
+        os.close(int(number))
+
+
+class Recent:
+    """The messages of the last time that were received, for those that are valid for FRESH_SECONDS only."""
+
+    def __init__(self) -> None:
+        self._nonces: dict[str, float] = {}
+
+    def add(self, nonce: str) -> None:
+        """Remember a message. Raises RefusedError if it was received before."""
+        now = time.monotonic()
+        if nonce in self._nonces:
+            raise RefusedError("replayed")
+        # The oldest come first.
+        for known, at in list(self._nonces.items()):
+            if at > now - FRESH_SECONDS - SKEW_SECONDS:
+                break
+            del self._nonces[known]
+        self._nonces[nonce] = now
+
+
+class Guard:
+    """What a worker's process knows about the messages that it receives."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.trust = Trust(options.directory / "trusted.json")
+        self.cache = ReplayCache(options.directory / "replay_cache.json")
+        self.started = time.time()
+        #: Messages that this process has claimed, and not acknowledged.
+        self.claimed: set[str] = set()
+        #: Messages that are done, and that the cache does not know to be done yet, with their seconds.
+        self.unfinished: dict[str, float] = {}
+        #: Number of the present connection to the broker.
+        self.connection = 0
+        self._recent = Recent()
+        program = os.environ.get("SUPERVISOR_PROCESS_NAME")
+        self._refusals = Refusals(Path(os.environ["CELERY_FLEET_COUNTS"]), program) if program else None
+
+    def verify(self, message: Any) -> tuple[TrustedKey, Statement]:  # noqa: ANN401 - kombu has no types
+        """Return the key of a message's sender, and what the sender states. Raises RefusedError."""
+        content_type = message.content_type
+        return verify(self.trust.keys, message.headers, message.body, content_type=content_type, now=time.time())
+
+    def is_accepted_unsigned(self, error: RefusedError) -> bool:
+        return str(error) == "unsigned" and not self.options.required
+
+    def refused(self, what: str, reason: str) -> None:
+        """Log and count a refused message."""
+        log.error("Refused %s: %s (%s)", what, REASONS[reason], reason)
+        if self._refusals:
+            self._refusals.count(reason)
+
+    def check_command(self, message: Any) -> None:  # noqa: ANN401 - as above
+        """Raise RefusedError if a command of remote control must not be executed."""
+        key, statement = self.verify(message)
+        if statement.exchange != CONTROL:
+            raise RefusedError("wrong_destination")
+        if not key.operator:
+            raise RefusedError("not_operator")
+        # A process remembers no commands of the time before its start.
+        if statement.at < max(time.time() - FRESH_SECONDS, self.started):
+            raise RefusedError("expired")
+        self._recent.add(statement.nonce)
+
+    def valid_seconds(self, statement: Statement) -> float:
+        """Return for how many seconds a message is valid; not above 0 if it has expired."""
+        return statement.due + self.options.window - time.time()
+
+    def renew(self) -> None:
+        """Renew the lease, and tell the cache what it does not know yet."""
+        try:
+            self.cache.renew()
+            for nonce, seconds in list(self.unfinished.items()):
+                self.cache.finish(nonce, seconds)
+                del self.unfinished[nonce]
+        except OSError as error:
+            log.warning("The replay cache can't be reached: %s", error)
+
+    def finish(self, nonce: str, seconds: float) -> None:
+        """Mark a message as done. If the cache can't be reached, the lease's renewal does so later."""
+        self.claimed.discard(nonce)
+        try:
+            self.cache.finish(nonce, seconds)
+        except OSError:
+            self.unfinished[nonce] = seconds
+
+    def release(self, nonce: str) -> None:
+        """Give up the claim of a message, so that another worker may start it."""
+        self.claimed.discard(nonce)
+        # Otherwise, the claim ends with this process's lease.
+        with contextlib.suppress(OSError):
+            self.cache.release(nonce)
+
+    def end(self) -> None:
+        """Give up all claims."""
+        for nonce in list(self.claimed):
+            self.release(nonce)
+
+    def close(self, **_: object) -> None:
+        """Give up all claims and the lease, before this process ends."""
+        self.end()
+        with contextlib.suppress(OSError):
+            self.cache.end()
+
+
+class Receiver:
+    """Receives the tasks of a worker's present connection to its broker."""
+
+    def __init__(self, guard: Guard, consumer: Any, start: Callable[[Any], object]) -> None:  # noqa: ANN401 - as above
+        """Prepare to receive tasks.
+
+        Args:
+            consumer: the worker's consumer.
+            start: Celery's handler of a received task.
+        """
+        self._guard = guard
+        self._consumer = consumer
+        self._start = start
+        self._connection = guard.connection
+        self._queues = self._consumed()
+
+    def receive(self, message: Any) -> None:  # noqa: ANN401 - as above
+        """Start the task of a message, or refuse it."""
+        guard = self._guard
+        try:
+            _, statement = guard.verify(message)
+            if not self._consumes(DELAY.sub("", statement.routing_key)):
+                raise RefusedError("wrong_destination")
+            if guard.valid_seconds(statement) <= 0:
+                raise RefusedError("expired")
+        except RefusedError as error:
+            if guard.is_accepted_unsigned(error):
+                self._start(message)
+            else:
+                self._refuse(message, str(error))
+        else:
+            self._claim(message, statement)
+
+    def _consumes(self, queue: str) -> bool:
+        # Before a shutdown, a worker cancels its consumers, and still receives what is in transit.
+        if queue not in self._queues:
+            self._queues |= self._consumed()
+        return queue in self._queues
+
+    def _consumed(self) -> set[str]:
+        return {queue.name for queue in self._consumer.task_consumer.queues}
+
+    def _claim(self, message: Any, statement: Statement) -> None:  # noqa: ANN401 - as above
+        """Start the task of a message that no worker has started, and settle the others."""
+        guard = self._guard
+        if guard.connection != self._connection:  # the broker delivers the message again
+            return
+        seconds = guard.valid_seconds(statement) + SKEW_SECONDS
+        try:
+            owner = guard.cache.claim(statement.nonce, seconds)
+        except OSError as error:
+            log.warning("The task %s waits for the replay cache: %s", _name(message), error)
+            self._claim_later(message, statement)
+            return
+        if not owner or (owner == guard.cache.owner and statement.nonce not in guard.claimed):
+            guard.claimed.add(statement.nonce)
+            _settle_with(guard, message, statement.nonce, seconds)
+            _use(message, statement)
+            self._start(message)
+        elif not message.delivery_info.get("redelivered"):
+            self._refuse(message, "replayed")
+        elif owner == DONE:
+            log.info("Dropped the second delivery of the task %s, which is done", _name(message))
+            message.ack_log_error(log, self._consumer.connection_errors)
+        else:
+            self._claim_later(message, statement)
+
+    def _claim_later(self, message: Any, statement: Statement) -> None:  # noqa: ANN401 - as above
+        self._consumer.timer.call_after(RETRY_SECONDS, self._claim, (message, statement))
+
+    def _refuse(self, message: Any, reason: str) -> None:  # noqa: ANN401 - as above
+        self._guard.refused(f"the task {_name(message)}", reason)
+        try:
+            self._send_to_dead_letters(message, reason)
+        except Exception:
+            log.exception("The refused task %s could not be sent to the dead letters", _name(message))
+            message.reject_log_error(log, self._consumer.connection_errors)
+        else:
+            message.ack_log_error(log, self._consumer.connection_errors)
+
+    def _send_to_dead_letters(self, message: Any, reason: str) -> None:  # noqa: ANN401 - as above
+        headers = {name: value for name, value in message.headers.items() if name != "compression"}
+        with self._consumer.app.amqp.producer_pool.acquire(block=True, timeout=DEAD_LETTER_SECONDS) as producer:
+            if is_blocked(producer.channel):
+                raise ConnectionError("RabbitMQ blocks the connection")
+            producer.publish(
+                message.body,
+                exchange="",
+                routing_key=self._guard.options.dead_letters,
+                content_type=message.content_type,
+                content_encoding=message.content_encoding,
+                headers={**headers, REFUSED: reason},
+                confirm_timeout=DEAD_LETTER_SECONDS,
+            )
+
+
+def _name(message: Any) -> str:  # noqa: ANN401 - as above
+    """Return the name of a message's task, and its ID, as the log shows them. They may be anything."""
+    headers = message.headers
+    return f"{str(headers.get('task'))[:100]!r} ({str(headers.get('id'))[:100]!r})"
+
+
+def _use(message: Any, statement: Statement) -> None:  # noqa: ANN401 - as above
+    """Replace what is not signed in a message. RabbitMQ adds headers, such as the number of deliveries."""
+    added = {name: value for name, value in message.headers.items() if name.startswith("x-")}
+    message.headers = {**added, **statement.headers}
+    unsigned_ones = {name: value for name, value in message.properties.items() if name not in PROPERTIES}
+    message.properties = {**unsigned_ones, **statement.properties}
+
+
+def _settle_with(guard: Guard, message: Any, nonce: str, seconds: float) -> None:  # noqa: ANN401 - as above
+    """Have a message's acknowledgment mark it as done, and its rejection give up its claim."""
+    ack, reject, requeue = message.ack, message.reject, message.requeue
+
+    def ack_done(*arguments: object, **options: object) -> None:
+        guard.finish(nonce, seconds)
+        ack(*arguments, **options)
+
+    def reject_released(*arguments: object, **options: object) -> None:
+        guard.release(nonce)
+        reject(*arguments, **options)
+
+    def requeue_released() -> None:
+        guard.release(nonce)
+        requeue()
+
+    message.ack, message.reject, message.requeue = ack_done, reject_released, requeue_released
+
+
+def guard_worker(options: Options) -> None:
+    """Have the worker that starts in this process refuse messages that are not signed as they must be."""
+    from celery.worker.consumer.consumer import Consumer  # noqa: PLC0415 - a producer does not need it
+    from celery.worker.pidbox import Pidbox  # noqa: PLC0415 - as above
+
+    guard = Guard(options)
+    consumers, mailboxes = Consumer, Pidbox
+    create_task_handler, on_message = consumers.create_task_handler, mailboxes.on_message
+
+    def create_guarded(self: Any, *arguments: Any, **more: Any) -> Callable[[Any], None]:  # noqa: ANN401 - as above
+        return Receiver(guard, self, create_task_handler(self, *arguments, **more)).receive
+
+    def execute_checked(self: Any, body: Mapping[str, Any], message: Any) -> None:  # noqa: ANN401 - as above
+        try:
+            guard.check_command(message)
+        except RefusedError as error:
+            if not guard.is_accepted_unsigned(error):
+                guard.refused(f"the command {str(body.get('method'))[:100]!r}", str(error))
+                return
+        on_message(self, body, message)
+
+    consumers.create_task_handler, mailboxes.on_message = create_guarded, execute_checked
+    Claims.guard = guard
+    current_app.steps["consumer"].add(Claims)
+    signals.worker_shutdown.connect(guard.close, weak=False, dispatch_uid=__name__)
+
+
+class Claims(StartStopStep):  # type: ignore[misc]
+    """Bootstep that keeps this worker's claims while it is connected to its broker."""
+
+    # A reconnect clears the timers, and restarts this step after the step Tasks.
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    guard: Guard
+
+    def start(self, parent: Any) -> None:  # noqa: ANN401 - as above
+        self.guard.renew()
+        parent.timer.call_repeatedly(RENEW_SECONDS, self.guard.renew)
+
+    def stop(self, parent: Any) -> None:  # noqa: ANN401 - as above
+        self.guard.connection += 1
+        # Celery has cancelled the tasks, and the broker delivers them to other workers.
+        if parent.app.conf.worker_cancel_long_running_tasks_on_connection_loss:
+            self.guard.end()
+
+
+def verify_answers(options: Options) -> None:
+    """Drop replies of workers and events that are not signed as they must be, in a process that controls workers."""
+    trust, recent = Trust(options.directory / "trusted.json"), Recent()
+    receive = Consumer.receive
+
+    def check(message: Any, exchange: str) -> None:  # noqa: ANN401 - as above
+        """Use what is signed in a message. Raises RefusedError."""
+        _, statement = verify(
+            trust.keys, message.headers, message.body, content_type=message.content_type, now=time.time()
+        )
+        if statement.exchange != exchange:
+            raise RefusedError("wrong_destination")
+        if statement.at < time.time() - FRESH_SECONDS:
+            raise RefusedError("expired")
+        recent.add(statement.nonce)
+        _use(message, statement)
+
+    def receive_checked(self: Any, body: Any, message: Any) -> None:  # noqa: ANN401 - as above
+        # With Redis, the exchange in the message is the sender's choice.
+        exchange = next((queue.exchange.name for queue in self.queues), "")
+        if exchange in {REPLIES, EVENTS}:
+            try:
+                check(message, exchange)
+            except RefusedError as error:
+                if options.required or str(error) != "unsigned":
+                    log.warning("Dropped a message of %s: %s", exchange, REASONS[str(error)])
+                    return
+        receive(self, body, message)
+
+    if not hasattr(receive, "celery_fleet"):
+        receive_checked.celery_fleet = True  # type: ignore[attr-defined]
+        Consumer.receive = receive_checked

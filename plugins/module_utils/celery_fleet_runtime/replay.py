@@ -1,0 +1,149 @@
+"""The replay cache: which messages workers have begun or finished, in a Redis server that all workers share.
+
+A broker delivers a message again when its worker has died, so a message that was received before is not a replay as
+such. A worker therefore claims a message before it starts its task, and marks it as done before it acknowledges it. A
+claim is valid while its worker lives, which the worker proves by a lease.
+
+Standard library only: an application whose broker is RabbitMQ need not have the package redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import time
+from pathlib import Path
+from typing import Any
+
+LEASE_SECONDS = 20
+#: How often the lease is renewed.
+RENEW_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0
+DONE = "done"
+# Returns who has the message if this worker can't claim it, else an empty string. A claim of an earlier process of the
+# same program is taken over at once: the process is gone.
+_CLAIM = """
+local owner = redis.call('GET', KEYS[1])
+if owner == 'done' or owner == ARGV[1] then return owner end
+if owner and string.sub(owner, 1, #ARGV[2]) ~= ARGV[2] and redis.call('EXISTS', ARGV[3] .. owner) == 1 then
+  return owner
+end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[4])
+return ''
+"""
+
+
+class ReplayCache:
+    """A connection to the replay cache, with the name of this process."""
+
+    def __init__(self, path: Path) -> None:
+        """Read where the cache is.
+
+        Args:
+            path: JSON file with address, port, user, password, key_prefix, and ca, the file of the trusted
+                authorities; empty without TLS. It is read again for each connection, as passwords change.
+        """
+        self._path = path
+        self._prefix = str(self._read()["key_prefix"])
+        # Not the process ID alone, which another process has after a restart of the host.
+        self._program = f"{socket.gethostname()}/{os.environ.get('SUPERVISOR_PROCESS_NAME') or os.getpid()}/"
+        self.owner = f"{self._program}{os.getpid()}.{time.time_ns()}"
+        self._connection: _Connection | None = None
+
+    def claim(self, nonce: str, seconds: float) -> str:
+        """Claim a message, and return who has it instead: DONE, the owner of a claim, or empty if this process has it.
+
+        Args:
+            seconds: for which the message is valid.
+
+        Raises:
+            OSError: the cache can't be reached, or refuses the claim.
+        """
+        arguments = (self.owner, self._program, self._lease(""), str(max(1, int(seconds))))
+        return self._execute("EVAL", _CLAIM, "1", self._key(nonce), *arguments)
+
+    def finish(self, nonce: str, seconds: float) -> None:
+        """Mark a message as done. Raises OSError as claim does."""
+        self._execute("SET", self._key(nonce), DONE, "EX", str(max(1, int(seconds))))
+
+    def release(self, nonce: str) -> None:
+        """Give a claim back, so that another worker may start the message. Raises OSError as claim does."""
+        self._execute("DEL", self._key(nonce))
+
+    def renew(self) -> None:
+        """Renew the lease of this process. Raises OSError as claim does."""
+        self._execute("SET", self._lease(self.owner), "1", "EX", str(LEASE_SECONDS))
+
+    def end(self) -> None:
+        """End the lease of this process. Raises OSError as claim does."""
+        self._execute("DEL", self._lease(self.owner))
+
+    def _key(self, nonce: str) -> str:
+        return f"{self._prefix}m:{nonce}"
+
+    def _lease(self, owner: str) -> str:
+        return f"{self._prefix}w:{owner}"
+
+    def _read(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
+        return config
+
+    def _execute(self, *command: str) -> str:
+        """Execute a command, on a new connection if the present one is broken."""
+        if self._connection:
+            with contextlib.suppress(ConnectionError):
+                return self._connection.execute(*command)
+            self._connection.close()
+        self._connection = None
+        self._connection = _Connection(self._read())
+        return self._connection.execute(*command)
+
+
+class _Connection:
+    """A connection to a Redis server, which sends one command after the other (RESP 2)."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        address = str(config["address"])
+        plain = socket.create_connection((address, int(config["port"])), TIMEOUT_SECONDS)
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket = plain
+            if config["ca"]:
+                context = ssl.create_default_context(cafile=config["ca"])
+                self._socket = context.wrap_socket(plain, server_hostname=address)
+            self._file = self._socket.makefile("rb")
+            self.execute("AUTH", config["user"], config["password"])
+        except BaseException:
+            plain.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def execute(self, *command: str) -> str:
+        """Return the reply to a command; empty for nil.
+
+        Raises:
+            ConnectionError: the connection is broken.
+            OSError: the server reports an error.
+        """
+        words = [word.encode() for word in command]
+        try:
+            self._socket.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words))
+            return self._reply()
+        except (TimeoutError, ssl.SSLError) as error:
+            raise ConnectionError(str(error)) from error
+
+    def _reply(self) -> str:
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionResetError("The replay cache closed the connection")
+        kind, text = line[:1], line[1:-2].decode()
+        if kind == b"-":
+            raise OSError(f"The replay cache refuses a command: {text}")
+        if kind == b"$" and text != "-1":
+            return self._file.read(int(text) + 2)[:-2].decode()
+        return "" if kind == b"$" else text
