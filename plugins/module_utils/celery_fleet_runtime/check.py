@@ -148,7 +148,7 @@ def report(app: Any) -> dict[str, Any]:  # noqa: ANN401
         "undeclared": undeclared(app),
         "exchanges": exchanges(app),
         "time_limits": time_limits(app),
-        "unsafe_serializers": unsafe_serializers(app) if hasattr(fleet, "guard") else {},
+        "unsafe_serializers": unsafe_serializers(app) if hasattr(fleet, "SIGNING") else {},
         "priorities": priorities(app),
         "celery": celery.__version__,
         "timezone": os.environ.get("TZ", ""),

@@ -7,6 +7,7 @@ to them, and events. A worker verifies tasks and commands, a process that contro
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -104,6 +105,7 @@ def sign_published(directory: Path, operator: Signer | None) -> None:
     sender = SenderKey(directory / "sender.key")
     publish = Producer._publish
 
+    @functools.wraps(publish)
     def publish_signed(self: Any, body: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - kombu has no types
         priority, content_type, encoding, headers, properties, routing_key, *rest = arguments
         exchange = rest[2]
@@ -115,8 +117,7 @@ def sign_published(directory: Path, operator: Signer | None) -> None:
             headers = signer.sign(content, headers, properties, content_type=content_type, **routing)
         return publish(self, body, priority, content_type, encoding, headers, properties, routing_key, *rest, **options)
 
-    if not hasattr(publish, "celery_fleet"):
-        publish_signed.celery_fleet = True  # type: ignore[attr-defined]
+    if not hasattr(publish, "__wrapped__"):
         Producer._publish = publish_signed
 
 
@@ -426,6 +427,7 @@ def verify_answers(options: Options) -> None:
         recent.add(statement.nonce)
         _use(message, statement)
 
+    @functools.wraps(receive)
     def receive_checked(self: Any, body: Any, message: Any) -> None:  # noqa: ANN401 - as above
         # With Redis, the exchange in the message is the sender's choice.
         exchange = next((queue.exchange.name for queue in self.queues), "")
@@ -438,6 +440,5 @@ def verify_answers(options: Options) -> None:
                     return
         receive(self, body, message)
 
-    if not hasattr(receive, "celery_fleet"):
-        receive_checked.celery_fleet = True  # type: ignore[attr-defined]
+    if not hasattr(receive, "__wrapped__"):
         Consumer.receive = receive_checked

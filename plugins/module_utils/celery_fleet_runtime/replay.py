@@ -14,6 +14,7 @@ import json
 import os
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from typing import Any
 LEASE_SECONDS = 20
 #: How often the lease is renewed.
 RENEW_SECONDS = 5.0
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 3.0
+#: After a failure, no connection is tried for this time: each attempt stops the worker's event loop.
+DOWN_SECONDS = 10.0
 DONE = "done"
 # Returns who has the message if this worker can't claim it, else an empty string. A claim of an earlier process of the
 # same program is taken over at once: the process is gone.
@@ -51,7 +54,9 @@ class ReplayCache:
         # Not the process ID alone, which another process has after a restart of the host.
         self._program = f"{socket.gethostname()}/{os.environ.get('SUPERVISOR_PROCESS_NAME') or os.getpid()}/"
         self.owner = f"{self._program}{os.getpid()}.{time.time_ns()}"
+        self._lock = threading.Lock()
         self._connection: _Connection | None = None
+        self._down_until = 0.0
 
     def claim(self, nonce: str, seconds: float) -> str:
         """Claim a message, and return who has it instead: DONE, the owner of a claim, or empty if this process has it.
@@ -93,13 +98,20 @@ class ReplayCache:
 
     def _execute(self, *command: str) -> str:
         """Execute a command, on a new connection if the present one is broken."""
-        if self._connection:
-            with contextlib.suppress(ConnectionError):
-                return self._connection.execute(*command)
-            self._connection.close()
-        self._connection = None
-        self._connection = _Connection(self._read())
-        return self._connection.execute(*command)
+        # With threads and green threads as the pool, several acknowledge messages at the same time.
+        with self._lock:
+            if self._connection:
+                with contextlib.suppress(ConnectionError):
+                    return self._connection.execute(*command)
+                self._connection.close()
+                self._connection = None
+            if time.monotonic() < self._down_until:
+                raise ConnectionError("it did not respond a moment ago")
+            self._down_until = time.monotonic() + DOWN_SECONDS
+            self._connection = _Connection(self._read())
+            reply = self._connection.execute(*command)
+            self._down_until = 0.0
+            return reply
 
 
 class _Connection:

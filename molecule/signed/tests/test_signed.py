@@ -1,0 +1,303 @@
+"""A fleet begins to sign messages. Then its workers run what the fleet has sent, once, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import ssl
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from shared.deployed import RUN, Shop, call, connect, wait_until
+from shared.monitor import CA, SECRETS, Monitor
+from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
+
+HOSTS = ("worker1", "worker2")
+KEYS = "/etc/shop/signing"
+ATTACKER = "/var/tmp/attacker.py"  # noqa: S108 - on a host that the test owns
+RECORDED = "/var/lib/shop/recorded.json"
+# As root, who alone has the key that signs commands.
+INSPECT = "/srv/shop/bin/celery_run celery -A shop.celery:app inspect ping --json --timeout 30"
+signed = partial(converge, celery_signed_messages="only")
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop("worker1", HOSTS)
+
+
+@pytest.fixture(scope="module")
+def monitor() -> Monitor:
+    return Monitor("10.90.34.31")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def attacker(shop: Shop) -> None:
+    text = Path(__file__).with_name("attacker.py").read_text(encoding="utf-8")
+    shop.output(f"printf %s {shlex.quote(text)} > {ATTACKER}")
+
+
+def attack(shop: Shop, name: str) -> str:
+    """Run an attack with the password of the application, and none of its keys."""
+    return shop.output(f"{RUN} env -u CELERY_LOADER python {ATTACKER} {name} {RECORDED}")
+
+
+def refusals(shop: Shop) -> Counter[str]:
+    """Return the number of messages that all workers have refused, by reason."""
+    total: Counter[str] = Counter()
+    for host in HOSTS:
+        for line in shop.output("grep -h '' /var/lib/shop/counts/*.refused || true", host).splitlines():
+            total.update(json.loads(line))
+    return +total
+
+
+@contextmanager
+def refusing(shop: Shop, *reasons: str) -> Iterator[None]:
+    """Fail unless workers refuse so many messages because of the block, for these reasons, and no more."""
+    before = refusals(shop)
+    yield
+    wait_until(lambda: refusals(shop) - before == Counter(reasons), f"{reasons} are not refused")
+
+
+@contextmanager
+def stopped_workers(shop: Shop) -> Iterator[None]:
+    """Have no worker consume the queue customers during the block."""
+    for host in HOSTS:
+        shop.output("supervisorctl stop shop-customers", host)
+    yield
+    for host in HOSTS:
+        shop.output("supervisorctl start shop-customers", host)
+
+
+def recorded(shop: Shop) -> str:
+    """Record a task, which runs, and return its ID."""
+    with stopped_workers(shop):
+        (task,) = shop.send(call("customers.noop"))
+        attack(shop, "record")
+    shop.wait_for([task])
+    return task
+
+
+def works(shop: Shop) -> None:
+    """Fail unless tasks of all forms run, and none is refused."""
+    with refusing(shop):
+        shop.run(
+            call("customers.noop"),
+            call("customers.noop", countdown=2),
+            call("customers.noop", compression="zlib"),
+            call("customers.sync", 1, kwargs={"transient_errors": 1}),
+            call("customers.fan_out", 1),
+            call("reports.build", "2026-01", 0.1),
+            call("email.send_order_confirmation", 1, "a@example.com"),
+        )
+
+
+def test_a_running_fleet_begins_to_sign_without_losing_a_task(shop: Shop) -> None:
+    told = " ".join(failures(signed()).values())
+    assert "celery_signed_messages: only has workers refuse unsigned messages" in told
+    assert "No host was touched" in told
+    with shop.flow(call("customers.noop")) as ids:
+        assert changes(converge(celery_signed_messages="both"))
+        assert changes(signed())
+    assert len(ids) > 50
+    assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
+    assert refusals(shop) == Counter()
+    assert changes(signed()) == {0}
+    works(shop)
+
+
+def test_keys_and_the_cache_are_closed_to_others(shop: Shop) -> None:
+    listed = shop.output(f"stat --format '%n %U %G %a' {KEYS} {KEYS}/*")
+    assert listed.splitlines() == [
+        f"{KEYS} root shop 750",
+        f"{KEYS}/operator.key root root 600",
+        f"{KEYS}/replay_cache.json root shop 640",
+        f"{KEYS}/sender.key root shop 640",
+        f"{KEYS}/trusted.json root shop 640",
+    ]
+    keys = {shop.output(f"cat {KEYS}/{name}.key", host) for host in HOSTS for name in ("sender", "operator")}
+    assert len(keys) == 4
+    assert not [key for key in keys for host in HOSTS if key[40:80] in shop.output("cat /etc/shop/*.py", host)]
+
+
+REPLAYS = {
+    "replay": "replayed",
+    "renamed": "replayed",
+    "delayed": "replayed",
+    "stripped": "unsigned",
+    "rewritten": "wrong_signature",
+    "restated": "wrong_signature",
+    "moved": "wrong_destination",
+    "own_task": "unsigned",
+}
+
+
+def attacked(shop: Shop) -> None:
+    """Fail if any attack has an effect."""
+    task = recorded(shop)
+    since = shop.ledger([task])[-1]["time"]
+    # Several, so that the other host meets some.
+    with refusing(shop, *REPLAYS.values(), *["replayed"] * 6):
+        for name in [*REPLAYS, *["replay"] * 6]:
+            attack(shop, name)
+    assert len(shop.events([task], "done")) == 1
+    names = {line["task"] for line in shop.ledger(since=since)}
+    assert "customers.fail" not in names, "a forged task ran"
+    # Of a message and its changed copy, one runs, as it was sent.
+    with refusing(shop, "replayed"):
+        with stopped_workers(shop):
+            (task,) = shop.send(call("customers.noop"))
+            attack(shop, "record")
+            attack(shop, "renamed")
+        shop.wait_for([task])
+    assert [line["task"] for line in shop.events([task], "done")] == ["customers.noop"]
+
+
+def test_recorded_and_forged_tasks_are_refused(shop: Shop) -> None:
+    attacked(shop)
+
+
+def dead_letters() -> Counter[str]:
+    """Return the number of dead letters in RabbitMQ, by their reason."""
+    password = (SECRETS / "rabbitmq_administrator").read_text(encoding="utf-8").strip()
+    request = Request(
+        "https://10.90.34.11:15671/api/queues/shop/shop.dead/get",
+        data=json.dumps({"count": 100, "ackmode": "ack_requeue_true", "encoding": "auto"}).encode(),
+        headers={"Authorization": "Basic " + base64.b64encode(f"shop-admin:{password}".encode()).decode()},
+    )
+    with urlopen(request, timeout=60, context=ssl.create_default_context(cafile=CA)) as answer:  # noqa: S310 - as above
+        found = json.load(answer)
+    return Counter(message["properties"]["headers"].get("fleet-refused", "") for message in found)
+
+
+def test_refused_tasks_are_dead_letters_with_their_reason_and_raise_an_alert(shop: Shop, monitor: Monitor) -> None:
+    assert dead_letters() == refusals(shop)
+    attack(shop, "own_task")
+    wait_until(
+        lambda: any(
+            alarm.name == "CeleryMessagesRefused" and alarm.of(program="shop-customers", reason="unsigned")
+            for alarm in monitor.alarms()
+        ),
+        "no alert",
+    )
+
+
+def nodes(shop: Shop) -> set[str]:
+    """Return the workers that reply to root."""
+    return set(json.loads(shop.output(INSPECT)))
+
+
+def test_only_root_and_flower_control_workers(shop: Shop) -> None:
+    pids = {host: shop.pids(host) for host in HOSTS}
+    assert {node.split("@")[0] for node in nodes(shop)} >= {"customers", "video"}
+    # Not the application's user, nor anyone with the broker's password.
+    before = refusals(shop)
+    shop.host("worker1").run(f"{RUN} celery -A shop.celery:app control shutdown")
+    attack(shop, "shutdown")
+    wait_until(lambda: {"not_operator", "unsigned"} <= set(refusals(shop) - before), "commands are not refused")
+    assert {host: shop.pids(host) for host in HOSTS} == pids
+
+
+def test_a_recorded_command_has_no_effect(shop: Shop) -> None:
+    node = next(each for each in nodes(shop) if each.startswith("customers@"))
+    host = next(each for each in HOSTS if shop.output("hostname", each).strip() == node.partition("@")[2])
+    before = shop.pid(host, "shop-customers")
+    with ThreadPoolExecutor(1) as pool:
+        # A connection of its own, beside those that the test uses.
+        listening = pool.submit(attack, Shop("worker1", ()), "listen")
+        bound = "rabbitmqctl --silent --vhost shop list_queues name | grep -q attacker"
+        wait_until(lambda: connect("broker1").run(bound).rc == 0, "the attacker does not listen")
+        shop.output(f"{INSPECT.replace('inspect ping', 'control shutdown')} -d {node}")
+        listening.result()
+    wait_until(lambda: shop.pid(host, "shop-customers") not in {0, before}, "the worker did not restart")
+    wait_until(lambda: node in nodes(shop), "the worker does not reply")
+    after = shop.pid(host, "shop-customers")
+    counted = refusals(shop)
+    attack(shop, "command")
+    wait_until(lambda: {"expired", "replayed"} & set(refusals(shop) - counted), "it is not refused")
+    works(shop)
+    assert shop.pid(host, "shop-customers") == after
+
+
+def flower_workers() -> dict[str, Any]:
+    password = (SECRETS / "flower_basic_auth").read_text(encoding="utf-8").strip()
+    request = Request(
+        "https://10.90.34.31/api/workers?refresh=true",
+        headers={"Authorization": "Basic " + base64.b64encode(f"flower:{password}".encode()).decode()},
+    )
+    with urlopen(request, timeout=60, context=ssl.create_default_context(cafile=CA)) as answer:  # noqa: S310 - as above
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def test_flower_sees_the_workers_and_believes_no_one_else(shop: Shop) -> None:
+    wait_until(lambda: any(worker.get("stats") for worker in flower_workers().values()), "no worker replies to Flower")
+    attack(shop, "event")
+    dropped = "journalctl --unit flower --grep 'Dropped a message of celeryev: it is not signed'"
+    wait_until(lambda: connect("control1").run(dropped).rc == 0, "the event is not dropped")
+    assert not [name for name in flower_workers() if "forged" in name]
+
+
+def test_a_task_of_a_killed_worker_runs_on_the_other_host(shop: Shop) -> None:
+    with refusing(shop):
+        report = shop.report("2026-02")
+        shop.output("pkill -KILL -f 'worker --queues=reports'", "worker1")
+        report.finish()
+        shop.wait_for([report.id])
+
+
+def test_tasks_wait_while_the_replay_cache_is_down(shop: Shop) -> None:
+    with refusing(shop):
+        with shop.altered("broker1", "systemctl stop redis-server", "systemctl start redis-server"):
+            (task,) = shop.send(call("customers.noop"))
+            log = "grep -q 'waits for the replay cache' /var/log/shop/*.log"
+            wait_until(lambda: any(shop.host(host).run(log).rc == 0 for host in HOSTS), "no worker says so")
+            assert shop.events([task], "started") == []
+        shop.wait_for([task])
+
+
+def test_the_broker_restarts_and_nothing_is_lost_or_refused(shop: Shop) -> None:
+    with refusing(shop):
+        with shop.flow(call("customers.noop"), call("email.send_order_confirmation", 1, "a@example.com")) as ids:
+            connect("broker1").check_output("systemctl restart rabbitmq-server")
+            shop.run(call("customers.noop"))
+        shop.wait_for(ids)
+
+
+def test_keys_and_the_password_of_the_cache_are_replaced_while_tasks_flow(shop: Shop) -> None:
+    key, pids = f"cat {KEYS}/sender.key", {host: shop.pids(host) for host in HOSTS}
+    before = {host: shop.output(key, host) for host in HOSTS}
+    late = shop.send(call("customers.noop", countdown=240))
+    with refusing(shop):
+        with shop.flow(call("customers.noop")) as ids:
+            rotated = run_playbook(
+                PLAYBOOKS / "rotate.yml", celery_signed_messages="only", celery_rotate=["signing_keys", "redis_replay"]
+            )
+            assert changes(rotated)
+        assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
+    assert not set(before.values()) & {shop.output(key, host) for host in HOSTS}
+    assert {host: shop.pids(host) for host in HOSTS} == pids, "a worker restarted"
+    trusted = json.loads(shop.output(f"cat {KEYS}/trusted.json"))
+    assert sum(each["until"] is not None for each in trusted) == len(trusted) / 2
+    shop.wait_for(late)
+    works(shop)
+
+
+def test_redis_as_the_broker_refuses_the_same(shop: Shop) -> None:
+    assert changes(signed(celery_broker="redis"))
+    works(shop)
+    before = refusals(shop)
+    attacked(shop)
+    listed = (
+        "REDISCLI_AUTH=$(cat /var/lib/celery-fleet/redis/administrator.password) redis-cli -s /run/redis/redis.sock"
+    )
+    length = connect("broker1").check_output(f"{listed} --user shop-admin llen shop:shop.dead")
+    assert int(length) == (refusals(shop) - before).total()
