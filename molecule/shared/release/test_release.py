@@ -18,13 +18,15 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
 from shared.deployed import RUN, Shop, call, now, wait_until
 from shared.lab import cut_off, reboot, start
 from shared.playbook import PLAYBOOKS, changes, converge, run_playbook, started_playbook
 from shop.ledger import Tally, count
 
 testinfra_hosts = ["ansible://control1"]
-EXAMPLE = Path(__file__).parents[3] / "example"
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "example"
 # Short tasks and long ones, on workers that come to a release warm and by handover; each fan-out sends ten more.
 LOAD = [
     call("customers.sync", 1),
@@ -544,6 +546,14 @@ def test_a_template_of_the_users_own_holds_after_all_that(shop: Shop) -> None:
     for host in ("worker1", "worker2"):
         own, programs = shop.output(OWN_TEMPLATE, host).splitlines()
         assert own == programs != "0", host
+
+
+@pytest.mark.skipif(BROKER != "redis", reason="the scenario of RabbitMQ does not encrypt them")
+def test_secrets_are_encrypted_after_all_that() -> None:
+    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
+    store = SecretStore(ROOT / ".lab" / f"fleet-{scenario.name}" / "secrets", encrypted=True)
+    assert {"redis_application", "ca/ca.key"} <= set(store.names())
+    assert store.plain_names() == []
 
 
 def test_beat_was_never_doubled_by_all_that(shop: Shop) -> None:
