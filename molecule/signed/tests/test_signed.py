@@ -229,6 +229,15 @@ def test_a_recorded_command_has_no_effect(shop: Shop) -> None:
     assert shop.pid(host, "shop-customers") == after
 
 
+def test_no_message_ends_a_worker(shop: Shop) -> None:
+    pids, before = {host: shop.pids(host) for host in HOSTS}, refusals(shop)
+    attack(shop, "nonsense")
+    # Each worker gets the commands, and one the tasks.
+    wait_until(lambda: (refusals(shop) - before).total() >= 9, "nothing is refused")
+    works(shop)
+    assert {host: shop.pids(host) for host in HOSTS} == pids
+
+
 def flower_workers() -> dict[str, Any]:
     password = (SECRETS / "flower_basic_auth").read_text(encoding="utf-8").strip()
     request = Request(

@@ -387,7 +387,7 @@ def guard_worker(options: Options) -> None:
         except RefusedError as error:
             executes = guard.is_accepted_unsigned(error)
             if not executes:
-                guard.refused(f"the command {str(body.get('method'))[:100]!r}", str(error))
+                guard.refused(f"the command {str(body)[:100]!r}", str(error))
         if executes:
             on_message(self, body, message)
 

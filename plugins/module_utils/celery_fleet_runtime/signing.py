@@ -83,9 +83,15 @@ def key_id(public: bytes) -> str:
 
 
 def signed_bytes(statement: str, body: object) -> bytes:
-    """Return what is signed. A statement has no newline, so its end is unambiguous."""
-    content = body.encode() if isinstance(body, str) else bytes(body)  # type: ignore[call-overload]
-    return _PURPOSE + statement.encode() + b"\n" + content
+    """Return what is signed. A statement has no newline, so its end is unambiguous.
+
+    Raises:
+        TypeError: the body is neither text nor bytes.
+    """
+    content = body.encode() if isinstance(body, str) else body
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise TypeError(f"The body is of the type {type(body).__name__}")
+    return _PURPOSE + statement.encode() + b"\n" + bytes(content)
 
 
 class Signer:
@@ -186,13 +192,14 @@ def verify(
     if not isinstance(text, str) or not isinstance(signature, str):
         raise RefusedError("unsigned")
     try:
-        statement = Statement(**_loads(text))
-        key = trusted.get(statement.key)
+        key = trusted.get(json.loads(text)["key"])
         if key is None:
             raise RefusedError("unknown_key")
         key.public.verify(base64.b64decode(signature), signed_bytes(text, body))
-    except (ValueError, TypeError, InvalidSignature) as error:
+    # Before the signature is verified, the text may be anything.
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidSignature) as error:
         raise RefusedError("wrong_signature") from error
+    statement = Statement(**_loads(text))
     if statement.content_type != content_type or (key.until is not None and statement.at > key.until):
         raise RefusedError("wrong_signature")
     if statement.at > now + SKEW_SECONDS:

@@ -15,7 +15,9 @@ from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.refusals import REASONS, read_refusals
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.replay import DONE
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.signing import RefusedError, Signer
-from celery import Celery
+from celery import Celery, signals
+from celery.worker.consumer.consumer import Consumer
+from celery.worker.pidbox import Pidbox
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from signed_messages import BODY, HEADERS, JSON, pem, trusted_as
 
@@ -325,10 +327,24 @@ def test_a_restarted_worker_drops_the_commands_of_the_time_before(
         worker.guard.executes(sent)
 
 
+@pytest.mark.parametrize("body", [[], None, "shutdown", {"method": {}}])
+def test_no_command_of_a_stranger_ends_a_worker(directory: Path, monkeypatch: pytest.MonkeyPatch, body: object) -> None:
+    """Whatever leaves the handler of a message ends Celery's event loop."""
+    executed: list[object] = []
+    monkeypatch.setattr(Pidbox, "on_message", lambda *arguments: executed.append(arguments))
+    monkeypatch.setattr(Consumer, "create_task_handler", Consumer.create_task_handler)
+    monkeypatch.setattr(signals.worker_shutdown, "receivers", [])
+    module.guard_worker(Options(directory, True, WINDOW, "shop.dead"))
+    mailbox: Any = SimpleNamespace()
+    given: tuple[dict[str, Any], ...] = ({}, message().headers)
+    for headers in given:
+        Pidbox.on_message(mailbox, body, Message(headers=headers, body=b"[]", content_type=JSON))
+    assert executed == []
+    assert sum(read_refusals(directory, "shop-mail").values()) == 2
+
+
 def test_a_worker_that_can_not_verify_does_not_start(tmp_path: Path) -> None:
     """Celery would log the exception of a handler, and go on."""
-    from celery import signals  # noqa: PLC0415 - its receivers are put back
-
     before = list(signals.celeryd_init.receivers)
     publish = module.Producer._publish
     try:

@@ -98,7 +98,7 @@ def test_a_changed_statement_is_refused(values: dict[str, Any]) -> None:
         opened(changed(signed(), values))
 
 
-@pytest.mark.parametrize("body", [b"[[1, 3], {}, {}]", b"", "[]"])
+@pytest.mark.parametrize("body", [b"[[1, 3], {}, {}]", b"", "[]", None, 10**15, [1], {}])
 def test_another_body_is_refused(body: object) -> None:
     with pytest.raises(RefusedError, match="wrong_signature"):
         opened(signed(), body)
@@ -123,7 +123,10 @@ def test_nonsense_is_no_signature(signature: str) -> None:
         opened({**signed(), SIGNATURE: signature})
 
 
-@pytest.mark.parametrize("statement", ["", "{}", "[]", "1", '{"key": 1}'])
+@pytest.mark.parametrize(
+    "statement",
+    ["", "{}", "[]", "1", '{"key": []}', "[" * 100_000, '{"key": {"__type__": "bytes"}}'],
+)
 def test_nonsense_is_no_statement(statement: str) -> None:
     with pytest.raises(RefusedError, match="wrong_signature"):
         verify({}, {**signed(), STATEMENT: statement}, BODY, content_type=JSON, now=0)
