@@ -163,7 +163,7 @@ class Guard:
         self.claimed: set[str] = set()
         #: Messages that are done, and that the cache does not know to be done yet, with their seconds.
         self.unfinished: dict[str, float] = {}
-        #: Number of the present connection to the broker.
+        #: Number of connections to the broker that were lost.
         self.connection = 0
         self._recent = Recent()
         program = os.environ.get("SUPERVISOR_PROCESS_NAME")
@@ -227,6 +227,16 @@ class Guard:
         # Otherwise, the claim ends with this process's lease.
         with contextlib.suppress(OSError):
             self.cache.release(nonce)
+
+    def lose_connection(self, *, redelivers: bool) -> None:
+        """Note that the connection to the broker is lost.
+
+        Args:
+            redelivers: whether the broker delivers all messages again at once, so that Celery cancels their tasks.
+        """
+        if redelivers:
+            self.connection += 1
+            self.end()
 
     def end(self) -> None:
         """Give up all claims."""
@@ -353,9 +363,12 @@ def _use(message: Any, statement: Statement) -> None:  # noqa: ANN401 - as above
 def _settle_with(guard: Guard, message: Any, nonce: str, seconds: float) -> None:  # noqa: ANN401 - as above
     """Have a message's acknowledgment mark it as done, and its rejection give up its claim."""
     ack, reject, requeue = message.ack, message.reject, message.requeue
+    connection = guard.connection
 
     def ack_done(*arguments: object, **options: object) -> None:
-        guard.finish(nonce, seconds)
+        # A cancelled task ends with an acknowledgment, too, which the broker never gets.
+        if guard.connection == connection:
+            guard.finish(nonce, seconds)
         ack(*arguments, **options)
 
     def reject_released(*arguments: object, **options: object) -> None:
@@ -377,6 +390,7 @@ def guard_worker(options: Options) -> None:
     guard = Guard(options)
     consumers, mailboxes = Consumer, Pidbox
     create_task_handler, on_message = consumers.create_task_handler, mailboxes.on_message
+    on_connection_error = consumers.on_connection_error_after_connected
 
     def create_guarded(self: Any, *arguments: Any, **more: Any) -> Callable[[Any], None]:  # noqa: ANN401 - as above
         return Receiver(guard, self, create_task_handler(self, *arguments, **more)).receive
@@ -391,7 +405,13 @@ def guard_worker(options: Options) -> None:
         if executes:
             on_message(self, body, message)
 
+    def on_lost(self: Any, error: Exception) -> None:  # noqa: ANN401 - as above
+        # Before Celery cancels the tasks.
+        guard.lose_connection(redelivers=self.app.conf.worker_cancel_long_running_tasks_on_connection_loss)
+        on_connection_error(self, error)
+
     consumers.create_task_handler, mailboxes.on_message = create_guarded, execute_checked
+    consumers.on_connection_error_after_connected = on_lost
     Claims.guard = guard
     current_app.steps["consumer"].add(Claims)
     signals.worker_shutdown.connect(guard.close, weak=False, dispatch_uid=__name__)
@@ -407,12 +427,6 @@ class Claims(StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:  # noqa: ANN401 - as above
         self.guard.renew()
         parent.timer.call_repeatedly(RENEW_SECONDS, self.guard.renew)
-
-    def stop(self, parent: Any) -> None:  # noqa: ANN401 - as above
-        self.guard.connection += 1
-        # Celery has cancelled the tasks, and the broker delivers them to other workers.
-        if parent.app.conf.worker_cancel_long_running_tasks_on_connection_loss:
-            self.guard.end()
 
 
 def verify_answers(options: Options) -> None:

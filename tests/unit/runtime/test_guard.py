@@ -238,9 +238,30 @@ def test_a_message_that_waits_is_left_to_the_broker_when_the_connection_is_lost(
     worker.cache.down = True
     worker.receive(message())
     worker.cache.down = False
-    worker.guard.connection += 1
+    worker.guard.lose_connection(redelivers=True)
     assert worker.timer.turn() == 1
     assert (worker.started, worker.timer.turn()) == ([], 0)
+
+
+def test_a_task_that_is_cancelled_with_its_connection_runs_again(worker: Worker) -> None:
+    """Celery acknowledges it, but the broker does not hear that."""
+    headers = message().headers
+    first = worker.receive(message(dict(headers)))
+    worker.guard.lose_connection(redelivers=True)
+    first.ack()
+    again = message(dict(headers), again=True)
+    Receiver(worker.guard, worker.consumer, worker.started.append).receive(again)
+    assert worker.started == [first, again]
+
+
+def test_a_task_survives_the_loss_of_a_connection_to_redis(worker: Worker) -> None:
+    """It runs on, and its acknowledgment reaches Redis by another connection."""
+    headers = message().headers
+    first = worker.receive(message(dict(headers)))
+    worker.guard.lose_connection(redelivers=False)
+    first.ack()
+    worker.receive(message(dict(headers), again=True))
+    assert worker.started == [first]
 
 
 def test_refused_tasks_go_to_the_dead_letters_and_are_counted(worker: Worker, directory: Path) -> None:
