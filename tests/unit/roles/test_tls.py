@@ -126,3 +126,49 @@ def test_authorities_that_cant_work_are_refused(variables: dict[str, Any], probl
 def test_an_authority_is_accepted() -> None:
     given = {"prometheus_scrape_configs": [JOB], "prometheus_alertmanager_ca": FILES["ca"]}
     assert role("prometheus").problems(**given) == []
+
+
+@pytest.mark.parametrize("name", ["redis", "rabbitmq"])
+@pytest.mark.parametrize("given", [{}, {"tls": FILES}])
+def test_a_broker_can_read_the_key_before_it_has_tls(name: str, given: dict[str, Any]) -> None:
+    """A running process can't join a group, so without it the first listener with TLS would need a restart."""
+    unit = "service.conf.j2" if name == "redis" else "rabbitmq-server.service.conf.j2"
+    text = role(name).render(unit, **{f"{name}_{key}": value for key, value in given.items()})
+    assert "\nSupplementaryGroups=celery-fleet-tls\n" in text
+
+
+@pytest.mark.parametrize(("name", "config"), [("redis", "redis.conf.j2"), ("rabbitmq", "rabbitmq.conf.j2")])
+def test_tls_changes_only_the_listeners(name: str, config: str) -> None:
+    given = {"__redis_maxmemory": 1 << 30, "redis_flavor": "redis"}
+    plain, secure = ({}, {f"{name}_tls": FILES, f"{name}_port": 0})
+    assert role(name).render(config, **given) == role(name).render(config, **given, **secure)
+    listeners = [role(name).render("listeners.conf.j2", **variables) for variables in (plain, secure)]
+    assert FILES["key"] in listeners[1]
+    assert FILES["key"] not in listeners[0]
+
+
+def test_redis_gets_its_listeners_as_its_file_has_them() -> None:
+    assert role("redis").value("__redis_listener_settings") == {"port": 6379, "tls-port": 0}
+    settings = role("redis").value("__redis_listener_settings", redis_tls=FILES, redis_port=0)
+    assert settings == {
+        "port": 0,
+        "tls-port": 6380,
+        "tls-ca-cert-file": FILES["ca"],
+        "tls-cert-file": FILES["certificate"],
+        "tls-key-file": FILES["key"],
+        "tls-protocols": "TLSv1.2 TLSv1.3",
+        "tls-auth-clients": "no",
+    }
+    text = role("redis").render("listeners.conf.j2", redis_tls=FILES, redis_port=0)
+    assert 'port "0"' in text
+    assert 'tls-protocols "TLSv1.2 TLSv1.3"' in text
+
+
+def test_certificates_are_verified_with_an_authority() -> None:
+    modules = [
+        yaml.safe_load(role("blackbox_exporter").render_with_filters("blackbox.yml.j2", **given))["modules"]
+        for given in ({}, {"blackbox_exporter_ca": FILES["ca"]})
+    ]
+    assert list(modules[0]) == ["certificate"]
+    assert modules[1]["certificate"] == modules[0]["certificate"]
+    assert modules[1]["verified_certificate"]["tcp"]["tls_config"] == {"ca_file": FILES["ca"]}
