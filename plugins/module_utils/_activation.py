@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ansible_collections.fleet.celery.plugins.module_utils._tls import certificate_fix
+
 # Seconds after which a program that exits again and again has failed. A single start may fail for another reason.
 CRASH_SECONDS = 10.0
 _UP = frozenset({"STARTING", "RUNNING"})
@@ -149,12 +151,17 @@ def _come_up(wanted: Wanted, slot: str, observed: Observed) -> Step:
     tried = observed.tried or 0.0
     if observed.down:
         if tried >= min(CRASH_SECONDS, wanted.start_timeout):
-            return Step(failure=f"{slot} exits again and again. The end of its log:\n{observed.log}")
+            return Step(failure=_with_log(f"{slot} exits again and again", observed.log))
         return Step(start=slot if observed.state != "BACKOFF" else "", waits=f"{slot} is starting")
     missing = wanted.queues - observed.queues
     if observed.answers and not missing:
         return Step()
     what = f"does not consume {', '.join(sorted(missing))}" if observed.answers else "does not answer"
     if tried >= wanted.start_timeout:
-        return Step(failure=f"{slot} {what} after {tried:.0f} s. The end of its log:\n{observed.log}")
+        return Step(failure=_with_log(f"{slot} {what} after {tried:.0f} s", observed.log))
     return Step(waits=f"{slot} {what} yet")
+
+
+def _with_log(failure: str, log: str) -> str:
+    """Return why a program can't become ready, with the end of its log and what to do about a refused certificate."""
+    return "\n".join(filter(None, [f"{failure}. The end of its log:\n{log}", certificate_fix(log)]))

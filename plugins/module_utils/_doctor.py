@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._tls import certificate_fix
+
 #: Seconds beyond its time limit after which a task is overdue. A pool needs some to end it, and hosts' clocks differ.
 GRACE = 10
 
@@ -229,16 +231,6 @@ def _grouped(kills: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[str,
     return times
 
 
-def _certificate_fix(error: str) -> str:
-    """Return what to do about an error of TLS; empty if it is another error."""
-    if "CERTIFICATE_VERIFY_FAILED" in error or "certificate verify failed" in error:
-        return (
-            "Clients refuse the broker's certificate. Run playbooks/renew.yml. If it is the user's own, check its "
-            "names, its chain and its dates: openssl x509 -noout -text -in /etc/celery-fleet/tls/host.crt"
-        )
-    return ""
-
-
 def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     """Yield why the broker is unreachable or accepts no messages."""
     planned = fleet.plan["broker"]
@@ -256,7 +248,7 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
             where,
             f"{fleet.querying_host} can't query it: {error}",
             "No task is sent or started on that host",
-            _certificate_fix(error)
+            certificate_fix(error)
             or f"Check that its service is up, and that {planned['address']}:{planned['port']} is reachable from "
             f"{fleet.querying_host}",
         )
@@ -269,7 +261,7 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 where,
                 f"{host} can't connect to {planned['address']}:{planned['port']}: {error}",
                 "Workers of that host receive no tasks",
-                _certificate_fix(error)
+                certificate_fix(error)
                 or "Check routes, firewalls and name resolution from there. Workers reconnect by themselves",
             )
     if error := fleet.answers.get("workers_error"):

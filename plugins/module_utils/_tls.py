@@ -58,6 +58,16 @@ def mode_of(declared: str, hosts: Iterable[str]) -> str:
     return declared or ("only" if len(set(hosts)) > 1 else "off")
 
 
+def certificate_fix(text: str) -> str:
+    """Return what to do about an error or a log in which a client refuses a certificate; empty if none does."""
+    if "certificate verify failed" in text.lower().replace("_", " "):
+        return (
+            "Clients refuse the broker's certificate. Run playbooks/renew.yml. If it is the user's own, check its "
+            "names, its chain and its dates: openssl x509 -noout -text -in /etc/celery-fleet/tls/host.crt"
+        )
+    return ""
+
+
 def client_settings(kind: str, ca: str) -> dict[str, Any]:
     """Return Celery's settings for clients of a broker with TLS, which verify its certificate and name.
 

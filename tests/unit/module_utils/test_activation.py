@@ -194,3 +194,14 @@ def test_the_other_slot_is_started_once() -> None:
 
 def test_a_worker_may_consume_more_queues_than_its_own() -> None:
     assert next_step(WARM, {"shop-email": replace(AT_WORK, queues=QUEUES | {"reply"})}, "shop-email") == Step()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_refused_certificate_is_named(answers: bool) -> None:
+    log = "    Cannot connect to amqps://shop@b1: [SSL: CERTIFICATE_VERIFY_FAILED] certificate has expired"
+    observed = Observed("RUNNING", current=True, answers=answers, tried=61.0, log=log)
+    failure = next_step(WARM, {"shop-email": observed}, "shop-email").failure
+    assert "certificate has expired" in failure
+    assert "Run playbooks/renew.yml" in failure
+    without = next_step(WARM, {"shop-email": replace(observed, log="    killed")}, "shop-email").failure
+    assert "renew.yml" not in without
