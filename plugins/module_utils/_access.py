@@ -265,17 +265,32 @@ class Access:
     def endpoints(self, hosts: Mapping[str, Collection[str]]) -> tuple[str, ...]:
         """Return where the services of hosts show their certificates: one of each host, and all that must reload it.
 
+        The monitor can't reach a page on another host's loopback.
+
+        Args:
+            hosts: the duties of each host.
+        """
+        pages = [
+            page
+            for name, duties in hosts.items()
+            for page in self.tls_pages(self.hosts.get(name, Host(name)), duties)
+            if name == self.clients.monitor or page.address not in LOOPBACK
+        ]
+        return (*self.verified_endpoints(hosts), *map(str, pages))
+
+    def verified_endpoints(self, hosts: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+        """Return the endpoints to which clients of the fleet connect, which verify the certificate and its name.
+
         Args:
             hosts: the duties of each host.
         """
         found = []
         for name, duties in hosts.items():
-            host = self.hosts.get(name, Host(name))
             if self.broker.kind in duties:
                 found.append(Endpoint(self.broker.address, self.broker.tls_port))
                 if self.replay_cache:
                     found.append(Endpoint(self.replay_cache.address, self.replay_cache.tls_port))
-            found += [*self.tls_pages(host, duties), self.exporter(host)]
+            found.append(self.exporter(self.hosts.get(name, Host(name))))
         return tuple(map(str, found))
 
     def exporter(self, host: Host) -> Endpoint:

@@ -58,6 +58,7 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryBrokerConnections": Alert("page", 60, threshold=80),
     "CeleryHostDisk": Alert("warn", 300, threshold=90),
     "CeleryCertificateExpires": Alert("warn", 3600, threshold=14 * 24 * 3600),
+    "CeleryCertificateRefused": Alert("page", 60),
     "CeleryExporterDown": Alert("page", 120),
     "CeleryMetricsAbsent": Alert("page", 300),
 }

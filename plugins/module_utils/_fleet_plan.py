@@ -253,6 +253,7 @@ class FleetPlan:
         alerts: all alerts.
         runbook_base: prefix of the alerts' runbook_url.
         certificates: endpoints whose certificates are monitored.
+        verified_endpoints: those of them whose certificates and names are verified.
         hooks: by the moment of a release.
         longest_task: longest time limit of a worker.
         hosts: by name.
@@ -287,6 +288,7 @@ class FleetPlan:
     alerts: Mapping[str, Alert]
     runbook_base: str
     certificates: tuple[str, ...]
+    verified_endpoints: tuple[str, ...]
     hooks: Mapping[str, tuple[Hook, ...]]
     longest_task: int
     hosts: Mapping[str, FleetHost]

@@ -487,6 +487,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             warnings.append(
                 f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
             )
+    probed = {name: host.duties for name, host in fleet_hosts.items() if files and placed.monitor}
     names_of = {name: host.certificate_names for name, host in fleet_hosts.items()}
     left = _left_for_broker(broker_on, fleet_hosts)
     passwords = passwords_of(
@@ -546,8 +547,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         thresholds={queue.name: queue.alerts for queue in queues},
         alerts=declaration.alerts,
         runbook_base=declaration.runbook_base,
-        certificates=declaration.certificate_targets
-        + access.endpoints({name: host.duties for name, host in fleet_hosts.items() if files and placed.monitor}),
+        certificates=declaration.certificate_targets + access.endpoints(probed),
+        verified_endpoints=access.verified_endpoints(probed),
         hooks=declaration.hooks,
         longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
         hosts=fleet_hosts,

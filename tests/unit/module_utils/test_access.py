@@ -153,10 +153,13 @@ def test_clients_on_debian_13_verify_strictly(release: int, strict: bool) -> Non
 
 def test_the_certificates_of_all_endpoints_are_monitored() -> None:
     assert plan({"tls": "off", "certificate_targets": ["https://web"]}).fleet.certificates == ("https://web",)
-    assert plan({"broker": "redis"}).fleet.certificates == (
-        *("10.0.0.1:6380", "127.0.0.1:8081", "10.0.0.1:9121", "10.0.0.1:9100"),
-        *("10.0.0.2:9100", "10.0.0.3:9100", "127.0.0.1:443", "10.0.0.4:9100", "127.0.0.1:9100"),
-    )
+    exporters = ("10.0.0.1:9100", "10.0.0.2:9100", "10.0.0.3:9100", "10.0.0.4:9100", "127.0.0.1:9100")
+    fleet = plan({"broker": "redis"}).fleet
+    assert fleet.verified_endpoints == ("10.0.0.1:6380", *exporters)
+    assert fleet.certificates == (*fleet.verified_endpoints, "10.0.0.1:9121"), "no page on the loopback of others"
+    assert plan({"tls": "off"}).fleet.verified_endpoints == ()
+    pages = plan({"broker": "redis"}, c1={"flower_listen_address": "10.0.0.4"}).fleet.certificates
+    assert "10.0.0.4:443" in pages
 
 
 def test_pages_are_open_for_people() -> None:
