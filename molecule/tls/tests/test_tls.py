@@ -20,8 +20,10 @@ from shared.browser import BROWSER_MILLISECONDS, trusting_chromium
 from shared.capture import captured
 from shared.certificates import signed_certificate
 from shared.deployed import RUN, Shop, call, connect, wait_until
+from shared.lab import cut_off, start
 from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
+from shared.service import main_pid
 
 ADDRESSES = {"broker1": "10.90.32.11", "worker1": "10.90.32.21", "control1": "10.90.32.31"}
 MARK = "MARK-of-the-argument"
@@ -29,7 +31,7 @@ GATEWAY = "10.90.32.1"
 FILES = "/etc/celery-fleet/tls"
 REDIS = (
     "REDISCLI_AUTH=$(cat /var/lib/celery-fleet/redis/administrator.password) "
-    "redis-cli -s /run/redis/redis.sock --user shop-admin config set"
+    "redis-cli -s /run/redis/redis.sock --user shop-admin"
 )
 # Sends tasks like a program that knows nothing of the fleet, without TLS, from one connection.
 SEND_PLAIN = """
@@ -94,6 +96,15 @@ def works(shop: Shop, monitor: Monitor) -> None:
     wait_until(lambda: monitor.value("min(up)") == 1, "a target is not scraped")
 
 
+def connections(shop: Shop) -> set[str]:
+    """Return the connections to RabbitMQ, and whether each is encrypted."""
+    return set(shop.output("rabbitmqctl --silent list_connections pid connected_at ssl", "broker1").splitlines())
+
+
+def unencrypted(found: set[str]) -> set[str]:
+    return {connection for connection in found if connection.endswith("false")}
+
+
 def test_a_fleet_moves_to_tls_without_losing_a_task(shop: Shop, monitor: Monitor) -> None:
     with captured(GATEWAY) as packets:
         shop.run(call("reports.build", MARK, 0.1))
@@ -102,12 +113,18 @@ def test_a_fleet_moves_to_tls_without_losing_a_task(shop: Shop, monitor: Monitor
         # Both at once would break the sender's connection, and the workers' ones.
         told = failures(secured())["broker1"]
         assert re.search(r"these clients use it: .*shop from worker1 \(\d+ connections\)", told), told
+        server, before = main_pid(connect("broker1"), "rabbitmq-server"), connections(shop)
         assert changes(converge(celery_tls="both"))
         works(shop, monitor)
         told = failures(secured())["broker1"]
         assert "these clients use it: shop from worker1 (1 connection)" in told, told
+        assert (left := unencrypted(connections(shop)))
+        assert left <= before, "the sender lost its connection"
+    before = connections(shop)
     assert changes(secured())
     works(shop, monitor)
+    assert before - unencrypted(before) <= connections(shop), "a connection was lost"
+    assert main_pid(connect("broker1"), "rabbitmq-server") == server, "the broker was restarted"
     assert len(ids) > 100
     assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
     assert changes(secured()) == {0}
@@ -178,7 +195,9 @@ def refused(shop: Shop) -> str:
     ],
     ids=["of another host", "expired", "of a stranger"],
 )
-def test_no_client_takes_a_wrong_certificate(shop: Shop, make: Callable[[], tuple[str, str]], reason: str) -> None:
+def test_no_client_takes_a_wrong_certificate(
+    shop: Shop, monitor: Monitor, make: Callable[[], tuple[str, str]], reason: str
+) -> None:
     serve("broker1", make(), "rabbitmqctl eval 'ssl:clear_pem_cache().'")
     assert reason in refused(shop)
     doctor = run_playbook(PLAYBOOKS / "doctor.yml", celery_tls="only")
@@ -186,6 +205,11 @@ def test_no_client_takes_a_wrong_certificate(shop: Shop, make: Callable[[], tupl
     assert doctor.returncode != 0
     assert reason in told
     assert "Clients refuse the broker's certificate. Run playbooks/renew.yml" in told
+    # A rollout needs the queues' depths before it restarts a worker.
+    restart = failures(run_playbook(PLAYBOOKS / "restart.yml", celery_tls="only"))
+    assert any(reason in text for text in restart.values()), restart
+    alert = f'ALERTS{{alertname="CeleryCertificateRefused", instance="{ADDRESSES["broker1"]}:5671"}}'
+    wait_until(lambda: monitor.query(alert), "no alert names the certificate")
     assert changes(run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only"))
     assert refused(shop) == ""
 
@@ -217,6 +241,19 @@ def test_a_certificate_is_renewed_without_a_lost_connection(shop: Shop) -> None:
         assert serial(443, "control1") != page
         assert connections <= set(shop.output(listed, "broker1").splitlines()), "a connection was lost"
     assert len(shop.wait_for(ids)) == len(ids), "a task ran twice"
+
+
+def test_a_host_that_is_down_keeps_no_other_from_its_certificate() -> None:
+    before = serial(5671, "broker1")
+    cut_off("worker1")
+    try:
+        options = {"celery_tls": "only", "celery_host_names": ["yet-another.example.com"]}
+        renewed = run_playbook(PLAYBOOKS / "renew.yml", "--limit", "broker1,worker1", **options)
+        assert renewed.returncode != 0
+        assert "worker1: not reached, so the certificate there was not checked" in " ".join(renewed.stdout.split())
+        assert serial(5671, "broker1") != before
+    finally:
+        start(connect("worker1"), "worker1")
 
 
 def test_the_authority_is_replaced_without_a_lost_connection(shop: Shop, monitor: Monitor) -> None:
@@ -277,9 +314,20 @@ def test_signed_messages_have_a_replay_cache_beside_rabbitmq(shop: Shop, monitor
 def test_a_browser_that_trusts_the_authority_opens_the_pages(
     tmp_path: Path, page: str, user: str, secret: str, shown: str
 ) -> None:
+    shows(tmp_path, page, (user, secret), shown)
+
+
+def shows(home: Path, page: str, login: tuple[str, str], shown: str) -> None:
+    """Open a page in a browser that trusts the fleet's authority, until it shows a text.
+
+    Args:
+        home: an empty directory.
+        login: a user, and the name of the password.
+    """
+    user, secret = login
     password = (SECRETS / secret).read_text(encoding="utf-8").strip() if secret else ""
     with (
-        trusting_chromium(CA, tmp_path) as browser,
+        trusting_chromium(CA, home) as browser,
         browser.new_context(http_credentials={"username": user, "password": password}) as context,
     ):
         tab = context.new_page()
@@ -288,18 +336,33 @@ def test_a_browser_that_trusts_the_authority_opens_the_pages(
         tab.wait_for_function(f"document.title.includes({shown!r}) || document.body.innerText.includes({shown!r})")
 
 
-def test_redis_has_tls_as_well(shop: Shop, monitor: Monitor) -> None:
+def consumers(shop: Shop) -> set[str]:
+    """Return the connections to Redis over which workers wait for tasks."""
+    listed = shop.output(f"{REDIS} client list type normal", "broker1")
+    return set(re.findall(r"^(id=\d+ addr=\S+) .* cmd=brpop user=shop ", listed, re.M))
+
+
+def test_redis_has_tls_as_well(shop: Shop, monitor: Monitor, tmp_path: Path) -> None:
     assert changes(secured(celery_broker="redis"))
     works(shop, monitor)
     connect("broker1").check_output("systemctl stop rabbitmq-server")
     assert speaks_tls_only("broker1") == {6380, 8081, 9100, 9121}
+    shows(tmp_path, "https://10.90.32.11:8081/", ("redis", "redis_ui_basic_auth"), "tasks")
+    server, before = main_pid(connect("broker1"), "redis-server"), consumers(shop)
+    for mode in ("both", "only"):
+        ran = run_playbook(PLAYBOOKS / "site.yml", "--tags", "broker", celery_broker="redis", celery_tls=mode)
+        assert changes(ran)
+        assert (6379 in listeners("broker1")) == (mode == "both")
+    assert before
+    assert before <= consumers(shop), "a connection was lost"
+    assert main_pid(connect("broker1"), "redis-server") == server, "Redis was restarted"
     with captured(GATEWAY) as packets:
         shop.run(call("reports.build", MARK, 0.1))
     assert MARK.encode() not in packets()
     serve(
         "broker1",
         signed_certificate(CA.parent, ADDRESSES["broker1"], days=-1),
-        f"{REDIS} tls-cert-file {FILES}/host.crt tls-key-file {FILES}/host.key",
+        f"{REDIS} config set tls-cert-file {FILES}/host.crt tls-key-file {FILES}/host.key",
     )
     assert "certificate has expired" in refused(shop)
     assert changes(run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only", celery_broker="redis"))
