@@ -140,7 +140,8 @@ def test_a_broker_can_read_the_key_before_it_has_tls(name: str, given: dict[str,
 @pytest.mark.parametrize(("name", "config"), [("redis", "redis.conf.j2"), ("rabbitmq", "rabbitmq.conf.j2")])
 def test_tls_changes_only_the_listeners(name: str, config: str) -> None:
     given = {"__redis_maxmemory": 1 << 30, "redis_flavor": "redis"}
-    plain, secure = ({}, {f"{name}_tls": FILES, f"{name}_port": 0})
+    plain: dict[str, Any] = {}
+    secure = {f"{name}_tls": FILES, f"{name}_port": 0}
     assert role(name).render(config, **given) == role(name).render(config, **given, **secure)
     listeners = [role(name).render("listeners.conf.j2", **variables) for variables in (plain, secure)]
     assert FILES["key"] in listeners[1]
