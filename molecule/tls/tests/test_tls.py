@@ -52,6 +52,7 @@ app.conf.task_default_queue = app.conf.task_default_routing_key = "customers"
 with app.producer_pool.acquire() as producer:
     while not Path(sys.argv[1]).exists():
         print(app.send_task("customers.noop", producer=producer).id)
+        Path(f"{sys.argv[1]}.sent").touch()
         time.sleep(0.2)
 """
 # Prints why Celery's client can't connect.
@@ -84,6 +85,7 @@ def plain_sender(shop: Shop) -> Iterator[list[str]]:
         # A connection of its own, beside those that the block uses.
         sending = pool.submit(Shop("worker1", ()).output, f"{RUN} python -c {shlex.quote(SEND_PLAIN)} {stop}")
         try:
+            wait_until(lambda: shop.output(f"ls {stop}.sent 2>&- || true"), "the sender sends nothing")
             yield ids
         finally:
             shop.output(f"touch {stop}")
