@@ -287,7 +287,7 @@ def test_the_broker_restarts_and_nothing_is_lost_or_refused(shop: Shop) -> None:
 def test_keys_and_the_password_of_the_cache_are_replaced_while_tasks_flow(shop: Shop) -> None:
     key, pids = f"cat {KEYS}/sender.key", {host: shop.pids(host) for host in HOSTS}
     before = {host: shop.output(key, host) for host in HOSTS}
-    late = shop.send(call("customers.noop", countdown=240))
+    late = shop.send(call("customers.noop", countdown=120))
     with refusing(shop):
         with shop.flow(call("customers.noop")) as ids:
             rotated = run_playbook(
