@@ -161,8 +161,9 @@ class Guard:
         self.started = time.time()
         #: Messages that this process has claimed, and not acknowledged.
         self.claimed: set[str] = set()
-        #: Messages that are done, and that the cache does not know to be done yet, with their seconds.
-        self.unfinished: dict[str, float] = {}
+        #: What the cache does not know yet: messages that are done, with their seconds, and claims that are given up.
+        self._finished: dict[str, float] = {}
+        self._released: set[str] = set()
         #: Number of connections to the broker that were lost.
         self.connection = 0
         self._recent = Recent()
@@ -207,11 +208,29 @@ class Guard:
         """Renew the lease, and tell the cache what it does not know yet."""
         try:
             self.cache.renew()
-            for nonce, seconds in list(self.unfinished.items()):
+            for nonce, seconds in list(self._finished.items()):
                 self.cache.finish(nonce, seconds)
-                del self.unfinished[nonce]
+                del self._finished[nonce]
+            for nonce in list(self._released):
+                self.cache.release(nonce)
+                self._released.discard(nonce)
         except OSError as error:
             log.warning("The replay cache can't be reached: %s", error)
+
+    def claim(self, nonce: str, seconds: float) -> str:
+        """Claim a message, and return who has it instead; empty if this process may start it.
+
+        Raises:
+            OSError: the cache can't be reached.
+        """
+        owner = self.cache.claim(nonce, seconds)
+        if owner == self.cache.owner:
+            # It was released, or the reply to its claim was lost.
+            owner = DONE if nonce in self._finished else owner if nonce in self.claimed else ""
+        if not owner:
+            self.claimed.add(nonce)
+            self._released.discard(nonce)
+        return owner
 
     def finish(self, nonce: str, seconds: float) -> None:
         """Mark a message as done. If the cache can't be reached, the lease's renewal does so later."""
@@ -219,14 +238,15 @@ class Guard:
         try:
             self.cache.finish(nonce, seconds)
         except OSError:
-            self.unfinished[nonce] = seconds
+            self._finished[nonce] = seconds
 
     def release(self, nonce: str) -> None:
-        """Give up the claim of a message, so that another worker may start it."""
+        """Give up the claim of a message, so that another worker may start it. As with finish, it may take a while."""
         self.claimed.discard(nonce)
-        # Otherwise, the claim ends with this process's lease.
-        with contextlib.suppress(OSError):
+        try:
             self.cache.release(nonce)
+        except OSError:
+            self._released.add(nonce)
 
     def lose_connection(self, *, redelivers: bool) -> None:
         """Note that the connection to the broker is lost.
@@ -299,13 +319,12 @@ class Receiver:
             return
         seconds = guard.valid_seconds(statement) + SKEW_SECONDS
         try:
-            owner = guard.cache.claim(statement.nonce, seconds)
+            owner = guard.claim(statement.nonce, seconds)
         except OSError as error:
             log.warning("The task %s waits for the replay cache: %s", _name(message), error)
             self._claim_later(message, statement)
             return
-        if not owner or (owner == guard.cache.owner and statement.nonce not in guard.claimed):
-            guard.claimed.add(statement.nonce)
+        if not owner:
             _settle_with(guard, message, statement.nonce, seconds)
             _use(message, statement)
             self._start(message)

@@ -37,6 +37,8 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[4])
 return ''
 """
+# Another worker may have taken the claim over.
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class ReplayCache:
@@ -76,7 +78,7 @@ class ReplayCache:
 
     def release(self, nonce: str) -> None:
         """Give a claim back, so that another worker may start the message. Raises OSError as claim does."""
-        self._execute("DEL", self._key(nonce))
+        self._execute("EVAL", _RELEASE, "1", self._key(nonce), self.owner)
 
     def renew(self) -> None:
         """Renew the lease of this process. Raises OSError as claim does."""

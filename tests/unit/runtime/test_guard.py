@@ -229,9 +229,21 @@ def test_a_task_that_ends_while_the_cache_is_down_is_done_later(worker: Worker) 
     assert first.ends == ["ack"]
     worker.guard.renew()
     worker.cache.down = False
+    worker.receive(message(dict(headers)))
     worker.guard.renew()
     worker.receive(message(dict(headers)))
-    assert worker.dead == ["replayed"]
+    assert (worker.started, worker.dead) == ([first], ["replayed", "replayed"])
+    assert set(worker.cache.owners.values()) == {DONE}
+
+
+def test_a_claim_that_is_given_up_while_the_cache_is_down_is_free_later(worker: Worker) -> None:
+    """Otherwise, another worker would wait for it as long as this one lives."""
+    worker.receive(message())
+    worker.cache.down = True
+    worker.guard.lose_connection(redelivers=True)
+    worker.cache.down = False
+    worker.guard.renew()
+    assert worker.cache.owners == {}
 
 
 def test_a_message_that_waits_is_left_to_the_broker_when_the_connection_is_lost(worker: Worker) -> None:

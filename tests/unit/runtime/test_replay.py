@@ -39,6 +39,10 @@ class Server(socketserver.ThreadingTCPServer):
             return "+OK" if words[2] == self.password else "-WRONGPASS invalid"
         if self.refuses:
             return f"-{self.refuses}"
+        if words[0] == "EVAL" and len(words) == 5:
+            if self.values.get(words[3]) == words[4]:
+                del self.values[words[3]]
+            return "$-1"
         if words[0] == "EVAL":
             owner = self.values.setdefault(words[3], words[4])
             owner = "" if owner == words[4] else owner
@@ -100,6 +104,8 @@ def test_a_message_is_claimed_once_and_done_once(cache: ReplayCache, config: Pat
     assert other.claim("b", 10) == ""
     other.release("b")
     assert cache.claim("b", 10) == ""
+    other.release("b")
+    assert other.claim("b", 10) == cache.owner, "it was not its own any more"
     assert set(server.values) == {"shop:replay:m:a", "shop:replay:m:b"}
     assert server.received.count("AUTH") == 2, "each has one connection"
 
