@@ -11,9 +11,10 @@ import functools
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kombu import compression, messaging
 
 from .alarm import is_blocked
 from .refusals import REASONS, Refusals
-from .replay import DONE, RENEW_SECONDS, ReplayCache
+from .replay import DONE, GONE, LEASE_SECONDS, RENEW_SECONDS, ReplayCache
 from .report import DELAY
 from .signing import (
     PROPERTIES,
@@ -50,6 +51,8 @@ RETRY_SECONDS = 1.0
 REFUSED = "fleet-refused"
 DEAD_LETTER_SECONDS = 5
 _KEY_BYTES = 4096
+# Not __wrapped__, which the wrappers of others have, too.
+_MARK = "celery_fleet_signing"
 
 # kombu has no types.
 Consumer: Any = messaging.Consumer
@@ -105,6 +108,9 @@ def sign_published(directory: Path, operator: Signer | None) -> None:
     sender = SenderKey(directory / "sender.key")
     publish = Producer._publish
 
+    if hasattr(publish, _MARK):
+        return
+
     @functools.wraps(publish)
     def publish_signed(self: Any, body: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - kombu has no types
         priority, content_type, encoding, headers, properties, routing_key, *rest = arguments
@@ -117,8 +123,8 @@ def sign_published(directory: Path, operator: Signer | None) -> None:
             headers = signer.sign(content, headers, properties, content_type=content_type, **routing)
         return publish(self, body, priority, content_type, encoding, headers, properties, routing_key, *rest, **options)
 
-    if not hasattr(publish, "__wrapped__"):
-        Producer._publish = publish_signed
+    setattr(publish_signed, _MARK, True)
+    Producer._publish = publish_signed
 
 
 def _operator_key() -> Signer | None:
@@ -159,13 +165,16 @@ class Guard:
         self.trust = Trust(options.directory / "trusted.json")
         self.cache = ReplayCache(options.directory / "replay_cache.json")
         self.started = time.time()
-        #: Messages that this process has claimed, and not acknowledged.
-        self.claimed: set[str] = set()
+        #: Messages that this process has claimed, and not acknowledged, with the IDs of their tasks.
+        self.claimed: dict[str, str] = {}
         #: What the cache does not know yet: messages that are done, with their seconds, and claims that are given up.
         self._finished: dict[str, float] = {}
         self._released: set[str] = set()
-        #: Number of connections to the broker that were lost.
-        self.connection = 0
+        # A thread tells the cache.
+        self._lock = threading.Lock()
+        #: Numbers of connections to the broker that were lost, and of those whose tasks were cancelled.
+        self.connection = self.cancelled = 0
+        self._gone: dict[str, tuple[str, float]] = {}
         self._recent = Recent()
         program = os.environ.get("SUPERVISOR_PROCESS_NAME")
         self._refusals = Refusals(Path(os.environ["CELERY_FLEET_COUNTS"]), program) if program else None
@@ -197,7 +206,9 @@ class Guard:
             raise RefusedError("not_operator")
         if statement.at < time.time() - FRESH_SECONDS:
             raise RefusedError("expired")
-        self._recent.add(statement.nonce)
+        self._recent.add(statement.id)
+        if statement.at < self.started:
+            log.info("Dropped a command of the time before the start of this worker")
         return statement.at >= self.started
 
     def valid_seconds(self, statement: Statement) -> float:
@@ -212,29 +223,46 @@ class Guard:
                 self.cache.finish(nonce, seconds)
                 del self._finished[nonce]
             for nonce in list(self._released):
-                self.cache.release(nonce)
-                self._released.discard(nonce)
+                with self._lock:
+                    # It may be claimed again meanwhile.
+                    if nonce in self._released:
+                        self.cache.release(nonce)
+                        self._released.discard(nonce)
         except OSError as error:
             log.warning("The replay cache can't be reached: %s", error)
 
-    def claim(self, nonce: str, seconds: float) -> str:
+    def claim(self, nonce: str, task: str, seconds: float) -> str:
         """Claim a message, and return who has it instead; empty if this process may start it.
+
+        A worker without a lease may have lost it with the cache for a while. So its claim is taken over only if it
+        still has none after LEASE_SECONDS.
+
+        Args:
+            task: ID of its task.
 
         Raises:
             OSError: the cache can't be reached.
         """
-        owner = self.cache.claim(nonce, seconds)
-        if owner == self.cache.owner:
-            # It was released, or the reply to its claim was lost.
-            owner = DONE if nonce in self._finished else owner if nonce in self.claimed else ""
-        if not owner:
-            self.claimed.add(nonce)
-            self._released.discard(nonce)
+        gone, since = self._gone.get(nonce, ("", 0.0))
+        over = gone if time.monotonic() - since >= LEASE_SECONDS else ""
+        with self._lock:
+            owner = self.cache.claim(nonce, seconds, over)
+            if owner == self.cache.owner:
+                # It was released, or the reply to its claim was lost.
+                owner = DONE if nonce in self._finished else owner if nonce in self.claimed else ""
+            if not owner:
+                self.claimed[nonce] = task
+                self._released.discard(nonce)
+        if owner.startswith(GONE):
+            if owner.removeprefix(GONE) != gone:
+                self._gone[nonce] = (owner.removeprefix(GONE), time.monotonic())
+        else:
+            self._gone.pop(nonce, None)
         return owner
 
     def finish(self, nonce: str, seconds: float) -> None:
         """Mark a message as done. If the cache can't be reached, the lease's renewal does so later."""
-        self.claimed.discard(nonce)
+        self.claimed.pop(nonce, None)
         try:
             self.cache.finish(nonce, seconds)
         except OSError:
@@ -242,32 +270,46 @@ class Guard:
 
     def release(self, nonce: str) -> None:
         """Give up the claim of a message, so that another worker may start it. As with finish, it may take a while."""
-        self.claimed.discard(nonce)
+        self.claimed.pop(nonce, None)
         try:
             self.cache.release(nonce)
         except OSError:
             self._released.add(nonce)
 
-    def lose_connection(self, *, redelivers: bool) -> None:
-        """Note that the connection to the broker is lost.
+    def lose_connection(self, running: Collection[str], *, redelivers: bool) -> None:
+        """Give up the claims of tasks that will not end here, because the connection to the broker is lost.
 
         Args:
-            redelivers: whether the broker delivers all messages again at once, so that Celery cancels their tasks.
+            running: IDs of the tasks that run. Celery drops those that have not started.
+            redelivers: whether the broker delivers all messages again at once, so that Celery cancels these, too.
         """
-        if redelivers:
-            self.connection += 1
-            self.end()
+        self.connection += 1
+        self.cancelled += redelivers
+        self.end(() if redelivers else running)
 
-    def end(self) -> None:
-        """Give up all claims."""
-        for nonce in list(self.claimed):
-            self.release(nonce)
+    def end(self, kept: Collection[str] = ()) -> None:
+        """Give up all claims, but those of some tasks."""
+        for nonce, task in list(self.claimed.items()):
+            if task not in kept:
+                self.release(nonce)
 
     def close(self, **_: object) -> None:
         """Give up all claims and the lease, before this process ends."""
         self.end()
-        with contextlib.suppress(OSError):
-            self.cache.end()
+        self.renew()
+        # With its lease, a claim of a message that is done is not free at once.
+        if not self._finished:
+            with contextlib.suppress(OSError):
+                self.cache.end()
+
+    def keep_lease(self) -> None:
+        """Renew the lease for as long as the process lives, also while its event loop stands still."""
+        threading.Thread(target=self._renew_always, name="celery-fleet-lease", daemon=True).start()
+
+    def _renew_always(self) -> None:
+        while True:
+            time.sleep(RENEW_SECONDS)
+            self.renew()
 
 
 class Receiver:
@@ -319,15 +361,20 @@ class Receiver:
             return
         seconds = guard.valid_seconds(statement) + SKEW_SECONDS
         try:
-            owner = guard.claim(statement.nonce, seconds)
+            owner = guard.claim(statement.id, str(statement.headers.get("id")), seconds)
         except OSError as error:
             log.warning("The task %s waits for the replay cache: %s", _name(message), error)
             self._claim_later(message, statement)
             return
         if not owner:
-            _settle_with(guard, message, statement.nonce, seconds)
+            started = _settle_with(guard, message, statement.id, seconds)
             _use(message, statement)
+            if self._consumer.app.conf.broker_url.startswith("redis"):
+                # A retry is sent to them. With RabbitMQ, they are the broker's own.
+                routing = {"exchange": statement.exchange, "routing_key": statement.routing_key}
+                message.delivery_info = {**message.delivery_info, **routing}
             self._start(message)
+            started.set()
         elif not message.delivery_info.get("redelivered"):
             self._refuse(message, "replayed")
         elif owner == DONE:
@@ -379,31 +426,43 @@ def _use(message: Any, statement: Statement) -> None:  # noqa: ANN401 - as above
     message.properties = {**unsigned_ones, **statement.properties}
 
 
-def _settle_with(guard: Guard, message: Any, nonce: str, seconds: float) -> None:  # noqa: ANN401 - as above
-    """Have a message's acknowledgment mark it as done, and its rejection give up its claim."""
+def _settle_with(guard: Guard, message: Any, nonce: str, seconds: float) -> threading.Event:  # noqa: ANN401 - as above
+    """Have a message's acknowledgment mark it as done, and its return to the queue give up its claim.
+
+    Returns:
+        what is to be set once its task has started. A message that is rejected before, as of a task that this worker
+        does not know, has not run.
+    """
     ack, reject, requeue = message.ack, message.reject, message.requeue
-    connection = guard.connection
+    cancelled, started = guard.cancelled, threading.Event()
+
+    def settle(*, done: bool) -> None:
+        if not done:
+            guard.release(nonce)
+        # A cancelled task ends with an acknowledgment, too, which the broker never gets.
+        elif guard.cancelled == cancelled:
+            guard.finish(nonce, seconds)
 
     def ack_done(*arguments: object, **options: object) -> None:
-        # A cancelled task ends with an acknowledgment, too, which the broker never gets.
-        if guard.connection == connection:
-            guard.finish(nonce, seconds)
+        settle(done=True)
         ack(*arguments, **options)
 
-    def reject_released(*arguments: object, **options: object) -> None:
-        guard.release(nonce)
-        reject(*arguments, **options)
+    def reject_settled(requeue: bool = False) -> None:
+        settle(done=started.is_set() and not requeue)
+        reject(requeue=requeue)
 
     def requeue_released() -> None:
-        guard.release(nonce)
+        settle(done=False)
         requeue()
 
-    message.ack, message.reject, message.requeue = ack_done, reject_released, requeue_released
+    message.ack, message.reject, message.requeue = ack_done, reject_settled, requeue_released
+    return started
 
 
 def guard_worker(options: Options) -> None:
     """Have the worker that starts in this process refuse messages that are not signed as they must be."""
-    from celery.worker.consumer.consumer import Consumer  # noqa: PLC0415 - a producer does not need it
+    from celery.worker import state  # noqa: PLC0415 - a producer does not need it
+    from celery.worker.consumer.consumer import Consumer  # noqa: PLC0415 - as above
     from celery.worker.pidbox import Pidbox  # noqa: PLC0415 - as above
 
     guard = Guard(options)
@@ -426,7 +485,8 @@ def guard_worker(options: Options) -> None:
 
     def on_lost(self: Any, error: Exception) -> None:  # noqa: ANN401 - as above
         # Before Celery cancels the tasks.
-        guard.lose_connection(redelivers=self.app.conf.worker_cancel_long_running_tasks_on_connection_loss)
+        redelivers = bool(self.app.conf.worker_cancel_long_running_tasks_on_connection_loss)
+        guard.lose_connection({request.id for request in state.active_requests}, redelivers=redelivers)
         on_connection_error(self, error)
 
     consumers.create_task_handler, mailboxes.on_message = create_guarded, execute_checked
@@ -437,15 +497,18 @@ def guard_worker(options: Options) -> None:
 
 
 class Claims(StartStopStep):  # type: ignore[misc]
-    """Bootstep that keeps this worker's claims while it is connected to its broker."""
+    """Bootstep that begins to renew this worker's lease before its first task."""
 
-    # A reconnect clears the timers, and restarts this step after the step Tasks.
+    # After the pool, whose children a thread would not reach.
     requires = ("celery.worker.consumer.tasks:Tasks",)
     guard: Guard
+    _begun = False
 
-    def start(self, parent: Any) -> None:  # noqa: ANN401 - as above
+    def start(self, _: object) -> None:
         self.guard.renew()
-        parent.timer.call_repeatedly(RENEW_SECONDS, self.guard.renew)
+        if not self._begun:
+            self._begun = True
+            self.guard.keep_lease()
 
 
 def verify_answers(options: Options) -> None:
@@ -462,8 +525,11 @@ def verify_answers(options: Options) -> None:
             raise RefusedError("wrong_destination")
         if statement.at < time.time() - FRESH_SECONDS:
             raise RefusedError("expired")
-        recent.add(statement.nonce)
+        recent.add(statement.id)
         _use(message, statement)
+
+    if hasattr(receive, _MARK):
+        return
 
     @functools.wraps(receive)
     def receive_checked(self: Any, body: Any, message: Any) -> None:  # noqa: ANN401 - as above
@@ -478,5 +544,5 @@ def verify_answers(options: Options) -> None:
                     return
         receive(self, body, message)
 
-    if not hasattr(receive, "__wrapped__"):
-        Consumer.receive = receive_checked
+    setattr(receive_checked, _MARK, True)
+    Consumer.receive = receive_checked

@@ -26,13 +26,16 @@ TIMEOUT_SECONDS = 3.0
 #: After a failure, no connection is tried for this time: each attempt stops the worker's event loop.
 DOWN_SECONDS = 10.0
 DONE = "done"
+#: Prefix of the owner of a claim who has no lease.
+GONE = "gone "
 # Returns who has the message if this worker can't claim it, else an empty string. A claim of an earlier process of the
-# same program is taken over at once: the process is gone.
+# same program is taken over at once: the process is gone. So is that of the process in ARGV[5].
 _CLAIM = """
 local owner = redis.call('GET', KEYS[1])
 if owner == 'done' or owner == ARGV[1] then return owner end
-if owner and string.sub(owner, 1, #ARGV[2]) ~= ARGV[2] and redis.call('EXISTS', ARGV[3] .. owner) == 1 then
-  return owner
+if owner and string.sub(owner, 1, #ARGV[2]) ~= ARGV[2] then
+  if redis.call('EXISTS', ARGV[3] .. owner) == 1 then return owner end
+  if owner ~= ARGV[5] then return 'gone ' .. owner end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[4])
 return ''
@@ -60,16 +63,19 @@ class ReplayCache:
         self._connection: _Connection | None = None
         self._down_until = 0.0
 
-    def claim(self, nonce: str, seconds: float) -> str:
+    def claim(self, nonce: str, seconds: float, gone: str = "") -> str:
         """Claim a message, and return who has it instead: DONE, the owner of a claim, or empty if this process has it.
+
+        An owner without a lease is returned with the prefix GONE.
 
         Args:
             seconds: for which the message is valid.
+            gone: owner without a lease whose claim is taken over.
 
         Raises:
             OSError: the cache can't be reached, or refuses the claim.
         """
-        arguments = (self.owner, self._program, self._lease(""), str(max(1, int(seconds))))
+        arguments = (self.owner, self._program, self._lease(""), str(max(1, int(seconds))), gone)
         return self._execute("EVAL", _CLAIM, "1", self._key(nonce), *arguments)
 
     def finish(self, nonce: str, seconds: float) -> None:
@@ -82,7 +88,9 @@ class ReplayCache:
 
     def renew(self) -> None:
         """Renew the lease of this process. Raises OSError as claim does."""
-        self._execute("SET", self._lease(self.owner), "1", "EX", str(LEASE_SECONDS))
+        # A full server extends a key, and makes none.
+        if self._execute("EXPIRE", self._lease(self.owner), str(LEASE_SECONDS)) != "1":
+            self._execute("SET", self._lease(self.owner), "1", "EX", str(LEASE_SECONDS))
 
     def end(self) -> None:
         """End the lease of this process. Raises OSError as claim does."""
@@ -159,5 +167,8 @@ class _Connection:
         if kind == b"-":
             raise OSError(f"The replay cache refuses a command: {text}")
         if kind == b"$" and text != "-1":
-            return self._file.read(int(text) + 2)[:-2].decode()
+            content = self._file.read(int(text) + 2)
+            if not content.endswith(b"\r\n"):
+                raise ConnectionResetError("The replay cache closed the connection")
+            return content[:-2].decode()
         return "" if kind == b"$" else text

@@ -13,7 +13,11 @@ import pytest
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import guard as module
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.guard import Guard, Options, Receiver
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.refusals import REASONS, read_refusals
-from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.replay import DONE
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.replay import (
+    DONE,
+    GONE,
+    LEASE_SECONDS,
+)
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.signing import RefusedError, Signer
 from celery import Celery, signals
 from celery.worker.consumer.consumer import Consumer
@@ -39,12 +43,14 @@ class Cache:
         self.alive: set[str] = set()
         self.down = False
 
-    def claim(self, nonce: str, seconds: float) -> str:
+    def claim(self, nonce: str, seconds: float, gone: str = "") -> str:
         assert seconds > 0
         self._check()
         owner = self.owners.get(nonce, "")
         if owner in {DONE, "me"} or owner in self.alive:
             return owner
+        if owner != gone:
+            return GONE + owner
         self.owners[nonce] = "me"
         return ""
 
@@ -106,8 +112,9 @@ class Worker:
         self.timer = Timer()
         self.started: list[Any] = []
         self.dead: list[str] = []
+        app = SimpleNamespace(conf=SimpleNamespace(broker_url="redis://"))
         queues = SimpleNamespace(queues=[SimpleNamespace(name="customers")])
-        self.consumer = SimpleNamespace(task_consumer=queues, timer=self.timer, connection_errors=(), app=None)
+        self.consumer = SimpleNamespace(task_consumer=queues, timer=self.timer, connection_errors=(), app=app)
         receiver: Any = Receiver(self.guard, self.consumer, self.started.append)
         self.receiver = receiver
         receiver._send_to_dead_letters = lambda _, reason: self.dead.append(reason)
@@ -184,11 +191,13 @@ def test_a_copy_of_a_running_task_is_refused(worker: Worker) -> None:
     assert (len(worker.started), worker.dead) == (1, ["replayed"])
 
 
-def test_a_message_of_a_worker_that_lives_waits_until_it_is_done_or_gone(worker: Worker) -> None:
+def test_a_message_of_a_worker_that_lives_waits_until_it_is_done_or_gone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The broker has lost the connection to a worker that still runs the task."""
     for end in ("done", "gone"):
         sent = message(again=True)
-        nonce = json.loads(sent.headers["fleet-statement"])["nonce"]
+        nonce = worker.guard.verify(sent)[1].id
         worker.cache.owners[nonce], worker.cache.alive = "other", {"other"}
         worker.receive(sent)
         assert worker.timer.turn() == 1
@@ -197,18 +206,36 @@ def test_a_message_of_a_worker_that_lives_waits_until_it_is_done_or_gone(worker:
             worker.cache.owners[nonce] = DONE
         worker.cache.alive.clear()
         worker.timer.turn()
+        # Its lease may be gone with the cache, for a while.
+        assert end == "done" or worker.timer.turn() == 1
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now + LEASE_SECONDS)
+        worker.timer.turn()
+        monkeypatch.undo()
         assert (sent in worker.started, sent.ends) == ((False, ["ack"]) if end == "done" else (True, []))
     assert worker.dead == []
 
 
-@pytest.mark.parametrize("end", ["reject", "requeue"])
-def test_a_message_that_is_returned_may_start_again(worker: Worker, end: str) -> None:
+@pytest.mark.parametrize("returned", [True, False])
+def test_a_rejected_message_starts_again_only_if_it_returns_to_its_queue(
+    worker: Worker,
+    returned: bool,
+) -> None:
     headers = message().headers
-    first = worker.receive(message(dict(headers)))
-    getattr(first, end)()
-    assert first.ends == [end]
-    worker.receive(message(dict(headers), again=True))
-    assert (len(worker.started), worker.dead) == (2, [])
+    first: Any = worker.receive(message(dict(headers)))
+    first.reject(requeue=returned)
+    assert first.ends == ["reject"]
+    worker.receive(message(dict(headers)))
+    assert (len(worker.started), worker.dead) == ((2, []) if returned else (1, ["replayed"]))
+
+
+def test_a_task_that_a_worker_does_not_know_has_not_run(worker: Worker) -> None:
+    """It is rejected, and an operator may return it once the worker knows it."""
+    headers = message().headers
+    unknown: Any = Receiver(worker.guard, worker.consumer, lambda rejected: rejected.reject())
+    unknown.receive(message(dict(headers)))
+    worker.receive(message(dict(headers)))
+    assert (len(worker.started), worker.dead) == (1, [])
 
 
 def test_tasks_wait_while_the_replay_cache_is_down(worker: Worker) -> None:
@@ -240,7 +267,7 @@ def test_a_claim_that_is_given_up_while_the_cache_is_down_is_free_later(worker: 
     """Otherwise, another worker would wait for it as long as this one lives."""
     worker.receive(message())
     worker.cache.down = True
-    worker.guard.lose_connection(redelivers=True)
+    worker.guard.lose_connection((), redelivers=True)
     worker.cache.down = False
     worker.guard.renew()
     assert worker.cache.owners == {}
@@ -250,7 +277,7 @@ def test_a_message_that_waits_is_left_to_the_broker_when_the_connection_is_lost(
     worker.cache.down = True
     worker.receive(message())
     worker.cache.down = False
-    worker.guard.lose_connection(redelivers=True)
+    worker.guard.lose_connection((), redelivers=True)
     assert worker.timer.turn() == 1
     assert (worker.started, worker.timer.turn()) == ([], 0)
 
@@ -259,7 +286,7 @@ def test_a_task_that_is_cancelled_with_its_connection_runs_again(worker: Worker)
     """Celery acknowledges it, but the broker does not hear that."""
     headers = message().headers
     first = worker.receive(message(dict(headers)))
-    worker.guard.lose_connection(redelivers=True)
+    worker.guard.lose_connection((), redelivers=True)
     first.ack()
     again = message(dict(headers), again=True)
     Receiver(worker.guard, worker.consumer, worker.started.append).receive(again)
@@ -270,10 +297,21 @@ def test_a_task_survives_the_loss_of_a_connection_to_redis(worker: Worker) -> No
     """It runs on, and its acknowledgment reaches Redis by another connection."""
     headers = message().headers
     first = worker.receive(message(dict(headers)))
-    worker.guard.lose_connection(redelivers=False)
+    worker.guard.lose_connection({"1"}, redelivers=False)
     first.ack()
-    worker.receive(message(dict(headers), again=True))
-    assert worker.started == [first]
+    again = message(dict(headers), again=True)
+    Receiver(worker.guard, worker.consumer, worker.started.append).receive(again)
+    assert (worker.started, again.ends) == ([first], ["ack"])
+
+
+def test_a_task_that_waits_in_a_worker_that_loses_redis_starts_later(worker: Worker) -> None:
+    """Celery drops it, and Redis delivers it again."""
+    headers = message().headers
+    worker.receive(message(dict(headers)))
+    worker.guard.lose_connection({"another"}, redelivers=False)
+    again = message(dict(headers), again=True)
+    Receiver(worker.guard, worker.consumer, worker.started.append).receive(again)
+    assert again in worker.started
 
 
 def test_refused_tasks_go_to_the_dead_letters_and_are_counted(worker: Worker, directory: Path) -> None:

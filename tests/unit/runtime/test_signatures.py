@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.
     Trust,
     TrustedKey,
     read_trusted,
+    signed_bytes,
     verify,
 )
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -59,7 +61,7 @@ def test_a_message_that_a_broker_returns_as_text_has_the_same_signature() -> Non
 
 
 def test_two_messages_never_have_the_same_nonce() -> None:
-    assert opened(signed())[1].nonce != opened(signed())[1].nonce
+    assert opened(signed())[1].id != opened(signed())[1].id
 
 
 def test_a_message_that_is_signed_again_has_one_statement() -> None:
@@ -137,12 +139,34 @@ def test_the_key_of_a_stranger_is_refused() -> None:
         opened(signed(key=STRANGER))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"at": "x"},
+        {"at": None},
+        {"at": float("nan")},
+        {"headers": []},
+        {"properties": 1},
+        {"routing_key": 3},
+        {"nonce": []},
+        {"more": 1},
+    ],
+)
+def test_a_sender_that_signs_nonsense_is_refused(values: dict[str, Any]) -> None:
+    """Its key may be stolen, and an exception would end the worker."""
+    stated = json.dumps({**json.loads(signed()[STATEMENT]), **values})
+    signature = base64.b64encode(KEY.sign(signed_bytes(stated, BODY))).decode()
+    keys = read_trusted(json.dumps([trusted_as("worker1", KEY)]))
+    with pytest.raises(RefusedError, match="wrong_signature"):
+        verify(keys, {STATEMENT: stated, SIGNATURE: signature}, BODY, content_type=JSON, now=0)
+
+
 def test_a_key_that_signs_no_more_is_trusted_for_what_it_signed_before() -> None:
     headers = signed()
     at = json.loads(headers[STATEMENT])["at"]
-    assert opened(headers, until=at + 1)
+    assert opened(headers, until=at - SKEW_SECONDS + 1)
     with pytest.raises(RefusedError, match="wrong_signature"):
-        opened(headers, until=at - 1)
+        opened(headers, until=at - SKEW_SECONDS - 1)
 
 
 def test_a_sender_whose_clock_is_ahead_is_refused() -> None:
