@@ -33,7 +33,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         try:
             missing = any(not store.exists(f"{name}.key") for name in keys.senders)
             private = keys.private(write=write)
-            changed = missing or (write and _take(keys, options["state"], now))
+            retired = write and keys.retire(now)
+            taken = write and _take(keys, options["state"], now)
+            changed = missing or retired or taken
             if write:
                 private = keys.private(write=True)
             trusted = as_json(keys.trusted(private, now))

@@ -67,6 +67,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._settings import Sett
 from ansible_collections.fleet.celery.plugins.module_utils._signing import Signing, check_window, senders_of
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
 from ansible_collections.fleet.celery.plugins.module_utils._tls import TlsFiles
+from ansible_collections.fleet.celery.plugins.module_utils._topology import DELAY_LEVELS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 from ansible_collections.fleet.celery.plugins.module_utils._variables import unknown_variables
@@ -573,7 +574,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
                 signing.mode,
                 signing.window,
                 dead_letters,
-                keep=signing.window + demand.options.longest_countdown,
+                # With RabbitMQ, delayed tasks wait in the broker for as long as they like.
+                keep=signing.window + (2**DELAY_LEVELS if beside else demand.options.longest_countdown),
                 senders=senders_of(app_hosts, placed.producers, placed.flower),
                 replay_cache=cache,
             )

@@ -22,12 +22,15 @@ _ENDING_BYTES = 1 << 20
 def query_command(root: str, query: str, app: str) -> list[str]:
     """Return the argument list of a query of services/query.py, without the query's own arguments.
 
-    Root runs it, so that it may read the key that signs commands. It becomes the application's user.
+    Root runs it, so that it has the key that signs commands. It becomes the application's user.
 
     Args:
         root: the application's directory.
     """
-    return [f"{root}/bin/celery_run", "python", "-c", inspect.getsource(query_module), query, app]
+    command = Path(root) / "bin" / "celery_operator"
+    # Until the next run of site.yml, a host may have that of an earlier version of the collection.
+    run = command if command.is_symlink() else command.with_name("celery_run")
+    return [str(run), "python", "-c", inspect.getsource(query_module), query, app]
 
 
 def read_reply(raw: Mapping[str, Any]) -> dict[str, frozenset[str]]:

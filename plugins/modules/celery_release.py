@@ -400,7 +400,8 @@ class Host:
             if self.module.check_mode:
                 continue
             write_file(path, text, mode, group)
-        self._link(self.root / "bin" / "celery_run", Path("celery_supervisor"))
+        for name in ("celery_run", "celery_operator"):
+            self._link(self.root / "bin" / name, Path("celery_supervisor"))
 
     def _link(self, link: Path, target: Path) -> None:
         if link.is_symlink() and link.readlink() == target:

@@ -9,7 +9,8 @@ DOCUMENTATION = r"""
 module: signing_keys
 short_description: Make and replace the keys with which senders sign messages
 description:
-  - Each sender has an Ed25519 key in the directory C(signing) of the secrets. A key that is missing is made.
+  - Each sender has an Ed25519 key in the directory C(signing) of the secrets. A key that is missing is made. That of
+    one that is no sender any more is removed, and trusted for what it signed before.
   - Keys are replaced step by step. Between the steps, the role P(fleet.celery.celery_signing#role) has to run on all
     hosts, so that no receiver gets a message whose key it does not trust. C(playbooks/rotate.yml) does all of it.
   - Runs on the controller.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
@@ -62,13 +62,29 @@ class SigningKeys:
         Args:
             private: of each sender, in PEM.
         """
-        present = [self._trusted(name, pem) for name, pem in private.items()]
+        present = [_trusted(name, pem, operator=self.senders[name]) for name, pem in private.items()]
         following = [
-            self._trusted(name, self.store.read(_next_file(name)))
+            _trusted(name, self.store.read(_next_file(name)), operator=self.senders[name])
             for name in self.senders
             if self.store.exists(_next_file(name))
         ]
         return [*present, *following, *self._kept(now)]
+
+    def retire(self, now: float) -> bool:
+        """Remove the keys of those that are no senders any more, and return whether there was one.
+
+        What they have signed stays valid.
+        """
+        files = sorted(path.name for path in self.store.directory.glob("*.key"))
+        known = {file for name in self.senders for file in (_file(name), _next_file(name))}
+        left = [file for file in files if file not in known]
+        for file in left:
+            if not file.endswith(_next_file("")):
+                # As one that may not control workers.
+                retired = replace(_trusted(file.removesuffix(_file("")), self.store.read(file)), until=now)
+                self._write_earlier([*self._earlier(), retired])
+            (self.store.directory / file).unlink()
+        return bool(left)
 
     def prepare(self) -> bool:
         """Make the next key of each sender, and return whether one was missing."""
@@ -82,7 +98,8 @@ class SigningKeys:
         following = [name for name in self.senders if self.store.exists(_next_file(name))]
         for name in following:
             # First, so that an interruption leaves a key that is trusted twice, and not at all never.
-            self._write_earlier([*self._earlier(), self._trusted(name, self.store.read(_file(name)))])
+            present = _trusted(name, self.store.read(_file(name)), operator=self.senders[name])
+            self._write_earlier([*self._earlier(), present])
             self.store.move(_next_file(name), _file(name))
         return bool(following)
 
@@ -124,12 +141,13 @@ class SigningKeys:
             return _new_key()
         return self.store.obtain(file, _new_key)
 
-    def _trusted(self, name: str, pem: str) -> TrustedKey:
-        key = load_pem_private_key(pem.encode(), None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise ValueError(f"{self.store.directory / _file(name)} is not an Ed25519 key. Restore it from your backup")
-        public = key.public_key().public_bytes_raw()
-        return TrustedKey(name, self.senders[name], base64.b64encode(public).decode())
+
+def _trusted(name: str, pem: str, *, operator: bool = False) -> TrustedKey:
+    """Return a sender's key as receivers trust it. Raises ValueError if it is no such key."""
+    key = load_pem_private_key(pem.encode(), None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{_file(name)} is not an Ed25519 key. Restore it from your backup")
+    return TrustedKey(name, operator, base64.b64encode(key.public_key().public_bytes_raw()).decode())
 
 
 def as_json(keys: Iterable[TrustedKey]) -> str:

@@ -422,7 +422,7 @@ def test_the_replay_cache_records_a_message_once(server: Server) -> None:
         ["LPUSH", "{prefix}by.hand", "x"],
         ["KEYS", "{prefix}replay:*"],
         ["SCAN", "0"],
-        ["EXPIRE", "{prefix}replay:1", "1"],
+        ["EXPIRE", "{prefix}unacked", "1"],
         ["PUBLISH", "news", "x"],
         ["FLUSHALL"],
     ],

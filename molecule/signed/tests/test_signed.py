@@ -25,7 +25,7 @@ KEYS = "/etc/shop/signing"
 ATTACKER = "/var/tmp/attacker.py"  # noqa: S108 - on a host that the test owns
 RECORDED = "/var/lib/shop/recorded.json"
 # As root, who alone has the key that signs commands.
-INSPECT = "/srv/shop/bin/celery_run celery -A shop.celery:app inspect ping --json --timeout 30"
+INSPECT = "/srv/shop/bin/celery_operator celery -A shop.celery:app inspect ping --json --timeout 30"
 signed = partial(converge, celery_signed_messages="only")
 
 
@@ -104,6 +104,8 @@ def test_a_running_fleet_begins_to_sign_without_losing_a_task(shop: Shop) -> Non
     told = " ".join(failures(signed()).values())
     assert "celery_signed_messages: only has workers refuse unsigned messages" in told
     assert "No host was touched" in told
+    told = " ".join(failures(converge("--limit", "worker2", celery_signed_messages="both")).values())
+    assert "worker2 has no key yet that signs messages, and all workers must trust it first" in told
     for change in (partial(converge, celery_signed_messages="both"), signed):
         # A process that sends tasks signs them once it has restarted.
         with shop.flow(call("customers.noop")) as ids:
@@ -199,8 +201,11 @@ def nodes(shop: Shop) -> set[str]:
 def test_only_root_and_flower_control_workers(shop: Shop) -> None:
     pids = {host: shop.pids(host) for host in HOSTS}
     assert {node.split("@")[0] for node in nodes(shop)} >= {"customers", "video"}
-    # Not the application's user, nor anyone with the broker's password.
+    # Not the application's user, who can't have root read a module of theirs, nor anyone with the broker's password.
     before = refusals(shop)
+    planted = "echo 'raise SystemExit(9)' > /var/lib/shop/json.py"
+    with shop.altered("worker1", planted, "rm /var/lib/shop/json.py"):
+        assert nodes(shop)
     shop.host("worker1").run(f"{RUN} celery -A shop.celery:app control shutdown")
     attack(shop, "shutdown")
     wait_until(lambda: {"not_operator", "unsigned"} <= set(refusals(shop) - before), "commands are not refused")

@@ -100,3 +100,25 @@ def test_an_interrupted_rotation_goes_on_with_the_same_keys(keys: SigningKeys) -
     assert keys.trusted(keys.private(write=True), 0) == trusted
     keys.promote()
     assert not keys.promote()
+
+
+def test_what_a_removed_host_has_sent_stays_valid(keys: SigningKeys) -> None:
+    first = signed(keys)
+    others = SigningKeys(keys.store, {"worker2": False}, KEEP)
+    others.private(write=True)
+    now = json.loads(first[STATEMENT])["at"] + 1
+    assert others.retire(now)
+    assert not others.retire(now)
+    assert accepted(others, first)
+    assert not accepted(others, first, after=KEEP + 10)
+    assert sorted(path.name for path in keys.store.directory.glob("*.key")) == ["worker2.key"]
+    assert not any(key.operator for key in others.trusted(others.private(write=True), now))
+
+
+def test_a_rotation_with_a_new_sender_replaces_the_keys_of_all(keys: SigningKeys) -> None:
+    before = keys.private(write=True)
+    more = SigningKeys(keys.store, {**SENDERS, "worker2": False}, KEEP)
+    more.private(write=True)
+    more.prepare()
+    more.promote()
+    assert not set(before.values()) & set(more.private(write=True).values())

@@ -163,7 +163,7 @@ def test_the_replay_cache_has_its_own_keys_and_few_commands() -> None:
     rules = users(redis_key_prefix="shop:", **REPLAY)["celery-replay"]
     assert [rule for rule in rules if rule[0] in "%~&"] == ["~shop:replay:*"]
     granted = {rule[1:] for rule in rules if rule[0] == "+"}
-    assert granted == {"ping", "eval", "get", "set", "del", "exists", "client|setinfo"}
+    assert granted == {"ping", "eval", "get", "set", "expire", "del", "exists", "client|setinfo"}
     assert "celery-replay" not in users()
 
 

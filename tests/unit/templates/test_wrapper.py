@@ -113,6 +113,13 @@ def test_celery_run_runs_commands_of_the_release(host: Host) -> None:
     assert seen["argv"] == [str(host.root / "releases/1.0.0/venv/bin/show"), "a b"]
 
 
+def test_celery_operator_imports_nothing_of_the_applications_user(host: Host) -> None:
+    (host.wrapper.parent / "celery_operator").symlink_to("celery_supervisor")
+    seen = host.run("show", "a b", command="celery_operator")
+    assert seen["cwd"] == str(host.root / "releases/1.0.0")
+    assert seen["environment"]["PYTHONSAFEPATH"] == "1"
+
+
 def test_environment_is_the_applications(host: Host) -> None:
     nasty = "100% 'of' \"it\" $HOME\nend\n"
     host.environment({"SHOP_KEY": nasty, "config": "a", "release": "b", "own": "c"})
