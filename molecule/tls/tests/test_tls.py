@@ -158,7 +158,7 @@ def test_every_port_speaks_tls_and_nothing_else() -> None:
 
 
 def test_nothing_is_readable_on_the_network(shop: Shop, monitor: Monitor) -> None:
-    secrets = [path.read_bytes().strip() for path in SECRETS.iterdir() if path.is_file()]
+    secrets = [path.read_bytes().strip() for path in SECRETS.glob("[a-z]*") if path.is_file()]
     assert len(secrets) > 5
     with captured(GATEWAY) as packets:
         shop.run(call("reports.build", MARK, 0.1))
@@ -283,7 +283,7 @@ def recorded(key: str, value: str) -> str:
 
 
 def test_signed_messages_have_a_replay_cache_beside_rabbitmq(shop: Shop, monitor: Monitor) -> None:
-    signed = partial(secured, celery_signed_messages=True)
+    signed = partial(secured, celery_signed_messages="both")
     assert changes(signed())
     works(shop, monitor)
     assert speaks_tls_only("broker1") == {5671, 6380, 15671, 15691, 9100}
@@ -294,7 +294,7 @@ def test_signed_messages_have_a_replay_cache_beside_rabbitmq(shop: Shop, monitor
     before = serial(6380, "broker1")
     names = ["one.more.example.com"]
     assert changes(
-        run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only", celery_signed_messages=True, celery_host_names=names)
+        run_playbook(PLAYBOOKS / "renew.yml", celery_tls="only", celery_signed_messages="both", celery_host_names=names)
     )
     assert serial(6380, "broker1") != before
     assert recorded(message, "two") == "one"
