@@ -37,7 +37,7 @@ def plan() -> dict[str, Any]:
         }
         for name, duty in (("debian12", "redis"), ("debian13", "rabbitmq"))
     }
-    broker = {"listen_addresses": ["{{ ansible_host }}"], "tls_port": 9444, "kind": "rabbitmq", "flavor": "redis"}
+    broker = {"listen_addresses": ["{{ ansible_host }}"], "tls_port": 9444, "kind": "redis", "flavor": "redis"}
     files = FILES | {"group": "celery-fleet-tls"}
     sources = {name: {"names": host["certificate_names"]} for name, host in hosts.items()}
     rest = {"tls": files, "secrets_dir": str(SECRETS), "producers": [], "signing": {}, "app": {"name": "shop"}}
