@@ -171,14 +171,16 @@ def alerts(fleet: Fleet) -> set[str]:
 def kill_a_worker(fleet: Fleet) -> None:
     """Kill a worker with an in-flight task, and wait until the alert has fired and is resolved."""
     task, arguments = VICTIM
-    run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
-    remote(fleet, fleet.beat, [*run, "celery", "call", task, "--args", json.dumps(arguments)])
     query = quote(f'celery_worker_tasks_running{{program="{fleet.app}-{task.partition(".")[0]}"}} > 0')
 
     def busy() -> list[dict[str, Any]]:
         result: list[dict[str, Any]] = get(fleet, "prometheus", f"/api/v1/query?query={query}")["data"]["result"]
         return result
 
+    # Prometheus may still have the tasks of the release, which are done.
+    wait_for(lambda: not busy(), f"workers run {task} without an end", ALERT_SECONDS)
+    run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
+    remote(fleet, fleet.beat, [*run, "celery", "call", task, "--args", json.dumps(arguments)])
     (worker, *_) = wait_for(busy, f"no worker is running {task}", ALERT_SECONDS)
     program, host = worker["metric"]["program"], worker["metric"]["instance"]
     status = remote(fleet, host, ["sudo", "-n", "supervisorctl", "status"], allowed=(0, 3)).splitlines()
