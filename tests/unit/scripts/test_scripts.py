@@ -210,7 +210,10 @@ def test_a_step_that_is_interrupted_ends(run: Run, tmp_path: Path) -> None:
 
 def test_processes_that_a_step_leaves_are_killed(run: Run, tmp_path: Path) -> None:
     # In a session of its own, as a worker that a test runs.
-    leave = "setsid sleep 1000 >/dev/null 2>&1 & echo $! >left; echo 1 passed in 1.0s"
+    # A process that is being started has no environment for a moment; one that writes has.
+    left_over = "echo $$ >left.part; mv left.part left; kill -STOP $$"
+    wait = "until [ -e left ]; do sleep 0.01; done"
+    leave = f"setsid sh -c '{left_over}' >/dev/null 2>&1 & {wait}; echo 1 passed in 1.0s"
     step = Step("unit", "unit", ["/bin/sh", "-c", leave], cwd=tmp_path)
     run.execute(step)
     assert step.failed == 0
