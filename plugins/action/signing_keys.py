@@ -36,7 +36,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
             retired = write and keys.retire(now)
             taken = write and _take(keys, options["state"], now)
             changed = missing or retired or taken
-            if write:
+            if taken:
                 private = keys.private(write=True)
             trusted = as_json(keys.trusted(private, now))
         except SecretError as error:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,22 +139,25 @@ def _operator_key() -> Signer | None:
         os.close(int(number))
 
 
+def _verified(trust: Trust, message: Any) -> tuple[TrustedKey, Statement]:  # noqa: ANN401 - as above
+    """Return the key of a message's sender, and what the sender states. Raises RefusedError."""
+    return verify(trust.keys, message.headers, message.body, content_type=message.content_type, now=time.time())
+
+
 class Recent:
     """The messages of the last time that were received, for those that are valid for FRESH_SECONDS only."""
 
     def __init__(self) -> None:
-        self._nonces: dict[str, float] = {}
+        # The oldest come first.
+        self._nonces: OrderedDict[str, float] = OrderedDict()
 
     def add(self, nonce: str) -> None:
         """Remember a message. Raises RefusedError if it was received before."""
         now = time.monotonic()
         if nonce in self._nonces:
             raise RefusedError("replayed")
-        # The oldest come first.
-        for known, at in list(self._nonces.items()):
-            if at > now - FRESH_SECONDS - SKEW_SECONDS:
-                break
-            del self._nonces[known]
+        while self._nonces and next(iter(self._nonces.values())) <= now - FRESH_SECONDS - SKEW_SECONDS:
+            self._nonces.popitem(last=False)
         self._nonces[nonce] = now
 
 
@@ -181,8 +185,7 @@ class Guard:
 
     def verify(self, message: Any) -> tuple[TrustedKey, Statement]:  # noqa: ANN401 - kombu has no types
         """Return the key of a message's sender, and what the sender states. Raises RefusedError."""
-        content_type = message.content_type
-        return verify(self.trust.keys, message.headers, message.body, content_type=content_type, now=time.time())
+        return _verified(self.trust, message)
 
     def is_accepted_unsigned(self, error: RefusedError) -> bool:
         return str(error) == "unsigned" and not self.options.required
@@ -518,9 +521,7 @@ def verify_answers(options: Options) -> None:
 
     def check(message: Any, exchange: str) -> None:  # noqa: ANN401 - as above
         """Use what is signed in a message. Raises RefusedError."""
-        _, statement = verify(
-            trust.keys, message.headers, message.body, content_type=message.content_type, now=time.time()
-        )
+        _, statement = _verified(trust, message)
         if statement.exchange != exchange:
             raise RefusedError("wrong_destination")
         if statement.at < time.time() - FRESH_SECONDS:
