@@ -517,7 +517,7 @@ def test_old_releases_go_but_none_that_runs(shop: Shop) -> None:
         (
             "rotate",
             {"celery_rotate": ["rabbitmq_applicaton", "prometheus"]},
-            "prometheus.*: not a password of this fleet",
+            "prometheus.*: not a secret of this fleet",
         ),
     ],
 )
