@@ -106,6 +106,21 @@ class Clients:
 
 
 @dataclass(frozen=True)
+class BrokerMember:
+    """Where one of the broker's hosts listens.
+
+    Attributes:
+        address: that other hosts connect to, to reach this host and no other.
+        listen_addresses: on which the broker listens there.
+        metrics_address: on which its metrics are served.
+    """
+
+    address: str
+    listen_addresses: tuple[str, ...]
+    metrics_address: str
+
+
+@dataclass(frozen=True)
 class BrokerListener:
     """Where the broker listens.
 
@@ -113,14 +128,14 @@ class BrokerListener:
         address: that clients connect to.
         port: without TLS; 0 if it has none.
         tls_port: with TLS; 0 if the fleet has no TLS.
+        members: by the names of the broker's hosts.
     """
 
     kind: str
     address: str
     port: int
     tls_port: int
-    addresses: tuple[str, ...]
-    metrics_address: str
+    members: Mapping[str, BrokerMember]
 
 
 def read_firewall(reader: Variables) -> FirewallOptions:
@@ -222,7 +237,8 @@ class Access:
         """
         if not self.broker.tls_port or not {self.broker.kind, "flower", "monitor", "measured"} & {*duties}:
             return ()
-        broker = (self.broker.address,) if self.broker.kind in duties else ()
+        member = self.broker.members.get(host.name)
+        broker = (self.broker.address, member.address) if member else ()
         if host.certificate:
             return tuple(dict.fromkeys([*broker, *self._served_at(host, duties), *host.names]))
         names = [host.name, host.nodename, host.address, *broker, *host.names]
@@ -237,7 +253,7 @@ class Access:
         if "monitor" in duties:
             yield from (_reachable(listen[f"{name}_listen_address"]) for name in ("prometheus", "alertmanager"))
         if self.broker.kind in duties and self.clients.monitor:
-            yield _reachable(self.broker.metrics_address)
+            yield _reachable(self.broker.members[host.name].metrics_address)
         management = listen["rabbitmq_management_listen_address"]
         if "rabbitmq" in duties and (self.clients.flower == host.name or management not in LOOPBACK):
             yield _reachable(management)
@@ -259,7 +275,7 @@ class Access:
         )
         found = [Endpoint(_reachable(listen[address]), int(listen[port])) for there, address, port in pages if there]
         if "redis" in duties and self.clients.monitor:
-            found.append(Endpoint(self.broker.metrics_address, int(listen["redis_exporter_port"])))
+            found.append(self.broker_metrics(host))
         return tuple(found) if self.broker.tls_port else ()
 
     def endpoints(self, hosts: Mapping[str, Collection[str]]) -> tuple[str, ...]:
@@ -287,7 +303,7 @@ class Access:
         found = []
         for name, duties in hosts.items():
             if self.broker.kind in duties:
-                found.append(Endpoint(self.broker.address, self.broker.tls_port))
+                found.append(Endpoint(self.broker.members[name].address, self.broker.tls_port))
                 if self.replay_cache:
                     found.append(Endpoint(self.replay_cache.address, self.replay_cache.tls_port))
             found.append(self.exporter(self.hosts.get(name, Host(name))))
@@ -298,20 +314,27 @@ class Access:
         address = "127.0.0.1" if host.name == self.clients.monitor else host.address
         return Endpoint(address, int(listening_ports(host, tls=True)["node_exporter_port"]))
 
+    def broker_metrics(self, host: Host) -> Endpoint:
+        """Return where the metrics of one of the broker's hosts are served."""
+        port = {"rabbitmq": "rabbitmq_prometheus_port", "redis": "redis_exporter_port"}[self.broker.kind]
+        listen = listening_ports(host, tls=bool(self.broker.tls_port))
+        return Endpoint(self.broker.members[host.name].metrics_address, int(listen[port]))
+
     def _services(self, host: Host, duties: set[str]) -> Iterator[Listener]:
         """Yield the listener of each service of a host, unless only the host itself, or nobody, needs to reach it."""
         broker, clients, options = self.broker, self.clients, self.options
         listen = listening_ports(host, tls=bool(broker.tls_port))
         management = _at(listen, "rabbitmq_management_port", "rabbitmq_management_listen_address")
         monitor, people = (clients.monitor,), options.page_sources
-        metrics = (broker.metrics_address,)
+        member = broker.members.get(host.name)
+        served, metrics = (member.listen_addresses, (member.metrics_address,)) if member else ((), ())
         cache = (self.replay_cache.plain_port, self.replay_cache.tls_port) if self.replay_cache else (0, 0)
         title = {"rabbitmq": "RabbitMQ", "redis": "Redis"}[broker.kind]
         for duty, service, port, at, names, networks in (
-            (broker.kind, title, broker.port, broker.addresses, clients.broker, options.broker_sources),
-            (broker.kind, f"{title}, TLS", broker.tls_port, broker.addresses, clients.broker, options.broker_sources),
-            ("rabbitmq", "Replay cache", cache[0], broker.addresses, clients.workers, ()),
-            ("rabbitmq", "Replay cache, TLS", cache[1], broker.addresses, clients.workers, ()),
+            (broker.kind, title, broker.port, served, clients.broker, options.broker_sources),
+            (broker.kind, f"{title}, TLS", broker.tls_port, served, clients.broker, options.broker_sources),
+            ("rabbitmq", "Replay cache", cache[0], served, clients.workers, ()),
+            ("rabbitmq", "Replay cache, TLS", cache[1], served, clients.workers, ()),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),
             ("rabbitmq", "RabbitMQ's metrics", listen["rabbitmq_prometheus_port"], metrics, monitor, ()),
             ("redis", "Redis' page", *_at(listen, "redis_ui_listen_port", "redis_ui_listen_address"), (), people),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._access import BrokerListener
+from ansible_collections.fleet.celery.plugins.module_utils._access import BrokerListener, BrokerMember
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import BrokerOptions
 from ansible_collections.fleet.celery.plugins.module_utils._facts import DERIVED_ROLE_VARIABLES
@@ -36,50 +36,76 @@ QUEUES_LEAST = 500
 _ADDRESS = re.compile(r"[A-Za-z0-9.:_-]+")
 
 
-def broker_host(
+def broker_hosts(
     options: BrokerOptions,
     groups: Mapping[str, list[str]],
     hosts: Mapping[str, Host],
     problems: list[Problem],
-) -> tuple[Host, str]:
-    """Return the broker's host, with an empty name if there is none, and its address for workers."""
-    members = groups.get(options.group, [])
-    if len(members) != 1:
-        problems.append(
-            Problem(
-                "celery_broker_group",
-                f"the group {options.group!r} has {len(members)} hosts, but a fleet has one broker",
-                f"Put exactly one host into the group {options.group}",
+) -> tuple[Host, ...]:
+    """Return the broker's hosts, in the order of the inventory; none if their number is refused."""
+    names = groups.get(options.group, [])
+    sizes = BROKERS[options.flavor].sizes
+    if len(names) not in sizes:
+        problems.append(_wrong_size(options, len(names), sizes))
+        return ()
+    found = tuple(hosts.get(name, Host(name)) for name in names)
+    for host in found:
+        if options.flavor == "valkey" and host.system and not platform_of(*host.system).valkey:
+            problems.append(
+                Problem(
+                    "celery_broker",
+                    f"{host.name} has {' '.join(map(str, host.system))}, which has no Valkey",
+                    "Set it to redis, or use a host whose system has a package of Valkey",
+                )
             )
-        )
-        return Host(""), ""
-    host = hosts.get(members[0], Host(members[0]))
-    address = options.address or host.address
+    for name in dict.fromkeys(name for host in found for name in host.role_variables):
+        if name.startswith(BROKERS[options.flavor].kind):
+            problems.append(
+                Problem(name, "has no effect, because the plan sets it", f"Set {DERIVED_ROLE_VARIABLES[name]} instead")
+            )
+    systems = {host.system: host.name for host in found if host.system}
+    if len(systems) > 1:
+        which = ", ".join(f"{name} has {' '.join(map(str, system))}" for system, name in systems.items())
+        what = f"the broker's hosts have different systems, and with them different versions of the broker: {which}"
+        problems.append(Problem("celery_broker_group", what, "Use hosts with the same release of Debian"))
+    return found
+
+
+def _wrong_size(options: BrokerOptions, number: int, sizes: Sequence[int]) -> Problem:
+    """Return why a broker can't have this number of hosts."""
+    group, allowed = options.group, " or ".join(map(str, sizes))
+    what = f"the group {group!r} has {number} hosts, but a {options.flavor} broker has {allowed}"
+    if number > 1 and number % 2 == 0:
+        what += f". {number} hosts survive no more failures than {number - 1}, because a majority must be left"
+    fix = (
+        f"Put exactly one host into the group {group}"
+        if number == 0 or len(sizes) == 1
+        else f"Put {allowed} hosts into it"
+    )
+    return Problem("celery_broker_group", what, fix)
+
+
+def broker_address(options: BrokerOptions, app: str, brokers: Sequence[Host], problems: list[Problem]) -> str:
+    """Return the address that clients connect to.
+
+    Several hosts have one name: of a list of URLs, Celery connects to each at every start, also to those that are down.
+    """
+    if not brokers:
+        return ""
+    derived = brokers[0].address if len(brokers) == 1 else f"{app}-broker"
+    address = options.address or derived
     if not address:
         problems.append(
             Problem(
                 "celery_broker_address",
-                f"the address of {host.name} is not known",
+                f"the address of {brokers[0].name} is not known",
                 "Set it to a name or an IP address, or gather facts of the host",
             )
         )
     if not _ADDRESS.fullmatch(address or "-"):
         fix = "Set it to a name or an IP address, e.g. 10.0.0.10"
         problems.append(Problem("celery_broker_address", f"{address!r} is not an address", fix))
-    if options.flavor == "valkey" and host.system and not platform_of(*host.system).valkey:
-        problems.append(
-            Problem(
-                "celery_broker",
-                f"{host.name} has {' '.join(map(str, host.system))}, which has no Valkey",
-                "Set it to redis, or use a host whose system has a package of Valkey",
-            )
-        )
-    for name in host.role_variables:
-        if name.startswith(BROKERS[options.flavor].kind):
-            problems.append(
-                Problem(name, "has no effect, because the plan sets it", f"Set {DERIVED_ROLE_VARIABLES[name]} instead")
-            )
-    return host, address
+    return address
 
 
 @dataclass(frozen=True)
@@ -114,9 +140,61 @@ def broker_ports(options: BrokerOptions, clients: Iterable[str], problems: list[
     return ports
 
 
-def reached_at(options: BrokerOptions, address: str, listening: tuple[str, ...]) -> str:
-    """Return the address that workers connect to: the given one, or loopback if the broker listens on nothing else."""
-    return "127.0.0.1" if not options.address and listening == ("127.0.0.1",) else address
+def broker_members(
+    options: BrokerOptions,
+    brokers: Sequence[Host],
+    fleet_hosts: Iterable[str],
+    problems: list[Problem],
+    warnings: list[str],
+    *,
+    monitor: str,
+) -> dict[str, BrokerMember]:
+    """Return where each of the broker's hosts listens, by name.
+
+    Args:
+        monitor: name of the host that scrapes metrics; empty if there is none.
+    """
+    several = len(brokers) > 1
+    for name in ("listen_addresses", "metrics_address"):
+        if several and getattr(options, name):
+            what = f"is one value, but the broker has {len(brokers)} hosts, each with its own address"
+            fix = "Remove it, and set celery_host_address of each host"
+            problems.append(Problem(f"celery_broker_{name}", what, fix))
+    members = {}
+    for host in brokers:
+        if several and not host.address:
+            fix = "Set it in the variables of that host, or gather its facts"
+            problems.append(Problem(f"celery_host_address of {host.name}", "is not known", fix))
+        listening = listen_addresses(options, host, fleet_hosts, problems, warnings)
+        members[host.name] = BrokerMember(host.address, listening, metrics_address(options, host, monitor))
+    return members
+
+
+def broker_listener(
+    demand: Demand,
+    brokers: Sequence[Host],
+    fleet_hosts: Iterable[str],
+    problems: list[Problem],
+    warnings: list[str],
+    *,
+    monitor: str,
+) -> BrokerListener:
+    """Return where the broker listens.
+
+    Args:
+        fleet_hosts: all hosts of the fleet, producers included.
+        monitor: name of the host that scrapes metrics; empty if there is none.
+    """
+    options, fleet_hosts = demand.options, list(fleet_hosts)
+    ports = broker_ports(options, fleet_hosts, problems)
+    address = broker_address(options, demand.app_name, brokers, problems)
+    members = broker_members(options, brokers, fleet_hosts, problems, warnings, monitor=monitor)
+    if len(members) == 1:
+        ((name, member),) = members.items()
+        if member.listen_addresses == ("127.0.0.1",) and not options.address:
+            address = "127.0.0.1"
+        members = {name: replace(member, address=address)}
+    return BrokerListener(BROKERS[options.flavor].kind, address, ports.plain, ports.tls, members)
 
 
 def listen_addresses(
@@ -220,14 +298,11 @@ def replay_cache(
     broker: BrokerListener,
     slots: Iterable[int],
     problems: list[Problem],
-    *,
-    host: str,
 ) -> ReplayCache:
     """Return the replay cache: in the broker itself if it is Redis, in a server beside it if it is RabbitMQ.
 
     Args:
         slots: the concurrency of each worker on each host.
-        host: name of the broker's host.
     """
     beside = broker.kind == "rabbitmq"
     plain, tls = broker.port, broker.tls_port
@@ -238,7 +313,7 @@ def replay_cache(
                 what = f"{port} is the port of the replay cache, which the broker's host has, too"
                 problems.append(Problem(key, what, "Set it to another port"))
     return ReplayCache(
-        host=host,
+        host=next(iter(broker.members), ""),
         address=broker.address,
         port=tls or plain,
         tls=bool(tls),

@@ -37,9 +37,14 @@ class Demand:
 
 
 class RabbitMQ:
-    """RabbitMQ: queues on a topic exchange, a delivery limit for quorum queues, and a dead-letter queue."""
+    """RabbitMQ: queues on a topic exchange, a delivery limit for quorum queues, and a dead-letter queue.
+
+    Attributes:
+        sizes: numbers of hosts that a broker may have.
+    """
 
     kind = flavor = "rabbitmq"
+    sizes: tuple[int, ...] = (1, 3, 5)
     port, tls_port = 5672, 5671
     costs = Costs(
         base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=4)
@@ -98,9 +103,11 @@ class Redis:
 
     Attributes:
         flavor: "redis", or "valkey", which has the same protocol.
+        sizes: numbers of hosts that a broker may have.
     """
 
     kind = "redis"
+    sizes: tuple[int, ...] = (1,)
     port, tls_port = 6379, 6380
     costs = Costs(
         base=16 * MIB, connection=MIB // 16, result=1024, clients=Clients(worker=8, child=3, sender=3, monitor=10)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from ansible_collections.fleet.celery.plugins.module_utils._access import Endpoint, Listener
+from ansible_collections.fleet.celery.plugins.module_utils._access import BrokerMember, Endpoint, Listener
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
@@ -182,19 +182,21 @@ class Broker:
     Attributes:
         kind: rabbitmq or redis.
         flavor: one of FLAVORS.
-        host: name of its host; empty if there is none.
+        host: name of its first host; empty if there is none.
+        members: by the names of its hosts, in order.
         address: that clients connect to.
         port: that clients connect to.
         plain_port: on which it listens without TLS; 0 if it does not.
         tls_port: on which it listens with TLS; 0 if it does not.
         user: of the application. producer and flower are the names of other users; empty if there is no need of one.
         absent_users: users of RabbitMQ that must not exist.
+        scrape_targets: host and port of the metrics of each of its hosts.
     """
 
     kind: str
     flavor: str
     host: str
-    listen_addresses: tuple[str, ...]
+    members: Mapping[str, BrokerMember]
     address: str
     port: int
     plain_port: int
@@ -203,8 +205,7 @@ class Broker:
     producer: str
     flower: str
     absent_users: tuple[str, ...]
-    metrics_address: str
-    metrics_port: int
+    scrape_targets: Mapping[str, str]
     holds: Vhost | Keyspace
     limits: BrokerLimits
 

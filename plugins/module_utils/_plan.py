@@ -20,15 +20,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import (
     listening_ports,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
-    broker_host,
-    broker_ports,
+    broker_hosts,
+    broker_listener,
     check_disk,
     check_memory,
     limits_of,
-    listen_addresses,
-    metrics_address,
     need_of,
-    reached_at,
     replay_cache,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
@@ -108,12 +105,13 @@ class Placement:
 
     Attributes:
         programs: workers, by host.
-        broker: name of its host; empty if there is none. The other names are alike.
+        brokers: names of the broker's hosts.
+        beat: name of its host; empty if there is none. The other names are alike.
         producers: names of hosts that only send tasks.
     """
 
     programs: Mapping[str, tuple[Program, ...]]
-    broker: str
+    brokers: tuple[str, ...]
     beat: str
     flower: str
     monitor: str
@@ -122,7 +120,7 @@ class Placement:
     @property
     def hosts(self) -> list[str]:
         """Return the names of the fleet's hosts, without producers."""
-        names = [self.broker, *self.programs, self.beat, self.flower, self.monitor]
+        names = [*self.brokers, *self.programs, self.beat, self.flower, self.monitor]
         return list(dict.fromkeys(filter(None, names)))
 
     @property
@@ -240,16 +238,16 @@ def place(
     problems: list[Problem],
     warnings: list[str],
     *,
-    broker: str,
+    brokers: tuple[str, ...],
 ) -> Placement:
     """Return what runs where.
 
     Args:
-        broker: name of the broker's host.
+        brokers: names of the broker's hosts.
     """
     return Placement(
         programs=_place_workers(declaration, groups, hosts, problems),
-        broker=broker,
+        brokers=brokers,
         beat=_one_host("celery_beat_group", declaration.beat_group, groups, warnings),
         flower=_one_host("celery_flower_group", declaration.flower_group, groups, warnings),
         monitor=_one_host("celery_monitor_group", declaration.monitor_group, groups, warnings),
@@ -353,7 +351,7 @@ def _check_budget(name: str, budget: Budget, broker: Need, problems: list[Proble
 
 def _duties(name: str, placed: Placement, kind: str) -> tuple[str, ...]:
     duties = {
-        kind: name == placed.broker,
+        kind: name in placed.brokers,
         "app": name in placed.programs or name == placed.beat,
         "workers": name in placed.programs,
         "beat": name == placed.beat,
@@ -441,17 +439,17 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     warnings: list[str] = []
     app, queues = declaration.app_name, declaration.queues
     hosts = read_hosts(facts, problems)
-    broker_on, address = broker_host(declaration.broker, groups, hosts, problems)
-    placed = place(declaration, groups, hosts, problems, warnings, broker=broker_on.name)
+    brokers = broker_hosts(declaration.broker, groups, hosts, problems)
+    first_broker = brokers[0] if brokers else Host("")
+    placed = place(declaration, groups, hosts, problems, warnings, brokers=tuple(host.name for host in brokers))
     warnings += _advice(declaration) + _doubled(placed.programs)
     reached = [*placed.hosts, *placed.producers]
-    ports = broker_ports(declaration.broker, reached, problems)
-    files = TlsFiles() if ports.tls else None
+    demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
+    listener = broker_listener(demand, brokers, reached, problems, warnings, monitor=placed.monitor)
+    files = TlsFiles() if listener.tls_port else None
     _check_hosts(declaration, placed, hosts, problems, warnings)
 
     broker = BROKERS[declaration.broker.flavor]
-    demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
-    listening = listen_addresses(declaration.broker, broker_on, reached, problems, warnings)
     holds = broker.holds(demand, problems, warnings)
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
@@ -460,19 +458,12 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     values = {name: item.value for name, item in settings.items()}
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values, signing)
-    check_disk(broker_on, need, problems)
+    for host in brokers:
+        check_disk(host, need, problems)
     check_memory(declaration.broker.memory, need, problems)
 
-    listener = BrokerListener(
-        broker.kind,
-        reached_at(demand.options, address, listening),
-        ports.plain,
-        ports.tls,
-        listening,
-        metrics_address(demand.options, broker_on, placed.monitor),
-    )
-    listen = listening_ports(broker_on, tls=bool(ports.tls))
-    cache = replay_cache(signing, demand, listener, slots, problems, host=broker_on.name) if signing.enabled else None
+    listen = listening_ports(first_broker, tls=bool(listener.tls_port))
+    cache = replay_cache(signing, demand, listener, slots, problems) if signing.enabled else None
     if not isinstance(holds, Vhost):
         check_window(signing, holds.visibility_timeout, problems)
     beside = cache if broker.kind == "rabbitmq" else None
@@ -482,24 +473,24 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access) for name in placed.hosts
     }
     warnings += _firewall_advice(declaration.firewall, fleet_hosts)
-    for name, host in fleet_hosts.items():
-        _check_budget(name, host.memory, need, problems)
-        if host.memory.available is None:
+    for name, fleet_host in fleet_hosts.items():
+        _check_budget(name, fleet_host.memory, need, problems)
+        if fleet_host.memory.available is None:
             warnings.append(
                 f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
             )
-    probed = {name: host.duties for name, host in fleet_hosts.items() if files and placed.monitor}
-    names_of = {name: host.certificate_names for name, host in fleet_hosts.items()}
-    left = _left_for_broker(broker_on, fleet_hosts)
+    probed = {name: each.duties for name, each in fleet_hosts.items() if files and placed.monitor}
+    names_of = {name: each.certificate_names for name, each in fleet_hosts.items()}
+    left = _left_for_broker(brokers, fleet_hosts)
     passwords = passwords_of(
         broker.kind,
-        broker=broker_on.name,
+        broker=first_broker.name,
         producers=bool(placed.producers),
         flower=placed.flower,
         monitor=placed.monitor,
         signing=signing.enabled,
     )
-    rotations = read_state(broker_on.local.get(app))
+    rotations = read_state(first_broker.local.get(app))
     if rotations.rotating:
         warnings.append(
             f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
@@ -519,24 +510,23 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         state_dir=f"/var/lib/{app}",
         log_dir=f"/var/log/{app}",
     )
-    app_hosts = tuple(name for name, host in fleet_hosts.items() if "app" in host.duties)
+    app_hosts = tuple(name for name, each in fleet_hosts.items() if "app" in each.duties)
     fleet = FleetPlan(
         app=application,
         broker=Broker(
             kind=broker.kind,
             flavor=broker.flavor,
-            host=broker_on.name,
-            listen_addresses=listening,
+            host=first_broker.name,
+            members=listener.members,
             address=listener.address,
-            port=ports.tls or ports.plain,
-            plain_port=ports.plain,
-            tls_port=ports.tls,
+            port=listener.tls_port or listener.port,
+            plain_port=listener.port,
+            tls_port=listener.tls_port,
             user=user("application", app),
             producer=user("producer", f"{app}-producer") if placed.producers else "",
             flower=user("flower", f"{app}-flower") if placed.flower else "",
             absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" else (),
-            metrics_address=listener.metrics_address,
-            metrics_port=listen["rabbitmq_prometheus_port" if broker.kind == "rabbitmq" else "redis_exporter_port"],
+            scrape_targets={host.name: str(access.broker_metrics(host)) for host in brokers},
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, left),
         ),
@@ -557,7 +547,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         beat_host=placed.beat,
         flower_host=placed.flower,
         flower_control=declaration.flower_control,
-        flower_broker_api=_flower_broker_api(listener, listen, local=placed.flower == broker_on.name),
+        flower_broker_api=_flower_broker_api(listener, listen, local=placed.flower in placed.brokers),
         monitor_host=placed.monitor,
         producers=placed.producers,
         firewall=declaration.firewall.enabled,
@@ -582,7 +572,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         )
         if cache
         else {},
-        scrape_targets={name: str(host.exporter) for name, host in fleet_hosts.items()},
+        scrape_targets={name: str(each.exporter) for name, each in fleet_hosts.items()},
         strict_certificates=any(
             platform_of(*host.system).strict_tls for name, host in hosts.items() if name in reached and host.system
         ),
@@ -625,7 +615,7 @@ def _check_hosts(
     used = [hosts[name] for name in dict.fromkeys([*placed.hosts, *placed.producers]) if name in hosts]
     check_platforms(used, problems, untested=declaration.allow_untested_platforms)
     check_identities(used, placed.programs, problems)
-    check_passwords(used, {"broker": placed.broker, "monitor": placed.monitor}, problems)
+    check_passwords(used, {"broker": next(iter(placed.brokers), ""), "monitor": placed.monitor}, problems)
     check_app_name(declaration.app_name, {host.login for host in used}, problems)
     warnings += unknown_variables({name for host in used for name in host.variables}, problems)
 
@@ -663,11 +653,11 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
     programs = placed.programs.get(host.name, ())
     cache = access.replay_cache
     services = {
-        "broker": (placed.broker, broker_memory),
-        "replay cache": (cache.host if cache else "", ceil(cache.memory / SHARE) if cache else 0),
-        "beat": (placed.beat, BEAT),
-        "flower": (placed.flower, FLOWER),
-        "monitor": (placed.monitor, MONITOR),
+        "broker": (placed.brokers, broker_memory),
+        "replay cache": ((cache.host,) if cache else (), ceil(cache.memory / SHARE) if cache else 0),
+        "beat": ((placed.beat,), BEAT),
+        "flower": ((placed.flower,), FLOWER),
+        "monitor": ((placed.monitor,), MONITOR),
     }
     duties = _duties(host.name, placed, kind)
     listeners = access.listeners(host.name, duties)
@@ -678,7 +668,7 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
         duties=duties,
         stop_timeout=max((item.stopwaitsecs for item in programs), default=STOP_MARGIN) + SUPERVISOR_STOP_MARGIN,
         memory=_budget(
-            host, programs, {service: size for service, (name, size) in services.items() if name == host.name}
+            host, programs, {service: size for service, (names, size) in services.items() if host.name in names}
         ),
         listeners=listeners,
         unknown_clients=access.unknown_clients(listeners),
@@ -702,8 +692,12 @@ def _flower_broker_api(broker: BrokerListener, listen: Mapping[str, Any], *, loc
     return f"{scheme}://{bracketed(reached)}:{listen['rabbitmq_management_port']}/api/"
 
 
-def _left_for_broker(host: Host, fleet_hosts: Mapping[str, FleetHost]) -> int | None:
-    """Return the bytes that the other programs of the broker's host leave; None if they are not known."""
-    if not host.name or host.memory is None:
-        return None
-    return host.memory - sum(size for name, size in fleet_hosts[host.name].memory.parts.items() if name != "broker")
+def _left_for_broker(brokers: Iterable[Host], fleet_hosts: Mapping[str, FleetHost]) -> int | None:
+    """Return the bytes that the other programs of each of the broker's hosts leave at least; None if not known."""
+    left = []
+    for host in brokers:
+        if host.memory is None:
+            return None
+        parts = fleet_hosts[host.name].memory.parts
+        left.append(host.memory - sum(size for name, size in parts.items() if name != "broker"))
+    return min(left, default=None)

@@ -97,7 +97,8 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         *table(("host", "service", "port", "reached from"), ports),
         "The firewall closes all other ports." if fleet.firewall else "celery_firewall is false: no port is closed.",
         "",
-        f"broker: {broker.flavor} on {broker.host} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
+        f"broker: {broker.flavor} on {', '.join(broker.members)} ({broker.address}:{broker.port}), "
+        f"{_timeout(broker.holds)}",
         f"broker memory: limit {format_size(limits.memory)}; needed: {limits.arithmetic}",
         f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
         *_replay_cache(fleet.signing),

@@ -28,7 +28,7 @@ PASSWORD = "Swordfish-1"
 
 
 def plan() -> dict[str, Any]:
-    """Return a plan as far as the playbooks need it. The broker's addresses are those of the host that asks."""
+    """Return a plan as far as the playbooks need it."""
     hosts = {
         name: {
             "duties": [duty],
@@ -37,7 +37,8 @@ def plan() -> dict[str, Any]:
         }
         for name, duty in (("debian12", "redis"), ("debian13", "rabbitmq"))
     }
-    broker = {"listen_addresses": ["{{ ansible_host }}"], "tls_port": 9444, "kind": "redis", "flavor": "redis"}
+    members = {name: {"listen_addresses": [ADDRESSES[name]]} for name in hosts}
+    broker = {"members": members, "tls_port": 9444, "kind": "redis", "flavor": "redis"}
     files = FILES | {"group": "celery-fleet-tls"}
     sources = {name: {"names": host["certificate_names"]} for name, host in hosts.items()}
     rest = {"tls": files, "secrets_dir": str(SECRETS), "producers": [], "signing": {}, "app": {"name": "shop"}}

@@ -407,7 +407,7 @@ def test_the_broker_listens_where_the_fleet_needs_it(
 ) -> None:
     facts = {"broker1": {**FACTS["broker1"], "address": address}}
     made = plan(declaration(broker_listen_addresses=given_), **facts)
-    assert made.values["broker"]["listen_addresses"] == listens
+    assert made.values["broker"]["members"]["broker1"]["listen_addresses"] == listens
     assert [problem in str(found) for found in made.problems] == [True] * bool(problem)
 
 
@@ -422,7 +422,7 @@ def test_the_broker_listens_where_the_fleet_needs_it(
 def test_a_fleet_of_one_host_reaches_its_broker_where_it_listens(declared: str, reached: str, listens: str) -> None:
     groups = {name: ["worker1"] for name in ("all", "broker", "workers", "beat", "flower")}
     broker = make_plan(declaration(broker_address=declared), groups, FACTS).values["broker"]
-    assert (broker["address"], broker["listen_addresses"]) == (reached, [listens])
+    assert (broker["address"], broker["members"]["worker1"]["listen_addresses"]) == (reached, [listens])
 
 
 def test_a_handover_has_two_slots_and_memory_for_both() -> None:
@@ -494,10 +494,10 @@ def test_hosts_that_send_tasks_only_have_a_user_of_their_own_and_reach_the_broke
     groups = {"all": ["vm1", "web1"], "broker": ["vm1"], "workers": ["vm1"]}
     facts = {"vm1": {"memory_mb": 8192, "processors": 2, "address": "10.0.0.1"}}
     alone = make_plan(declaration(), groups, facts).values
-    assert alone["broker"]["listen_addresses"] == ["127.0.0.1"]
+    assert alone["broker"]["members"]["vm1"]["listen_addresses"] == ["127.0.0.1"]
     values = make_plan(declaration(), {**groups, "producers": ["web1"]}, facts).values
     assert (values["producers"], values["broker"]["producer"]) == (["web1"], "shop-producer")
-    assert values["broker"]["listen_addresses"] == ["10.0.0.1"]
+    assert values["broker"]["members"]["vm1"]["listen_addresses"] == ["10.0.0.1"]
     assert list(values["hosts"]) == ["vm1"]
 
 
@@ -557,7 +557,7 @@ def test_a_guess_among_several_addresses_of_the_broker_is_reported() -> None:
     for variables, declared in told_by:
         made = broker_with(variables, ROUTE, **declared)
         assert made.values["broker"]["address"] == "192.168.56.11"
-        assert made.values["broker"]["listen_addresses"] == ["192.168.56.11"]
+        assert made.values["broker"]["members"]["broker1"]["listen_addresses"] == ["192.168.56.11"]
         assert "several addresses" not in " ".join(made.warnings)
 
 

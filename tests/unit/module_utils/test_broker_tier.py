@@ -1,0 +1,74 @@
+"""The plan of a broker with several hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
+from fleet import FACTS, GROUPS, declaration
+
+BROKERS = ("broker1", "broker2", "broker3")
+
+
+def tier(*brokers: str, facts: dict[str, dict[str, Any]] | None = None, **changes: Any) -> Plan:
+    """Return the plan of a fleet with these hosts as its broker."""
+    addresses = {name: f"10.0.0.{200 + number}" for number, name in enumerate(brokers)}
+    own = {
+        name: {
+            "memory_mb": 8192,
+            "processors": 2,
+            "address": address,
+            "addresses": [address],
+            "system": ["Debian", "13"],
+        }
+        for name, address in addresses.items()
+    }
+    given = {name: values | (facts or {}).get(name, {}) for name, values in own.items()}
+    groups = GROUPS | {"all": [*GROUPS["all"], *brokers], "broker": [*brokers]}
+    return make_plan(declaration(**changes), groups, FACTS | given)
+
+
+def refusals(made: Plan) -> str:
+    return "\n".join(map(str, made.problems))
+
+
+@pytest.mark.parametrize(("number", "allowed"), [(1, True), (2, False), (3, True), (4, False), (5, True)])
+def test_a_broker_has_a_number_of_hosts_of_which_a_majority_can_be_left(number: int, allowed: bool) -> None:
+    made = tier(*(f"broker{each}" for each in range(number)))
+    assert bool(made.problems) != allowed, refusals(made)
+
+
+def test_the_refusal_of_an_even_number_gives_the_reason() -> None:
+    assert "2 hosts survive no more failures than 1, because a majority must be left" in refusals(tier("a", "b"))
+
+
+def test_hosts_with_different_releases_of_debian_are_refused() -> None:
+    made = tier(*BROKERS, facts={"broker3": {"system": ["Debian", "12"]}})
+    assert "broker2 has Debian 13, broker3 has Debian 12" in refusals(made)
+
+
+def test_clients_know_several_hosts_by_one_name_and_each_host_listens_on_its_own_address() -> None:
+    broker = tier(*BROKERS).values["broker"]
+    assert broker["address"] == "shop-broker"
+    assert {name: member["listen_addresses"] for name, member in broker["members"].items()} == {
+        "broker1": ["10.0.0.200"],
+        "broker2": ["10.0.0.201"],
+        "broker3": ["10.0.0.202"],
+    }
+
+
+@pytest.mark.parametrize("name", ["broker_listen_addresses", "broker_metrics_address"])
+def test_one_address_for_several_hosts_is_refused(name: str) -> None:
+    value: Any = ["10.0.0.200"] if name.endswith("es") else "10.0.0.200"
+    assert f"celery_{name}: is one value, but the broker has 3 hosts" in refusals(tier(*BROKERS, **{name: value}))
+
+
+def test_the_certificate_of_each_host_has_the_common_name_and_the_hosts_own_address() -> None:
+    hosts = tier(*BROKERS).values["certificate_hosts"]
+    for name, own in zip(BROKERS, ("10.0.0.200", "10.0.0.201", "10.0.0.202"), strict=True):
+        assert {"shop-broker", own} <= set(hosts[name]["names"])
+
+
+def test_all_hosts_are_scraped() -> None:
+    assert list(tier(*BROKERS).values["broker"]["scrape_targets"]) == list(BROKERS)
