@@ -14,7 +14,7 @@ BROKERS = ("broker1", "broker2", "broker3")
 def tier(*brokers: str, facts: dict[str, dict[str, Any]] | None = None, **changes: Any) -> Plan:
     """Return the plan of a fleet with these hosts as its broker."""
     addresses = {name: f"10.0.0.{200 + number}" for number, name in enumerate(brokers)}
-    own = {
+    own: dict[str, dict[str, Any]] = {
         name: {
             "memory_mb": 8192,
             "processors": 2,
