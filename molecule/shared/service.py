@@ -38,3 +38,17 @@ def assert_sandboxed(host: Any, *units: str) -> None:
     for unit in units:
         result = host.run("systemd-analyze security --no-pager --threshold=50 %s", unit)
         assert result.rc == 0, result.stdout[-300:]
+
+
+def new_backup(host: Any) -> str:
+    """Have the broker's host make a backup and return its path. It is the only one that is kept, and root's."""
+    before = host.check_output("ls /var/backups/celery-fleet")
+    host.check_output("systemctl start celery-fleet-broker-backup.service")
+    (name,) = host.check_output("ls /var/backups/celery-fleet").split()
+    assert name not in before
+    owners = host.check_output("stat -c '%U %a' /var/backups/celery-fleet /var/backups/celery-fleet/*")
+    assert owners.splitlines() == ["root 700", "root 600"]
+    written = host.check_output("cat /var/lib/celery-fleet/metrics/celery-broker-backup.prom")
+    moment = host.check_output(f"stat -c %Y /var/backups/celery-fleet/{name}")
+    assert f"celery_broker_backup_timestamp_seconds {moment}" in written
+    return f"/var/backups/celery-fleet/{name}"

@@ -55,6 +55,7 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryBrokerDown": Alert("page", 60),
     "CeleryBrokerMemory": Alert("page", 60, threshold=90),
     "CeleryBrokerDisk": Alert("page", 60),
+    "CeleryBrokerBackupOld": Alert("warn", 0),
     "CeleryBrokerConnections": Alert("page", 60, threshold=80),
     "CeleryHostDisk": Alert("warn", 300, threshold=90),
     "CeleryCertificateExpires": Alert("warn", 3600, threshold=14 * 24 * 3600),

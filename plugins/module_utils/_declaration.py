@@ -36,6 +36,8 @@ _APP_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?")
 #: Kinds of broker, with Debian's variants of Redis.
 FLAVORS = ("rabbitmq", "redis", "valkey")
+#: How often the broker is backed up, with the seconds between.
+BACKUP_SCHEDULES = {"hourly": 3600, "daily": 24 * 3600, "weekly": 7 * 24 * 3600}
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 #: Bytes of a process of a small Django project, measured by bench/memory.py.
 APP_MEMORY = 96 * MIB
@@ -197,6 +199,8 @@ class BrokerOptions:
         visibility_timeout: seconds after which Redis' clients redeliver an unacknowledged task.
         tls: off, both or only.
         tls_port: of connections with TLS.
+        backups: number of backups to keep; 0: none are made.
+        backup_schedule: one of BACKUP_SCHEDULES.
     """
 
     flavor: str = "rabbitmq"
@@ -212,6 +216,8 @@ class BrokerOptions:
     visibility_timeout: int | None = None
     tls: str = ""
     tls_port: int | None = None
+    backups: int = 3
+    backup_schedule: str = "daily"
 
 
 @dataclass(frozen=True)
@@ -648,6 +654,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     if flavor not in FLAVORS:
         reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
         flavor = BrokerOptions.flavor
+    backups = reader.integer("broker_backups", least=0, unit="a number of backups")
     return BrokerOptions(
         flavor=flavor,
         group=reader.text("broker_group", BrokerOptions.group),
@@ -662,6 +669,8 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         visibility_timeout=reader.seconds("visibility_timeout"),
         tls=read_mode(reader, "tls"),
         tls_port=reader.port("broker_tls_port"),
+        backups=BrokerOptions.backups if backups is None else backups,
+        backup_schedule=reader.choice("broker_backup_schedule", BACKUP_SCHEDULES, BrokerOptions.backup_schedule),
     )
 
 

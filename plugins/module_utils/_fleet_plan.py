@@ -191,6 +191,9 @@ class Broker:
         user: of the application. producer and flower are the names of other users; empty if there is no need of one.
         absent_users: users of RabbitMQ that must not exist.
         scrape_targets: host and port of the metrics of each of its hosts.
+        backups: number of backups that each of its hosts keeps; 0: none are made.
+        backup_schedule: how often they are made, as systemd calls it.
+        backup_interval: the seconds between.
     """
 
     kind: str
@@ -206,6 +209,9 @@ class Broker:
     flower: str
     absent_users: tuple[str, ...]
     scrape_targets: Mapping[str, str]
+    backups: int
+    backup_schedule: str
+    backup_interval: int
     holds: Vhost | Keyspace
     limits: BrokerLimits
 

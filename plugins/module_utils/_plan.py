@@ -30,6 +30,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import (
+    BACKUP_SCHEDULES,
     CHILD_ROOM,
     Declaration,
     Queue,
@@ -489,6 +490,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         flower=placed.flower,
         monitor=placed.monitor,
         signing=signing.enabled,
+        backups=bool(demand.options.backups),
     )
     rotations = read_state(first_broker.local.get(app))
     if rotations.rotating:
@@ -527,6 +529,9 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             flower=user("flower", f"{app}-flower") if placed.flower else "",
             absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" else (),
             scrape_targets={host.name: str(access.broker_metrics(host)) for host in brokers},
+            backups=demand.options.backups,
+            backup_schedule=demand.options.backup_schedule,
+            backup_interval=BACKUP_SCHEDULES[demand.options.backup_schedule],
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, left),
         ),

@@ -59,7 +59,7 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def passwords_of(
-    kind: str, *, broker: str, producers: bool, flower: str, monitor: str, signing: bool = False
+    kind: str, *, broker: str, producers: bool, flower: str, monitor: str, signing: bool = False, backups: bool = False
 ) -> dict[str, str]:
     """Return the names of a fleet's passwords, each with the host whose variable sets it.
 
@@ -68,10 +68,12 @@ def passwords_of(
         producers: whether there are hosts that only send tasks.
         broker, flower, monitor: names of hosts; empty if there is none.
         signing: whether messages are signed, so that there is a replay cache.
+        backups: whether the broker is backed up.
     """
     users = ["application", "administrator", "monitoring"]
     users += ["producer"] * producers + ["flower"] * bool(flower)
-    users += ["metrics", "reader", "ui_basic_auth"] * (kind == "redis")
+    if kind == "redis":
+        users += ["metrics", "reader", "ui_basic_auth", *["backup"] * backups]
     found = {f"{kind}_{user}": broker for user in users}
     if signing:
         # Beside RabbitMQ, the replay cache is a Redis of its own.

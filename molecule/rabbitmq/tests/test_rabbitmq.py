@@ -30,7 +30,7 @@ from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from shared.browser import BROWSER_MILLISECONDS, chromium
 from shared.deployed import wait_until
 from shared.playbook import changes, converge, failures
-from shared.service import assert_sandboxed, main_pid
+from shared.service import assert_sandboxed, main_pid, new_backup
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
@@ -590,3 +590,20 @@ def test_a_run_that_ended_before_the_broker_was_started_can_be_run_again(brokers
     for broker in brokers:
         assert broker.ctl("eval", "rabbit_disk_monitor:get_disk_free_limit().") == "123000000"
     assert changes(converge()) == {2}
+
+
+def test_a_backup_brings_back_what_was_defined(broker: Broker) -> None:
+    broker.ctl("add_vhost", "guests")
+    broker.ctl("add_user", "guest-of-the-house", "secret")
+    backup = new_backup(broker.host)
+    broker.ctl("delete_vhost", "guests")
+    broker.ctl("delete_user", "guest-of-the-house")
+    broker.host.check_output("celery-fleet-broker-backup restore %s", backup)
+    assert "guests" in broker.ctl("list_vhosts", "name")
+    assert "guest-of-the-house" in broker.ctl("list_users")
+    broker.ctl("delete_vhost", "guests")
+    broker.ctl("delete_user", "guest-of-the-house")
+    pid = broker.pid()
+    refused = broker.host.run("celery-fleet-broker-backup restore /etc/hostname")
+    assert (refused.rc, broker.pid()) == (1, pid)
+    assert "has no definitions of RabbitMQ" in refused.stderr

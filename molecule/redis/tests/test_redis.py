@@ -28,7 +28,7 @@ from redis.retry import Retry
 from shared.deployed import wait_until
 from shared.lab import reboot
 from shared.playbook import changes, converge, failures
-from shared.service import assert_sandboxed, kill, main_pid
+from shared.service import assert_sandboxed, kill, main_pid, new_backup
 
 SCENARIO = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 PROJECT = SCENARIO.parents[1]
@@ -675,3 +675,39 @@ def test_limits_and_persistence_are_as_described(server: Server) -> None:
     limits = server.host.check_output(f"cat /proc/{server.pid()}/limits")
     assert int(re.findall(r"Max open files +(\d+)", limits)[0]) > 10000
     assert "vm.overcommit_memory = 1" in server.host.check_output("cat /etc/sysctl.d/20-celery-fleet-redis.conf")
+
+
+def test_a_backup_brings_back_the_tasks_that_were_queued(server: Server, messages: list[Any]) -> None:
+    backup = new_backup(server.host)
+    server.fill("after the backup")
+    server.host.check_output("celery-fleet-broker-backup restore %s", backup)
+    assert server.queue(server.admin()) == messages
+    kill(server.host, f"{server.flavor}-server")
+    wait_until(server.runs, "the server is not running")
+    assert server.queue(server.admin()) == messages
+    assert not server.denied()
+
+
+def test_what_is_no_backup_is_not_restored(server: Server, messages: list[Any]) -> None:
+    pid = server.pid()
+    server.host.check_output("echo nothing > /var/backups/celery-fleet/nothing.rdb")
+    refused = server.host.run("celery-fleet-broker-backup restore /var/backups/celery-fleet/nothing.rdb")
+    assert refused.rc == 1
+    assert "check-rdb failed" in refused.stderr
+    assert (server.pid(), server.queue(server.admin())) == (pid, messages)
+
+
+def test_no_backup_is_made_that_would_fill_the_disk(server: Server) -> None:
+    backup = new_backup(server.host)
+    config = "/etc/celery-fleet/broker-backup/config.json"
+    server.host.check_output(
+        "mkdir /run/little && mount -t tmpfs -o size=16k none /run/little "
+        f'&& sed --in-place=.before \'s:"/var/backups/celery-fleet":"/run/little":\' {config}'
+    )
+    try:
+        refused = server.host.run("celery-fleet-broker-backup backup")
+        assert refused.rc == 1
+        assert "less than twice the server's" in refused.stderr
+    finally:
+        server.host.check_output(f"mv {config}.before {config}; umount /run/little; rmdir /run/little")
+    assert server.host.file(backup).exists
