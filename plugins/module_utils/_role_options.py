@@ -341,11 +341,27 @@ def celery_task_log(options: Options, _facts: Mapping[str, Any]) -> list[Problem
     return problems
 
 
+def broker_backup(options: Options, _facts: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    if int(options["keep"]) < 0:
+        fix = "Set it to the number of backups to keep, e.g. 3, or to 0"
+        problems.append(Problem("broker_backup_keep", f"{options['keep']} is below 0", fix))
+    for name in ("directory", "textfile_dir"):
+        if not _PLAIN_PATH.fullmatch(str(options[name])):
+            what, fix = f"{options[name]!r} is not a path of letters, digits and _.@+/-", "Choose another directory"
+            problems.append(Problem(f"broker_backup_{name}", what, fix))
+    if options["flavor"] != "rabbitmq" and int(options["keep"]) > 0 and not (options["user"] and options["password"]):
+        what = f"is empty, but {options['flavor']} gives a snapshot only to a user with a password"
+        problems.append(Problem("broker_backup_user", what, "Set it and broker_backup_password"))
+    return problems
+
+
 #: The checks of a role's options, given them and the host's facts.
 OPTION_CHECKS: Mapping[str, Callable[[Options, Mapping[str, Any]], list[Problem]]] = {
     check.__name__: check
     for check in (
         alertmanager,
+        broker_backup,
         celery_task_log,
         flower,
         grafana_dashboards,

@@ -22,6 +22,7 @@ options:
     required: true
     choices:
       - alertmanager
+      - broker_backup
       - celery_task_log
       - flower
       - grafana_dashboards
