@@ -216,7 +216,7 @@ class BrokerOptions:
     visibility_timeout: int | None = None
     tls: str = ""
     tls_port: int | None = None
-    backups: int = 3
+    backups: int = 0
     backup_schedule: str = "daily"
 
 
@@ -654,7 +654,6 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     if flavor not in FLAVORS:
         reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
         flavor = BrokerOptions.flavor
-    backups = reader.integer("broker_backups", least=0, unit="a number of backups")
     return BrokerOptions(
         flavor=flavor,
         group=reader.text("broker_group", BrokerOptions.group),
@@ -669,7 +668,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         visibility_timeout=reader.seconds("visibility_timeout"),
         tls=read_mode(reader, "tls"),
         tls_port=reader.port("broker_tls_port"),
-        backups=BrokerOptions.backups if backups is None else backups,
+        backups=reader.integer("broker_backups", least=0, unit="a number of backups") or 0,
         backup_schedule=reader.choice("broker_backup_schedule", BACKUP_SCHEDULES, BrokerOptions.backup_schedule),
     )
 

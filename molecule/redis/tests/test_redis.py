@@ -690,8 +690,8 @@ def test_a_backup_brings_back_the_tasks_that_were_queued(server: Server, message
 
 def test_what_is_no_backup_is_not_restored(server: Server, messages: list[Any]) -> None:
     pid = server.pid()
-    server.host.check_output("echo nothing > /var/backups/celery-fleet/nothing.rdb")
-    refused = server.host.run("celery-fleet-broker-backup restore /var/backups/celery-fleet/nothing.rdb")
+    server.host.check_output("echo nothing > /run/nothing.rdb")
+    refused = server.host.run("celery-fleet-broker-backup restore /run/nothing.rdb")
     assert refused.rc == 1
     assert "check-rdb failed" in refused.stderr
     assert (server.pid(), server.queue(server.admin())) == (pid, messages)

@@ -113,7 +113,7 @@ def report(directory: Path, target: Path) -> None:
     text = (
         f"# HELP {name}_timestamp_seconds Time of the newest backup of the broker.\n"
         f"# TYPE {name}_timestamp_seconds gauge\n"
-        f"{name}_timestamp_seconds {target.stat().st_mtime:.0f}\n"
+        f"{name}_timestamp_seconds {int(target.stat().st_mtime)}\n"
         f"# HELP {name}_size_bytes Size of the newest backup of the broker.\n"
         f"# TYPE {name}_size_bytes gauge\n"
         f"{name}_size_bytes {target.stat().st_size}\n"

@@ -72,3 +72,20 @@ def test_the_certificate_of_each_host_has_the_common_name_and_the_hosts_own_addr
 
 def test_all_hosts_are_scraped() -> None:
     assert list(tier(*BROKERS).values["broker"]["scrape_targets"]) == list(BROKERS)
+
+
+@pytest.mark.parametrize(("schedule", "seconds"), [("hourly", 7200), ("daily", 172_800), ("weekly", 1_209_600)])
+def test_a_missed_backup_is_an_alert_after_twice_its_interval(schedule: str, seconds: int) -> None:
+    made = tier("broker1", broker="redis", broker_backups=5, broker_backup_schedule=schedule)
+    broker = made.values["broker"]
+    assert (broker["backups"], broker["backup_schedule"], 2 * broker["backup_interval"]) == (5, schedule, seconds)
+    assert made.values["passwords"]["redis_backup"] == "broker1"
+
+
+def test_without_backups_there_is_no_password_for_them() -> None:
+    assert "redis_backup" not in tier("broker1", broker="redis", broker_backups=0).values["passwords"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("broker_backups", -1), ("broker_backup_schedule", "at night")])
+def test_backups_that_can_not_be_made_are_refused(name: str, value: Any) -> None:
+    assert f"celery_{name}: " in refusals(tier("broker1", **{name: value}))
