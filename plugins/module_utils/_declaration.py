@@ -216,7 +216,7 @@ class BrokerOptions:
     visibility_timeout: int | None = None
     tls: str = ""
     tls_port: int | None = None
-    backups: int = 0
+    backups: int = 3
     backup_schedule: str = "daily"
 
 
@@ -654,6 +654,9 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     if flavor not in FLAVORS:
         reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
         flavor = BrokerOptions.flavor
+    backups = reader.integer("broker_backups", least=0, unit="a number of backups")
+    if str(reader.raw.get("broker_backups")) == "0":
+        backups = 0
     return BrokerOptions(
         flavor=flavor,
         group=reader.text("broker_group", BrokerOptions.group),
@@ -668,7 +671,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         visibility_timeout=reader.seconds("visibility_timeout"),
         tls=read_mode(reader, "tls"),
         tls_port=reader.port("broker_tls_port"),
-        backups=reader.integer("broker_backups", least=0, unit="a number of backups") or 0,
+        backups=BrokerOptions.backups if backups is None else backups,
         backup_schedule=reader.choice("broker_backup_schedule", BACKUP_SCHEDULES, BrokerOptions.backup_schedule),
     )
 
