@@ -701,7 +701,7 @@ def test_no_backup_is_made_that_would_fill_the_disk(server: Server) -> None:
     config = "/etc/celery-fleet/broker-backup/config.json"
     # A file system of 64 MB.
     server.host.check_output("sed --in-place=.before 's:/var/backups/celery-fleet:/dev/shm:' %s", config)
-    server.admin().set("large", "x" * 40_000_000)
+    server.admin().setrange("large", 35_000_000, "x")
     try:
         refused = server.host.run("celery-fleet-broker-backup backup")
         assert refused.rc == 1
