@@ -21,11 +21,9 @@ from ipaddress import (
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import DECLARED_SERVICES, SSH
+from ansible_collections.fleet.celery.plugins.module_utils._facts import BRIDGES
 
 TABLE = "celery_fleet"
-# Containers and virtual machines of the host reach it, e.g. its DNS server. Their published ports are forwarded, which
-# passes by this chain.
-_BRIDGES = ("docker*", "br-*", "podman*", "cni-podman*", "virbr*", "lxdbr*", "lxcbr*")
 # Hold the published ports of containers, whose connections are forwarded. docker-proxy accepts those of IPv6 itself.
 _PUBLISHERS = ("conmon", "docker-proxy")
 # Clients of DHCP, time and multicast DNS listen on all addresses, but get replies only.
@@ -34,13 +32,17 @@ _CLIENT_PORTS = frozenset({68, 123, 323, 546, 5353})
 _EPHEMERAL = 32768
 
 
-def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str) -> str:
+def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str, routes: str = "") -> str:
     """Return the table as a file for nft, which replaces the one that is loaded.
+
+    Containers and virtual machines of the host reach it, e.g. its DNS server. Their published ports are forwarded,
+    which passes by this chain.
 
     Args:
         listeners: of the plan's host.
         ssh_connection: SSH_CONNECTION on the host: the controller's address and port, and the host's. Empty if there is
             none.
+        routes: output of `ip route show default`. What comes by them is not of the host, also by a bridge.
     """
     controller, ssh_port = session(ssh_connection)
     rules = []
@@ -53,6 +55,8 @@ def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str) -> str:
         found = [""] if each["everyone"] else _matches(sources)
         port = ", ".join(map(str, sorted(ports)))
         rules += [f'{match}{each["protocol"]} dport {{ {port} }} accept comment "{each["service"]}"' for match in found]
+    uplinks = ", ".join(f'"{name}"' for name in sorted(set(re.findall(r"\bdev (\S+)", routes))) if _is_bridge(name))
+    not_uplink = f"iifname != {{ {uplinks} }} " if uplinks else ""
     lines = [
         "type filter hook input priority filter; policy drop;",
         "ct state established,related accept",
@@ -60,7 +64,7 @@ def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str) -> str:
         "tcp flags & (syn | ack) != syn accept",
         "ct state invalid drop",
         'iifname "lo" accept',
-        *(f'iifname "{name}" accept' for name in _BRIDGES),
+        *(f'{not_uplink}iifname "{name}" accept' for name in BRIDGES),
         # By number, as a minimal host has no /etc/protocols: ICMP and ICMPv6.
         "meta l4proto { 1, 58 } accept",
         "udp sport { 67, 547 } udp dport { 68, 546 } accept",
@@ -129,8 +133,7 @@ def refused_clients(
     local = []
     for line in interfaces.splitlines():
         _number, interface, _family, address, *_ = line.split()
-        is_bridge = any(fnmatchcase(interface, pattern) for pattern in _BRIDGES)
-        local.append(ip_interface(address).network if is_bridge else ip_network(address.partition("/")[0]))
+        local.append(ip_interface(address).network if _is_bridge(interface) else ip_network(address.partition("/")[0]))
     refused = set()
     for line in connections.splitlines():
         _received, _sent, here, there, *_ = line.split()
@@ -143,6 +146,10 @@ def refused_clients(
         if not client.is_loopback and not any(client in network for network in (*local, *sources)):
             refused.add(f"{client} at {port}/tcp ({services[0]})")
     return sorted(refused)
+
+
+def _is_bridge(interface: str) -> bool:
+    return any(fnmatchcase(interface, pattern) for pattern in BRIDGES)
 
 
 def _endpoint(text: str) -> tuple[IPv4Address | IPv6Address, int]:

@@ -119,7 +119,8 @@ class Firewall:
         self._module.exit_json(changed=False)
 
     def try_(self) -> None:
-        text = ruleset(self._module.params["listeners"], self._module.params["ssh_connection"])
+        routes = "".join(self.run("ip", version, "route", "show", "default")[1] for version in ("-4", "-6"))
+        text = ruleset(self._module.params["listeners"], self._module.params["ssh_connection"], routes)
         before = RULES.read_text(encoding="utf-8") if RULES.exists() else ""
         changed = before != text or not self.loaded()
         if changed and not self._module.check_mode:

@@ -52,6 +52,15 @@ def test_the_controller_reaches_the_port_that_it_came_through() -> None:
     assert "192.0.2.7" not in "".join(rules(ssh, connection=""))
 
 
+def test_only_bridges_of_the_host_are_trusted() -> None:
+    def trusted(routes: str) -> str:
+        return next(line.strip() for line in ruleset([], "", routes).splitlines() if "br-*" in line)
+
+    assert trusted("default via 10.0.0.1 dev eth0 proto static\n") == 'iifname "br-*" accept'
+    by_bridge = "default via 10.0.0.1 dev br-lan proto static\ndefault via fe80::1 dev br-lan\n"
+    assert trusted(by_bridge) == 'iifname != { "br-lan" } iifname "br-*" accept'
+
+
 SOCKETS = """\
 tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))
 tcp LISTEN 0 511 *:80 *:* users:(("nginx",pid=2,fd=3),("nginx",pid=3,fd=3))
