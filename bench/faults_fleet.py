@@ -65,6 +65,7 @@ def inventory(kind: str, image: str) -> dict[str, Any]:
         "celery_app_environment": {"DJANGO_SETTINGS_MODULE": "shop.settings", "SHOP_LEDGER_DIR": LEDGER},
         "celery_app_artifact_dir": str(state / "artifacts"),
         "celery_secrets_dir": str(state / "secrets"),
+        "celery_firewall": False,
         "celery_rollout_report_dir": str(state / "rollouts"),
         "celery_host_memory": "2GB",
         "celery_queues": [

@@ -72,6 +72,7 @@ def inventory(number: int, longest: float) -> dict[str, Any]:
         "celery_app_environment": {"DJANGO_SETTINGS_MODULE": "shop.settings"},
         "celery_app_artifact_dir": str(state / "artifacts"),
         "celery_secrets_dir": str(state / "secrets"),
+        "celery_firewall": False,
         "celery_rollout_report_dir": str(state / "rollouts"),
         # What the kernel says is this machine's.
         "celery_host_memory": "1GB",

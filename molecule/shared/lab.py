@@ -9,6 +9,18 @@ from typing import Any
 from shared.deployed import wait_until
 
 PODMAN = ["podman"] if os.geteuid() == 0 else ["sudo", "podman"]
+# Prints the ports of an address that accept a connection.
+SCAN = """
+import socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+for port in range(1, 65536):
+    with socket.socket(family) as probe:
+        probe.settimeout(20)
+        if probe.connect_ex((sys.argv[1], port)) == 0:
+            print(port)
+"""
+# Listens on all addresses, like a service that the fleet does not know.
+SERVE = "systemd-run --quiet --unit serve-{0} python3 -m http.server {0} --bind :: --directory /srv"
 
 
 def container(name: str) -> str:
@@ -39,3 +51,16 @@ def booted(host: Any) -> bool:
         return host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded")
     except RuntimeError:  # SSH is not up yet
         return False
+
+
+def open_to_foreigner(name: str, address: str) -> set[int]:
+    """Return the ports of a host that are open for another one, which is not in the inventory.
+
+    Args:
+        address: of the host in the lab's network.
+    """
+    network = container(name).removesuffix(f"-{name}")
+    inspect = [*PODMAN, "inspect", "--format", "{{.Image}}", container(name)]
+    image = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
+    run = [*PODMAN, "run", "--rm", "--ulimit", "host", "--network", network, image, "python3", "-c", SCAN, address]
+    return {int(port) for port in subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()}

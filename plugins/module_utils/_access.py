@@ -19,6 +19,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._signing import Repla
 from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 
 PROTOCOLS = ("tcp", "udp")
+SSH, OWN = DECLARED_SERVICES = ("SSH", "your own")
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
@@ -48,7 +49,7 @@ class FirewallOptions:
         closed_ports: that may be closed though something listens on them.
     """
 
-    enabled: bool = False
+    enabled: bool = True
     broker_sources: tuple[str, ...] = ()
     page_sources: tuple[str, ...] = ()
     ssh_sources: tuple[str, ...] = ()
@@ -141,7 +142,7 @@ class BrokerListener:
 def read_firewall(reader: Variables) -> FirewallOptions:
     """Return the declaration of the firewall."""
     return FirewallOptions(
-        enabled=reader.flag("firewall"),
+        enabled=reader.flag("firewall", default=FirewallOptions.enabled),
         broker_sources=_networks(reader, "firewall_broker_sources"),
         page_sources=_networks(reader, "firewall_page_sources"),
         ssh_sources=_networks(reader, "firewall_ssh_sources"),
@@ -218,7 +219,7 @@ class Access:
         host = self.hosts.get(name, Host(name))
         found = list(self._services(host, set(duties)))
         open_ports = (*self.options.ports, OpenPort(host.ssh_port, "tcp", self.options.ssh_sources))
-        for service, own in zip([*repeat("your own", len(open_ports) - 1), "SSH"], open_ports, strict=True):
+        for service, own in zip([*repeat(OWN, len(open_ports) - 1), SSH], open_ports, strict=True):
             found.append(Listener(service, own.port, own.protocol, networks=own.sources, everyone=not own.sources))
         return tuple(sorted(found, key=lambda each: (each.port, each.service)))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from itertools import chain
 from pathlib import PurePath
@@ -95,6 +96,8 @@ CERTIFICATE_VARIABLES = {
 }
 # Tells values apart within one run, without giving them away.
 _KEY = secrets.token_bytes(32)
+#: Interfaces to which the containers and virtual machines of a host connect.
+BRIDGES = ("docker*", "br-*", "podman*", "cni-podman*", "virbr*", "lxdbr*", "lxcbr*")
 # Data directories of Debian's brokers are below it.
 _DATA = PurePath("/var/lib")
 
@@ -103,7 +106,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a host; None where they are not known.
 
     address: see _address. guessed: whether the host has others, and nothing says which one to use.
-    addresses: those of its interfaces, except loopback and link-local ones. disk: bytes of the file system of the
+    addresses: see _own_addresses. disk: bytes of the file system of the
     brokers' data. system: the distribution and its major version. login: the user that Ansible logs in as.
     listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH. names: celery_host_names.
     certificate: those of CERTIFICATE_VARIABLES that are set.
@@ -112,8 +115,10 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     local: the files of _rotation.FACTS, by their names.
     """
     facts: Mapping[str, Any] = variables.get("ansible_facts") or {}
-    addresses = _own_addresses(facts)
-    address, guessed = _address(variables, addresses, str((facts.get("default_ipv4") or {}).get("address") or ""))
+    reached = str(variables.get("ansible_host") or variables.get("inventory_hostname") or "")
+    route = str((facts.get("default_ipv4") or {}).get("address") or "")
+    addresses = _own_addresses(facts, {reached, route})
+    address, guessed = _address(variables, addresses, reached, route)
     return {
         "memory_mb": facts.get("memtotal_mb"),
         "processors": facts.get("processor_vcpus"),
@@ -147,13 +152,27 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _own_addresses(facts: Mapping[str, Any]) -> list[str]:
-    """Return the addresses of a host's interfaces, except loopback and link-local ones."""
+def _own_addresses(facts: Mapping[str, Any], used: Collection[str]) -> list[str]:
+    """Return the addresses of a host's interfaces, except loopback, link-local ones, and those of BRIDGES.
+
+    The bridges' addresses are the same on many hosts, and come and go with containers.
+
+    Args:
+        used: addresses that are those of the host, also on a bridge.
+    """
+    # A fact's name has underscores.
+    patterns = [pattern.replace("-", "_") for pattern in BRIDGES]
+    named = (fact for name, fact in facts.items() if any(fnmatchcase(name, pattern) for pattern in patterns))
+    bridges = [fact for fact in named if isinstance(fact, Mapping)]
+    held = chain.from_iterable([bridge.get("ipv4") or {}, *(bridge.get("ipv6") or ())] for bridge in bridges)
+    hidden = {each.get("address") for each in held} - {*used}
     found = [*(facts.get("all_ipv4_addresses") or ()), *(facts.get("all_ipv6_addresses") or ())]
-    return [each for each in found if not (ip_address(each).is_loopback or ip_address(each).is_link_local)]
+    return [
+        each for each in found if not (ip_address(each).is_loopback or ip_address(each).is_link_local or each in hidden)
+    ]
 
 
-def _address(variables: Mapping[str, Any], addresses: list[str], route: str) -> tuple[str, bool]:
+def _address(variables: Mapping[str, Any], addresses: list[str], reached: str, route: str) -> tuple[str, bool]:
     """Return the address of a host for other hosts, and whether it is a guess among several.
 
     celery_host_address; else the address that Ansible connects to, if an interface has it; else that of the default
@@ -162,11 +181,11 @@ def _address(variables: Mapping[str, Any], addresses: list[str], route: str) -> 
 
     Args:
         addresses: addresses of the host's interfaces.
+        reached: what Ansible connects to.
         route: address of its default route; empty if it has none or is not known.
     """
     if declared := variables.get("celery_host_address"):
         return str(declared), False
-    reached = str(variables.get("ansible_host") or variables.get("inventory_hostname") or "")
     if reached in addresses:
         return reached, False
     if route:

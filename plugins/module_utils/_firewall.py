@@ -7,44 +7,64 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
+from fnmatch import fnmatchcase
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._access import DECLARED_SERVICES, SSH
+from ansible_collections.fleet.celery.plugins.module_utils._facts import BRIDGES
+
 TABLE = "celery_fleet"
-# Containers and virtual machines of the host reach it, e.g. its DNS server. Their published ports are forwarded, which
-# passes by this chain.
-_BRIDGES = ("docker*", "br-*", "podman*", "cni-podman*", "virbr*", "lxdbr*", "lxcbr*")
+# Hold the published ports of containers, whose connections are forwarded. docker-proxy accepts those of IPv6 itself.
+_PUBLISHERS = ("conmon", "docker-proxy")
 # Clients of DHCP, time and multicast DNS listen on all addresses, but get replies only.
 _CLIENT_PORTS = frozenset({68, 123, 323, 546, 5353})
 # Linux gives ports from here to clients that ask for none (ip_local_port_range).
 _EPHEMERAL = 32768
 
 
-def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str) -> str:
+def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str, routes: str = "") -> str:
     """Return the table as a file for nft, which replaces the one that is loaded.
+
+    Containers and virtual machines of the host reach it, e.g. its DNS server. Their published ports are forwarded,
+    which passes by this chain.
 
     Args:
         listeners: of the plan's host.
         ssh_connection: SSH_CONNECTION on the host: the controller's address and port, and the host's. Empty if there is
             none.
+        routes: output of `ip route show default`. What comes by them is not of the host, also by a bridge.
     """
     controller, ssh_port = session(ssh_connection)
     rules = []
     for each in listeners:
         ports = {int(each["port"])}
         sources = [*each["addresses"], *each["networks"]]
-        if each["service"] == "SSH" and ssh_port:
+        if each["service"] == SSH and ssh_port:
             ports.add(ssh_port)
             sources.append(controller)
         found = [""] if each["everyone"] else _matches(sources)
         port = ", ".join(map(str, sorted(ports)))
         rules += [f'{match}{each["protocol"]} dport {{ {port} }} accept comment "{each["service"]}"' for match in found]
+    uplinks = ", ".join(f'"{name}"' for name in sorted(set(re.findall(r"\bdev (\S+)", routes))) if _is_bridge(name))
+    not_uplink = f"iifname != {{ {uplinks} }} " if uplinks else ""
     lines = [
         "type filter hook input priority filter; policy drop;",
         "ct state established,related accept",
+        # All but the start of a connection: the kernel does not know connections that are older than the table.
+        "tcp flags & (syn | ack) != syn accept",
         "ct state invalid drop",
         'iifname "lo" accept',
-        *(f'iifname "{name}" accept' for name in _BRIDGES),
+        *(f'{not_uplink}iifname "{name}" accept' for name in BRIDGES),
         # By number, as a minimal host has no /etc/protocols: ICMP and ICMPv6.
         "meta l4proto { 1, 58 } accept",
         "udp sport { 67, 547 } udp dport { 68, 546 } accept",
@@ -87,20 +107,56 @@ def closed_services(sockets: str, listeners: Iterable[Mapping[str, Any]], accept
     found = {}
     for line in sockets.splitlines():
         protocol, _state, _received, _sent, local, *rest = line.split()
-        address, _, port_text = local.rpartition(":")
-        port = int(port_text)
+        address, port = _endpoint(local)
         if protocol == "udp" and (port in _CLIENT_PORTS or port >= _EPHEMERAL):
             continue
-        if (protocol, port) not in planned and port not in accepted and not _is_loopback(address):
-            program = re.search(r'\(\("([^"]+)"', " ".join(rest))
-            found[port, protocol] = f"{port}/{protocol} ({program[1] if program else 'unknown program'})"
+        named = re.search(r'\(\("([^"]+)"', " ".join(rest))
+        program = named[1] if named else "unknown program"
+        if program in _PUBLISHERS and not (program == "docker-proxy" and isinstance(address, IPv6Address)):
+            continue
+        if (protocol, port) not in planned and port not in accepted and not address.is_loopback:
+            found[port, protocol] = f"{port}/{protocol} ({program})"
     return [found[key] for key in sorted(found)]
 
 
-def _is_loopback(address: str) -> bool:
-    plain = address.strip("[]").partition("%")
-    if plain[2] == "lo" or plain[0] == "*":
-        return plain[2] == "lo"
-    found = ip_address(plain[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return bool((mapped or found).is_loopback)
+def refused_clients(
+    connections: str, interfaces: str, listeners: Collection[Mapping[str, Any]], accepted: Collection[int]
+) -> list[str]:
+    """Return the addresses that are connected to services of the fleet now, and that the table would refuse.
+
+    Args:
+        connections: output of `ss -Htn state established`.
+        interfaces: output of `ip -oneline address`.
+        listeners: of the plan's host.
+        accepted: ports that may be closed for them.
+    """
+    local = []
+    for line in interfaces.splitlines():
+        _number, interface, _family, address, *_ = line.split()
+        local.append(ip_interface(address).network if _is_bridge(interface) else ip_network(address.partition("/")[0]))
+    refused = set()
+    for line in connections.splitlines():
+        _received, _sent, here, there, *_ = line.split()
+        (_, port), (client, _) = _endpoint(here), _endpoint(there)
+        at_port = [each for each in listeners if (each["protocol"], int(each["port"])) == ("tcp", port)]
+        services = [each["service"] for each in at_port if each["service"] not in DECLARED_SERVICES]
+        if not services or port in accepted or any(each["everyone"] for each in at_port):
+            continue
+        sources = [ip_network(source) for each in at_port for source in (*each["addresses"], *each["networks"])]
+        if not client.is_loopback and not any(client in network for network in (*local, *sources)):
+            refused.add(f"{client} at {port}/tcp ({services[0]})")
+    return sorted(refused)
+
+
+def _is_bridge(interface: str) -> bool:
+    return any(fnmatchcase(interface, pattern) for pattern in BRIDGES)
+
+
+def _endpoint(text: str) -> tuple[IPv4Address | IPv6Address, int]:
+    """Return the address and the port of a socket as ss shows them."""
+    shown, _, port = text.rpartition(":")
+    plain, _, interface = shown.partition("%")
+    if interface == "lo":
+        plain = "::1"
+    address = ip_address("::" if plain == "*" else plain.strip("[]"))
+    return getattr(address, "ipv4_mapped", None) or address, int(port)

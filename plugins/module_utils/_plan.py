@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import PurePath
 from typing import Any
@@ -473,7 +473,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     fleet_hosts = {
         name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access) for name in placed.hosts
     }
-    warnings += _firewall_advice(declaration.firewall, fleet_hosts)
+    if not declaration.firewall.enabled and replace(declaration.firewall, enabled=True) != FirewallOptions():
+        warnings.append("celery_firewall is false, so the other celery_firewall_* variables have no effect")
     for name, fleet_host in fleet_hosts.items():
         _check_budget(name, fleet_host.memory, need, problems)
         if fleet_host.memory.available is None:
@@ -635,18 +636,6 @@ def _settings(declaration: Declaration, broker: Mapping[str, Any], ca: str) -> d
         for name, value in declaration.settings.items()
     }
     return planned | declared
-
-
-def _firewall_advice(options: FirewallOptions, fleet_hosts: Mapping[str, FleetHost]) -> list[str]:
-    if not options.enabled:
-        vain = "celery_firewall is false, so the other celery_firewall_* variables have no effect"
-        return [] if options == FirewallOptions() else [vain]
-    return [
-        f"the firewall of {name} stays as it is, because the addresses of {', '.join(host.unknown_clients)} are not "
-        "known. Run site.yml without --limit"
-        for name, host in fleet_hosts.items()
-        if host.unknown_clients
-    ]
 
 
 def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, access: Access) -> FleetHost:

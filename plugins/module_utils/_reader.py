@@ -143,10 +143,13 @@ class Reader:
             return ()
         return tuple(str(item) for item in value)
 
-    def flag(self, key: str) -> bool:
-        value = self.take(key)
-        if value is None or isinstance(value, bool):
-            return bool(value)
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        self.known.add(key)
+        value = self.raw.get(key)
+        if value is None or value == "":
+            return default
+        if isinstance(value, bool):
+            return value
         if str(value).lower() in {"true", "false"}:  # by -e name=true
             return str(value).lower() == "true"
         self.problem(key, f"{value!r} is neither true nor false", "Set it to true or false")

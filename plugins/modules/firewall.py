@@ -20,7 +20,7 @@ options:
   state:
     description:
       - V(checked) changes nothing. It fails if the table is not loaded yet, and would close a port on which another
-        service listens.
+        service listens, or refuse a client that is connected to a service of the fleet.
       - V(tried) loads the rules for O(listeners) on trial.
       - V(confirmed) keeps what is on trial, also after a reboot.
       - V(absent) removes the table.
@@ -62,7 +62,13 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._files import make_directory, write_file
-from ansible_collections.fleet.celery.plugins.module_utils._firewall import TABLE, closed_services, ruleset, session
+from ansible_collections.fleet.celery.plugins.module_utils._firewall import (
+    TABLE,
+    closed_services,
+    refused_clients,
+    ruleset,
+    session,
+)
 
 DIRECTORY = Path("/etc/celery-fleet")
 RULES = DIRECTORY / "firewall.nft"
@@ -70,6 +76,12 @@ CANDIDATE = DIRECTORY / "firewall.candidate.nft"
 UNIT = "celery-fleet-firewall"
 TRIAL = f"{UNIT}-trial"
 TRIAL_SECONDS = 60
+FIX = (
+    "No rule was changed. Set celery_firewall_page_sources to the networks from which people open the fleet's own "
+    "pages, and celery_firewall_broker_sources to the clients of the broker that are not in the inventory. Add other "
+    "ports to celery_firewall_ports to keep them open, or to celery_firewall_closed_ports to close them. "
+    "celery_firewall: false keeps all ports open"
+)
 
 
 class Firewall:
@@ -90,23 +102,25 @@ class Firewall:
         return self.run("nft", "list", "table", "inet", TABLE, check=False)[0] == 0
 
     def check(self) -> None:
-        """Fail if the first table would close a port that others use."""
+        """Fail if the first table would close a port that others use, or refuse a client that is connected."""
         if self.loaded():
             self._module.exit_json(changed=False)
         _, sockets = self.run("ss", "-Htulpn")
+        _, connections = self.run("ss", "-Htn", "state", "established")
+        _, interfaces = self.run("ip", "-oneline", "address")
         _, ssh_port = session(self._module.params["ssh_connection"])
-        accepted = {*self._module.params["closed_ports"], ssh_port}
-        closed = closed_services(sockets, self._module.params["listeners"], accepted)
-        if closed:
-            self._module.fail_json(
-                f"The firewall would close {', '.join(closed)} of this host. No rule was changed. Set "
-                "celery_firewall_page_sources to the networks from which people open the fleet's own pages. Add other "
-                "ports to celery_firewall_ports to keep them open, or to celery_firewall_closed_ports to close them"
-            )
+        listeners, accepted = self._module.params["listeners"], {*self._module.params["closed_ports"], ssh_port}
+        closed = closed_services(sockets, listeners, accepted)
+        refused = refused_clients(connections, interfaces, listeners, accepted)
+        problems = [f"The firewall would close {', '.join(closed)} of this host."] if closed else []
+        problems += [f"The firewall would refuse {', '.join(refused)}, which are connected now."] if refused else []
+        if problems:
+            self._module.fail_json(" ".join([*problems, FIX]))
         self._module.exit_json(changed=False)
 
     def try_(self) -> None:
-        text = ruleset(self._module.params["listeners"], self._module.params["ssh_connection"])
+        routes = "".join(self.run("ip", version, "route", "show", "default")[1] for version in ("-4", "-6"))
+        text = ruleset(self._module.params["listeners"], self._module.params["ssh_connection"], routes)
         before = RULES.read_text(encoding="utf-8") if RULES.exists() else ""
         changed = before != text or not self.loaded()
         if changed and not self._module.check_mode:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from shared.deployed import RUN, Shop, call, wait_until
+from shared.lab import SERVE, open_to_foreigner
 from shared.playbook import changed, run_playbook
 from shared.service import main_pid
 
@@ -82,6 +83,13 @@ def test_dashboards_come_to_grafana(shop: Shop) -> None:
 def test_nothing_listens_but_ssh(shop: Shop) -> None:
     sockets = {line.split()[3] for line in shop.output("ss -tlnH").splitlines()}
     assert {socket for socket in sockets if not re.match(r"(127\.|\[::1\])", socket)} <= {"0.0.0.0:22", "[::]:22"}
+
+
+def test_a_foreign_host_reaches_what_the_plan_names(shop: Shop) -> None:
+    for port in (8001, 8002):
+        shop.output(SERVE.format(port))
+    for address in ("10.90.14.11", "fd00:10:90:14::11"):
+        assert open_to_foreigner("vm1", address) == {22, 8002}
 
 
 def test_workers_are_up_again_after_a_restart_of_the_broker(shop: Shop) -> None:

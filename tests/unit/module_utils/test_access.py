@@ -206,17 +206,33 @@ def test_a_client_of_which_there_are_no_facts_is_named(address: str) -> None:
     made = plan({"firewall": True}, w1=unknown)
     assert made.fleet.hosts["b1"].unknown_clients == ("w1",)
     assert made.fleet.hosts["w2"].unknown_clients == ()
-    assert any("the firewall of b1 stays as it is, because the addresses of w1" in text for text in made.warnings)
 
 
-@pytest.mark.parametrize(("value", "enabled"), [("true", True), ("False", False), (True, True), (None, False)])
-def test_it_is_enabled_by_a_variable_of_the_command_line_too(value: object, enabled: bool) -> None:
+@pytest.mark.parametrize(
+    ("value", "enabled"),
+    [(None, True), ("", True), (True, True), ("true", True), (False, False), ("False", False)],
+)
+def test_it_is_enabled_unless_a_variable_says_otherwise(value: object, enabled: bool) -> None:
     assert plan({"firewall": value}).fleet.firewall is enabled
 
 
 def test_variables_that_do_nothing_are_named() -> None:
-    assert any("celery_firewall is false" in text for text in plan({"firewall_ports": [{"port": 80}]}).warnings)
-    assert not any("firewall" in text for text in plan().warnings)
+    off = {"firewall": False, "firewall_ports": [{"port": 80}]}
+    assert any("celery_firewall is false" in text for text in plan(off).warnings)
+    for raw in ({}, {"firewall": False}):
+        assert not any("firewall" in text for text in plan(raw).warnings)
+
+
+def test_a_single_host_needs_nothing_but_ssh() -> None:
+    groups = {name: ["b1"] for name in ("broker", "workers", "beat", "flower", "monitor")}
+    raw = declaration(
+        workers=[{"name": "main", "group": "workers", "queues": ["default"]}], queues=[{"name": "default"}]
+    )
+    made = make_plan({**raw, "broker_address": "127.0.0.1"}, groups, facts())
+    assert open_ports(made, "b1") == {"SSH": (22, ("everyone",))}
+    page = {"flower_listen_address": "10.0.0.1"}
+    made = make_plan({**raw, "firewall_page_sources": ["192.0.2.0/24"]}, groups, facts(b1=page))
+    assert open_ports(made, "b1") == {"SSH": (22, ("everyone",)), "Flower": (80, ("192.0.2.0/24",))}
 
 
 @pytest.mark.parametrize(

@@ -504,6 +504,12 @@ def test_hosts_that_send_tasks_only_have_a_user_of_their_own_and_reach_the_broke
 OWN = {"all_ipv4_addresses": ["127.0.0.1", "10.0.2.15", "192.168.56.11"], "all_ipv6_addresses": ["fe80::1"]}
 ROUTE = OWN | {"default_ipv4": {"address": "10.0.2.15"}}
 ONE = {"all_ipv4_addresses": ["10.0.2.15"], "default_ipv4": {"address": "10.0.2.15"}}
+DOCKER = {
+    "all_ipv4_addresses": ["172.17.0.1", "172.18.0.1", "10.0.2.15"],
+    "all_ipv6_addresses": ["fd00:17::1"],
+    "docker0": {"ipv4": {"address": "172.17.0.1"}, "ipv6": [{"address": "fd00:17::1"}, {"address": "fe80::2"}]},
+    "br_0c2f5e7a9d31": {"ipv4": {"address": "172.18.0.1"}},
+}
 
 
 @pytest.mark.parametrize(
@@ -520,6 +526,9 @@ ONE = {"all_ipv4_addresses": ["10.0.2.15"], "default_ipv4": {"address": "10.0.2.
         # No default route.
         ({"ansible_host": "b1"}, {"all_ipv6_addresses": ["fd00::5", "fe80::1"]}, "fd00::5", False),
         ({"ansible_host": "b1"}, OWN, "b1", True),
+        # Bridges of containers do not count, unless the host itself is reached by one.
+        ({"ansible_host": "b1"}, DOCKER | {"default_ipv4": ONE["default_ipv4"]}, "10.0.2.15", False),
+        ({"ansible_host": "172.17.0.1"}, DOCKER, "172.17.0.1", False),
         # No facts.
         ({"ansible_host": "192.168.56.11"}, {}, "192.168.56.11", False),
         ({"inventory_hostname": "b1"}, {}, "b1", False),
