@@ -6,6 +6,7 @@ directories; this file makes Mitogen's strategy, which pip installed elsewhere, 
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from types import CodeType
 
@@ -24,6 +25,8 @@ affinity.policy = affinity.Policy()
 # loaded. There are none.
 planner._load_collections = lambda _invocation: None
 
+# A collection in a forked process copies the memory that it shares with its parent, and a run is short.
+gc.disable()
 # Load these once, instead of in each forked process.
 filter_loader.get("mandatory")
 test_loader.get("defined")

@@ -91,6 +91,11 @@ def call(task: str, *args: Any, kwargs: dict[str, Any] | None = None, **options:
     return {"task": task, "args": list(args), "kwargs": kwargs or {}, "options": options}
 
 
+def transcode(video: int, seconds: float, **options: Any) -> dict[str, Any]:
+    """Return a call of video.transcode that leaves the processor to the other tests."""
+    return call("video.transcode", video, seconds, kwargs={"rest": 0.02}, **options)
+
+
 @dataclass(frozen=True)
 class Report:
     """A task reports.build that is in flight.

@@ -13,7 +13,7 @@ FRAME = bytes(64 * 1024)
 
 
 @app.task(name="video.transcode")
-def transcode(video: int, seconds: float = 1.0) -> int:
+def transcode(video: int, seconds: float = 1.0, rest: float = 0.0) -> int:
     """Keep a processor busy for some time and return the number of frames it did.
 
     It changes nothing but its result, so it may run twice.
@@ -21,6 +21,7 @@ def transcode(video: int, seconds: float = 1.0) -> int:
     Args:
         video: the video's number.
         seconds: how long, by the clock.
+        rest: seconds of sleep after each frame, which leave the processor to others.
     """
     digest = hashlib.sha256(str(video).encode())
     frames = 0
@@ -28,4 +29,5 @@ def transcode(video: int, seconds: float = 1.0) -> int:
     while time.monotonic() < end:
         digest.update(FRAME)
         frames += 1
+        time.sleep(rest)
     return frames

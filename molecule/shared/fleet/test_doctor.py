@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from shared.deployed import RUN, Shop, call, wait_until
+from shared.deployed import RUN, Shop, call, transcode, wait_until
 from shared.lab import cut_off, start
 from shared.playbook import PLAYBOOKS, run_playbook
 
@@ -137,7 +137,7 @@ def test_each_thing_that_is_wrong_is_found_with_what_to_do(shop: Shop, doctor: D
     wait_until(lambda: answers(shop), "not all workers answer")
     slot = "a" if shop.pid("worker2", "shop-reports-a") else "b"
     mail = "shop-email-a" if shop.pid("worker1", "shop-email-a") else "shop-email-b"
-    long, *_ = ids = shop.send(*[call("video.transcode", 1, 60)], *[call("video.transcode", n, 0.1) for n in range(8)])
+    long, *_ = ids = shop.send(*[transcode(1, 60)], *[transcode(n, 0.1) for n in range(8)])
     overdue = running_for(shop, long, 16)
     release = shop.output(f"readlink {CURRENT}").strip()
     record = shop.output(f"readlink -f {CURRENT}/release.json", "worker1").strip()
@@ -230,7 +230,7 @@ def memory(shop: Shop) -> str:
 def test_a_broker_that_complains_is_found(shop: Shop, doctor: Doctor) -> None:
     # Workers of a full Redis can't acknowledge what they have done (docs/reliability.md).
     number = 60 if BROKER == "rabbitmq" else 0
-    waiting = shop.send(*[call("video.transcode", video, 0.2) for video in range(number)])
+    waiting = shop.send(*[transcode(video, 0.2) for video in range(number)])
     with shop.altered("broker1", ALARM, memory(shop)):
         # The backlog that raises an alarm shrinks, though RabbitMQ takes no events and replies of the workers.
         if waiting:

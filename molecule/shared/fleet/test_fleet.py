@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from shared.deployed import RUN, Shop, call, now, wait_until
+from shared.deployed import RUN, Shop, call, now, transcode, wait_until
 from shared.lab import reboot
 from shared.playbook import PLAYBOOKS, run_playbook
 from shop.ledger import Tally, count
@@ -32,7 +32,7 @@ CONSUMERS = {(queue, host) for queue, group in WORKERS.items() if queue != "tick
 SHORT = [
     call("customers.sync", 1),
     call("email.send_order_confirmation", 1, "a@shop.example"),
-    call("video.transcode", 1, 0.1),
+    transcode(1, 0.1),
     call("reports.build", "2026-03", 0.1),
 ]
 
@@ -110,8 +110,8 @@ def test_both_hosts_of_a_group_take_part(shop: Shop) -> None:
 
 
 def test_tasks_for_later_do_not_hold_up_those_for_now(shop: Shop) -> None:
-    calls = [call("video.transcode", number, 0.1, countdown=20) for number in range(6)]
-    ids = shop.send(*calls, *[call("video.transcode", number, 0.1) for number in range(3)])
+    calls = [transcode(number, 0.1, countdown=20) for number in range(6)]
+    ids = shop.send(*calls, *[transcode(number, 0.1) for number in range(3)])
     later, now = ids[:6], ids[6:]
     done = max(line["time"] for line in shop.wait_for(now))
     started = min(line["time"] for line in shop.wait_for(later, "started"))
@@ -257,7 +257,7 @@ def test_a_worker_that_hangs_is_restarted_and_one_that_was_told_to_leave_its_que
 
 @pytest.mark.skipif(BROKER != "redis", reason="RabbitMQ does it by itself")
 def test_a_sweep_gives_the_tasks_of_a_killed_worker_to_others(shop: Shop) -> None:
-    (busy,) = shop.send(call("video.transcode", 1, 25))
+    (busy,) = shop.send(transcode(1, 25))
     lost = shop.send(*[call("reports.build", "2026-04", 20) for _ in range(2)])
     shop.wait_for([busy, *lost], "started")
     killed = shop.pid("worker2", "shop-reports-a")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from shared.browser import BROWSER_MILLISECONDS, trusting_chromium
 from shared.dashboards import queries
-from shared.deployed import RUN, Shop, call, wait_until
+from shared.deployed import RUN, Shop, call, transcode, wait_until
 from shared.monitor import CA, SECRETS, Monitor
 
 testinfra_hosts = ["ansible://control1"]
@@ -263,7 +263,7 @@ def test_a_queue_that_nobody_consumes_is_told_and_forgotten(shop: Shop, monitor:
     video = {"queue": "video"}
     alarms = ("CeleryQueueDeep", "CeleryQueueOld", "CeleryQueueWithoutConsumer")
     with shop.altered("worker2", "supervisorctl stop shop-video", "supervisorctl start shop-video"):
-        shop.send(*[call("video.transcode", number, 0.1) for number in range(30)])
+        shop.send(*[transcode(number, 0.1) for number in range(30)])
         expect(monitor, *[(name, video) for name in alarms])
 
 
@@ -333,7 +333,7 @@ def test_what_goes_wrong_with_tasks_is_told_and_forgotten(shop: Shop, monitor: M
     shop.send(*[call("customers.fail") for _ in range(15)])
     shop.send(*[call("customers.sync", number, kwargs={"transient_errors": 1}) for number in range(15)])
     # Slower than they come.
-    shop.send(*[call("video.transcode", number, 1) for number in range(25)])
+    shop.send(*[transcode(number, 1) for number in range(25)])
     shop.send(*[call("reports.build", "2026-10", 30) for _ in range(2)])
     busy = 'celery_worker_tasks_running{program="shop-reports", instance="worker2"}'
     wait_until(lambda: monitor.value(busy) == 2, "it is not seen at its tasks")

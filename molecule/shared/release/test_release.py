@@ -19,7 +19,7 @@ from urllib.parse import unquote
 
 import pytest
 from ansible_collections.fleet.celery.plugins.plugin_utils._secrets import SecretStore
-from shared.deployed import RUN, Shop, call, now, wait_until
+from shared.deployed import RUN, Shop, call, now, transcode, wait_until
 from shared.lab import cut_off, reboot, start
 from shared.playbook import PLAYBOOKS, changes, converge, run_playbook, started_playbook
 from shop.ledger import Tally, count
@@ -32,7 +32,7 @@ LOAD = [
     call("customers.sync", 1),
     call("customers.fan_out", 100),
     call("email.send_order_confirmation", 1, "a@shop.example"),
-    call("video.transcode", 1, 0.05),
+    transcode(1, 0.05),
     call("reports.build", "2026-05", 0.2),
 ]
 # Load is steady, so there is enough to judge by soon.
