@@ -19,6 +19,8 @@ from ansible_collections.fleet.celery.plugins.module_utils._signing import Repla
 from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 
 PROTOCOLS = ("tcp", "udp")
+#: Of a RabbitMQ cluster: of Erlang's port mapper, and of connections between nodes.
+PORT_MAPPER, DISTRIBUTION_PORT = 4369, 25672
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
@@ -113,11 +115,13 @@ class BrokerMember:
         address: that other hosts connect to, to reach this host and no other.
         listen_addresses: on which the broker listens there.
         metrics_address: on which its metrics are served.
+        node_host: its name among the nodes of a RabbitMQ cluster; empty if there is none.
     """
 
     address: str
     listen_addresses: tuple[str, ...]
     metrics_address: str
+    node_host: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,8 @@ class Access:
             return ()
         member = self.broker.members.get(host.name)
         broker = (self.broker.address, member.address) if member else ()
+        if member and member.node_host:
+            broker = (*broker, member.node_host)
         if host.certificate:
             return tuple(dict.fromkeys([*broker, *self._served_at(host, duties), *host.names]))
         names = [host.name, host.nodename, host.address, *broker, *host.names]
@@ -304,7 +310,7 @@ class Access:
         for name, duties in hosts.items():
             if self.broker.kind in duties:
                 found.append(Endpoint(self.broker.members[name].address, self.broker.tls_port))
-                if self.replay_cache:
+                if self.replay_cache and self.replay_cache.host == name:
                     found.append(Endpoint(self.replay_cache.address, self.replay_cache.tls_port))
             found.append(self.exporter(self.hosts.get(name, Host(name))))
         return tuple(map(str, found))
@@ -328,11 +334,17 @@ class Access:
         monitor, people = (clients.monitor,), options.page_sources
         member = broker.members.get(host.name)
         served, metrics = (member.listen_addresses, (member.metrics_address,)) if member else ((), ())
-        cache = (self.replay_cache.plain_port, self.replay_cache.tls_port) if self.replay_cache else (0, 0)
+        cache = (0, 0)
+        if self.replay_cache and self.replay_cache.host == host.name:
+            cache = (self.replay_cache.plain_port, self.replay_cache.tls_port)
+        own = (member.address,) if member else ()
+        peers = tuple(broker.members) if member and member.node_host else ()
         title = {"rabbitmq": "RabbitMQ", "redis": "Redis"}[broker.kind]
         for duty, service, port, at, names, networks in (
             (broker.kind, title, broker.port, served, clients.broker, options.broker_sources),
             (broker.kind, f"{title}, TLS", broker.tls_port, served, clients.broker, options.broker_sources),
+            ("rabbitmq", "Erlang's port mapper", PORT_MAPPER, own, peers, ()),
+            ("rabbitmq", "RabbitMQ's other nodes", DISTRIBUTION_PORT, own, peers, ()),
             ("rabbitmq", "Replay cache", cache[0], served, clients.workers, ()),
             ("rabbitmq", "Replay cache, TLS", cache[1], served, clients.workers, ()),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),

@@ -191,6 +191,8 @@ class Broker:
         user: of the application. producer and flower are the names of other users; empty if there is no need of one.
         absent_users: users of RabbitMQ that must not exist.
         scrape_targets: host and port of the metrics of each of its hosts.
+        name_addresses: for each client, the addresses of its name in the order in which the client tries them; empty if
+            the address is not a name that the plan gave to several hosts.
     """
 
     kind: str
@@ -206,6 +208,7 @@ class Broker:
     flower: str
     absent_users: tuple[str, ...]
     scrape_targets: Mapping[str, str]
+    name_addresses: Mapping[str, tuple[str, ...]]
     holds: Vhost | Keyspace
     limits: BrokerLimits
 

@@ -22,9 +22,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import (
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     broker_hosts,
     broker_listener,
+    check_cluster,
     check_disk,
     check_memory,
     limits_of,
+    name_addresses,
     need_of,
     replay_cache,
 )
@@ -61,7 +63,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._rotation import absent_users, passwords_of, read_state
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
-from ansible_collections.fleet.celery.plugins.module_utils._signing import Signing, check_window, senders_of
+from ansible_collections.fleet.celery.plugins.module_utils._signing import (
+    ReplayCache,
+    Signing,
+    check_window,
+    senders_of,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
 from ansible_collections.fleet.celery.plugins.module_utils._tls import TlsFiles
 from ansible_collections.fleet.celery.plugins.module_utils._topology import DELAY_LEVELS
@@ -454,8 +461,10 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
-    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, files.ca if files else "")
+    kept = {"kind": broker.kind, "hosts": len(brokers), **as_plain(holds)}
+    settings = _settings(declaration, kept, files.ca if files else "")
     values = {name: item.value for name, item in settings.items()}
+    check_cluster(demand, brokers, values, problems)
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values, signing)
     for host in brokers:
@@ -472,7 +481,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     fleet_hosts = {
         name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access) for name in placed.hosts
     }
-    warnings += _firewall_advice(declaration.firewall, fleet_hosts)
+    warnings += _firewall_advice(declaration.firewall, fleet_hosts) + _cache_advice(beside, listener)
     for name, fleet_host in fleet_hosts.items():
         _check_budget(name, fleet_host.memory, need, problems)
         if fleet_host.memory.available is None:
@@ -527,6 +536,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             flower=user("flower", f"{app}-flower") if placed.flower else "",
             absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" else (),
             scrape_targets={host.name: str(access.broker_metrics(host)) for host in brokers},
+            name_addresses=name_addresses(demand.options, listener, reached),
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, left),
         ),
@@ -644,6 +654,13 @@ def _firewall_advice(options: FirewallOptions, fleet_hosts: Mapping[str, FleetHo
     ]
 
 
+def _cache_advice(beside: ReplayCache | None, broker: BrokerListener) -> list[str]:
+    """Return a warning about a replay cache beside several hosts of RabbitMQ, of which one has it."""
+    if not beside or len(broker.members) == 1:
+        return []
+    return [f"signed messages: the replay cache is on {beside.host} alone. While that host is down, no task starts"]
+
+
 def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, access: Access) -> FleetHost:
     """Return what a host runs.
 
@@ -687,7 +704,7 @@ def _flower_broker_api(broker: BrokerListener, listen: Mapping[str, Any], *, loc
     address = str(listen["rabbitmq_management_listen_address"])
     if broker.kind != "rabbitmq" or (address in LOOPBACK and not local):
         return ""
-    reached = broker.address if address in ANY else address
+    reached = broker.address if address in ANY or len(broker.members) > 1 else address
     scheme = "https" if broker.tls_port else "http"
     return f"{scheme}://{bracketed(reached)}:{listen['rabbitmq_management_port']}/api/"
 
