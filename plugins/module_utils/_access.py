@@ -19,8 +19,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._signing import Repla
 from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 
 PROTOCOLS = ("tcp", "udp")
-#: Of a RabbitMQ cluster: of Erlang's port mapper, and of connections between nodes.
-PORT_MAPPER, DISTRIBUTION_PORT = 4369, 25672
+#: Of a RabbitMQ cluster: of Erlang's port mapper, of connections between nodes, and of rabbitmqctl, to which all nodes
+#: send what it lists.
+PORT_MAPPER, DISTRIBUTION_PORT, COMMAND_PORTS = 4369, 25672, (35672, 35682)
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
@@ -68,6 +69,7 @@ class Listener:
         addresses: of these hosts.
         networks: that need it, too.
         everyone: whether all may reach it.
+        last_port: of a range that begins with port; 0 if it is a single one.
     """
 
     service: str
@@ -77,6 +79,7 @@ class Listener:
     addresses: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     everyone: bool = False
+    last_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -345,6 +348,7 @@ class Access:
             (broker.kind, f"{title}, TLS", broker.tls_port, served, clients.broker, options.broker_sources),
             ("rabbitmq", "Erlang's port mapper", PORT_MAPPER, own, peers, ()),
             ("rabbitmq", "RabbitMQ's other nodes", DISTRIBUTION_PORT, own, peers, ()),
+            ("rabbitmq", "rabbitmqctl", COMMAND_PORTS[0], own, peers, ()),
             ("rabbitmq", "Replay cache", cache[0], served, clients.workers, ()),
             ("rabbitmq", "Replay cache, TLS", cache[1], served, clients.workers, ()),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),
@@ -361,7 +365,8 @@ class Access:
             needed = tuple(name for name in dict.fromkeys(names) if name not in {"", host.name})
             if set(map(str, at)) - LOOPBACK and (needed or networks):
                 addresses = chain.from_iterable(addresses_of(self.hosts.get(name, Host(name))) for name in needed)
-                yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
+                last = COMMAND_PORTS[1] if service == "rabbitmqctl" else 0
+                yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks, last_port=last)
 
 
 def _reachable(address: object) -> str:

@@ -200,7 +200,7 @@ def check_cluster(
         settings: Celery's settings, including celery_settings.
     """
     if demand.options.flavor == "rabbitmq" and len(brokers) > 1:
-        check_nodes([host.name for host in brokers], problems)
+        check_nodes({host.name: host.address for host in brokers}, problems)
         check_queues(demand.queues, problems)
         check_settings(settings, problems)
 

@@ -499,7 +499,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         monitor=placed.monitor,
         signing=signing.enabled,
     )
-    rotations = read_state(first_broker.local.get(app))
+    # Each of its hosts has it. One may be down, or new.
+    rotations = read_state(next((host.local[app] for host in brokers if host.local.get(app)), None))
     if rotations.rotating:
         warnings.append(
             f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "

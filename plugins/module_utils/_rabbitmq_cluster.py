@@ -29,10 +29,17 @@ def node_host(name: str) -> str:
     return f"rabbitmq-node-{re.sub('[^A-Za-z0-9]+', '-', name).strip('-').lower()}"[:63].rstrip("-")
 
 
-def check_nodes(names: Iterable[str], problems: list[Problem]) -> None:
-    """Refuse hosts of the inventory whose nodes would have the same name."""
+def check_nodes(addresses: Mapping[str, str], problems: list[Problem]) -> None:
+    """Refuse hosts of the inventory that can't be nodes of one cluster.
+
+    Args:
+        addresses: by the names of the hosts.
+    """
     found: dict[str, str] = {}
-    for name in names:
+    for name, address in addresses.items():
+        if ":" in address:
+            fix = "Set it to an IPv4 address of that host"
+            problems.append(Problem(f"celery_host_address of {name}", f"{address} can't be that of a node", fix))
         other = found.setdefault(node_host(name), name)
         if other != name:
             what = f"have the same name as nodes of RabbitMQ, {node_host(name)}"
@@ -56,9 +63,9 @@ def check_settings(settings: Mapping[str, Any], problems: list[Problem]) -> None
     heartbeat = settings.get("broker_heartbeat")
     if not isinstance(heartbeat, (int, float)) or heartbeat < HEARTBEAT_LEAST:
         what = (
-            f"{heartbeat} s is too short for a broker with several hosts: they need up to {NET_TICKTIME * 5 / 4:g} s to "
-            "notice that one has failed, and until then a worker that starts waits. A connection is closed after two "
-            "heartbeats"
+            f"{heartbeat} s is too short for a broker with several hosts: they need up to {NET_TICKTIME * 5 / 4:g} s "
+            "to notice that one has failed, and until then a worker that starts waits. A connection is closed after "
+            "two heartbeats"
         )
         if not heartbeat:
             what = f"{heartbeat}: without heartbeats, a worker does not notice that its broker's host has failed"

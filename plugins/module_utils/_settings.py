@@ -144,10 +144,10 @@ def _rabbitmq(broker: Mapping[str, Any]) -> dict[str, Setting]:
     return _RABBITMQ | {
         "broker_heartbeat": Setting(
             HEARTBEAT,
-            f"two of them are longer than the {NET_TICKTIME * 5 / 4:g} s in which the broker's hosts notice that one has "
-            "failed; until then, a worker that starts may wait",
+            f"two of them are longer than the {NET_TICKTIME * 5 / 4:g} s in which the broker's hosts notice that one "
+            "has failed; until then, a worker that starts may wait",
         ),
-        "control_queue_durable": Setting(True, "a quorum queue is durable, and not lost with a host of the broker"),
+        "control_queue_durable": Setting(True, "it is a quorum queue, which no host of the broker has alone"),
         "event_queue_durable": Setting(True, "see control_queue_durable"),
     }
 

@@ -26,9 +26,9 @@ options:
       - V(replaceable) waits until all nodes but O(replaced) run, and O(replaced) does not.
       - V(joined) waits until the node has started, and it and those before it in O(nodes) run in its cluster.
       - V(complete) waits until all O(nodes), and no others, are in the cluster and run.
-      - V(stoppable) waits until the cluster is complete, and no queue needs this node for its majority. A node that does
-        not run may be stopped.
-      - V(drained) waits for the same, then moves the leaders of queues to other nodes and closes client connections.
+      - V(stoppable) waits until the cluster is complete, and no queue needs this node for its majority. A node that
+        does not run may be stopped.
+      - V(drained) waits for the same, then moves leaders of queues to other nodes and closes client connections.
     type: str
     choices: [startable, replaceable, joined, complete, stoppable, drained]
     required: true

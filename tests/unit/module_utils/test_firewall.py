@@ -76,3 +76,11 @@ udp UNCONN 0 0 10.0.0.11%eth0:68 0.0.0.0:* users:(("dhclient",pid=7,fd=3))
 def test_services_that_would_be_closed_are_named(accepted: tuple[int, ...], closed: list[str]) -> None:
     planned = [listener("SSH", 22), listener("RabbitMQ", 5672)]
     assert closed_services(SOCKETS, planned, accepted) == closed
+
+
+def test_a_range_of_ports_is_one_rule() -> None:
+    listener = {"service": "rabbitmqctl", "port": 35672, "last_port": 35682, "protocol": "tcp", "everyone": False}
+    listener |= {"addresses": ["10.0.0.2"], "networks": []}
+    assert "ip saddr { 10.0.0.2 } tcp dport { 35672-35682 } accept" in ruleset([listener], "")
+    sockets = 'tcp LISTEN 0 128 10.0.0.1:35675 0.0.0.0:* users:(("beam.smp",pid=1,fd=1))'
+    assert closed_services(sockets, [listener], ()) == []

@@ -59,9 +59,9 @@ def test_a_name_of_the_users_own_is_not_written_to_hosts() -> None:
 def test_only_nodes_reach_the_ports_between_nodes() -> None:
     hosts = tier(*BROKERS, firewall=True).values["hosts"]
     reached = {each["port"]: each["hosts"] for each in hosts["broker1"]["listeners"]}
-    assert reached[4369] == reached[25672] == ["broker2", "broker3"]
+    assert reached[4369] == reached[25672] == reached[35672] == ["broker2", "broker3"]
     alone = {each["port"] for each in tier("broker1", firewall=True).values["hosts"]["broker1"]["listeners"]}
-    assert not alone & {4369, 25672}
+    assert not alone & {4369, 25672, 35672}
 
 
 def test_the_certificate_of_a_node_has_its_name() -> None:
