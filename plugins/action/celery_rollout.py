@@ -10,12 +10,13 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.celery.plugins.module_utils._controller import this_run
 from ansible_collections.fleet.celery.plugins.module_utils._judge import Margins
 from ansible_collections.fleet.celery.plugins.plugin_utils._ansible_fleet import AnsibleFleet
-from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import Hooks, Lock, Order, Part, Rollout
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import Hooks, Order, Part, Rollout
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout_lock import Lock
 
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "app": {"type": "dict", "required": True},
     "hosts": {"type": "dict", "required": True},
-    "lock_host": {"type": "str", "required": True},
+    "lock_hosts": {"type": "list", "elements": "str", "required": True},
     "lock_path": {"type": "path", "required": True},
     "run": {"type": "str", "required": True},
     "label": {"type": "str", "required": True},
@@ -73,7 +74,7 @@ def _order(options: Mapping[str, Any], *, check: bool) -> Order:
         label=options["label"],
         app=options["app"],
         lock=Lock(
-            options["lock_host"],
+            tuple(options["lock_hosts"]),
             options["lock_path"],
             options["run"],
             controller | {"processes": list(controller["processes"])},

@@ -20,6 +20,9 @@ from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOP
 
 PROTOCOLS = ("tcp", "udp")
 SSH, OWN = DECLARED_SERVICES = ("SSH", "your own")
+#: Of a RabbitMQ cluster: of Erlang's port mapper, of connections between nodes, and of rabbitmqctl, to which all nodes
+#: send what it lists.
+PORT_MAPPER, DISTRIBUTION_PORT, COMMAND_PORTS = 4369, 25672, (35672, 35682)
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 
@@ -67,6 +70,7 @@ class Listener:
         addresses: of these hosts.
         networks: that need it, too.
         everyone: whether all may reach it.
+        last_port: of a range that begins with port; 0 if it is a single one.
     """
 
     service: str
@@ -76,6 +80,7 @@ class Listener:
     addresses: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     everyone: bool = False
+    last_port: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,13 @@ class BrokerMember:
         address: that other hosts connect to, to reach this host and no other.
         listen_addresses: on which the broker listens there.
         metrics_address: on which its metrics are served.
+        node_host: its name among the nodes of a RabbitMQ cluster; empty if there is none.
     """
 
     address: str
     listen_addresses: tuple[str, ...]
     metrics_address: str
+    node_host: str = ""
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,8 @@ class Access:
             return ()
         member = self.broker.members.get(host.name)
         broker = (self.broker.address, member.address) if member else ()
+        if member and member.node_host:
+            broker = (*broker, member.node_host)
         if host.certificate:
             return tuple(dict.fromkeys([*broker, *self._served_at(host, duties), *host.names]))
         names = [host.name, host.nodename, host.address, *broker, *host.names]
@@ -305,7 +314,7 @@ class Access:
         for name, duties in hosts.items():
             if self.broker.kind in duties:
                 found.append(Endpoint(self.broker.members[name].address, self.broker.tls_port))
-                if self.replay_cache:
+                if self.replay_cache and self.replay_cache.host == name:
                     found.append(Endpoint(self.replay_cache.address, self.replay_cache.tls_port))
             found.append(self.exporter(self.hosts.get(name, Host(name))))
         return tuple(map(str, found))
@@ -329,11 +338,18 @@ class Access:
         monitor, people = (clients.monitor,), options.page_sources
         member = broker.members.get(host.name)
         served, metrics = (member.listen_addresses, (member.metrics_address,)) if member else ((), ())
-        cache = (self.replay_cache.plain_port, self.replay_cache.tls_port) if self.replay_cache else (0, 0)
+        cache = (0, 0)
+        if self.replay_cache and self.replay_cache.host == host.name:
+            cache = (self.replay_cache.plain_port, self.replay_cache.tls_port)
+        own = (member.address,) if member else ()
+        peers = tuple(broker.members) if member and member.node_host else ()
         title = {"rabbitmq": "RabbitMQ", "redis": "Redis"}[broker.kind]
         for duty, service, port, at, names, networks in (
             (broker.kind, title, broker.port, served, clients.broker, options.broker_sources),
             (broker.kind, f"{title}, TLS", broker.tls_port, served, clients.broker, options.broker_sources),
+            ("rabbitmq", "Erlang's port mapper", PORT_MAPPER, own, peers, ()),
+            ("rabbitmq", "RabbitMQ's other nodes", DISTRIBUTION_PORT, own, peers, ()),
+            ("rabbitmq", "rabbitmqctl", COMMAND_PORTS[0], own, peers, ()),
             ("rabbitmq", "Replay cache", cache[0], served, clients.workers, ()),
             ("rabbitmq", "Replay cache, TLS", cache[1], served, clients.workers, ()),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),
@@ -350,7 +366,8 @@ class Access:
             needed = tuple(name for name in dict.fromkeys(names) if name not in {"", host.name})
             if set(map(str, at)) - LOOPBACK and (needed or networks):
                 addresses = chain.from_iterable(addresses_of(self.hosts.get(name, Host(name))) for name in needed)
-                yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks)
+                last = COMMAND_PORTS[1] if service == "rabbitmqctl" else 0
+                yield Listener(service, int(port), "tcp", needed, tuple(addresses), networks, last_port=last)
 
 
 def _reachable(address: object) -> str:

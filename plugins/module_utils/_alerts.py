@@ -53,6 +53,8 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryTaskLogLoses": Alert("warn", 0, threshold=0, window=600),
     "CeleryTaskLogBehind": Alert("warn", 300, threshold=600),
     "CeleryBrokerDown": Alert("page", 60),
+    "CeleryBrokerNodeDown": Alert("warn", 120),
+    "CeleryQueueUnderReplicated": Alert("warn", 900),
     "CeleryBrokerMemory": Alert("page", 60, threshold=90),
     "CeleryBrokerDisk": Alert("page", 60),
     "CeleryBrokerBackupOld": Alert("warn", 0),

@@ -15,6 +15,13 @@ from ansible_collections.fleet.celery.plugins.module_utils._facts import DERIVED
 from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import BrokerLimits
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
+from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_cluster import (
+    check_nodes,
+    check_queues,
+    check_settings,
+    node_host,
+    rotated,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._signing import PORT, TLS_PORT, ReplayCache, SigningOptions
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
@@ -166,8 +173,36 @@ def broker_members(
             fix = "Set it in the variables of that host, or gather its facts"
             problems.append(Problem(f"celery_host_address of {host.name}", "is not known", fix))
         listening = listen_addresses(options, host, fleet_hosts, problems, warnings)
-        members[host.name] = BrokerMember(host.address, listening, metrics_address(options, host, monitor))
+        node = node_host(host.name) if several and options.flavor == "rabbitmq" else ""
+        members[host.name] = BrokerMember(host.address, listening, metrics_address(options, host, monitor), node)
     return members
+
+
+def name_addresses(
+    options: BrokerOptions, broker: BrokerListener, clients: Iterable[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return what the name of several hosts of RabbitMQ stands for on each client; empty if it is the user's own."""
+    addresses = tuple(member.address for member in broker.members.values() if member.node_host)
+    if not addresses or options.address:
+        return {}
+    return {name: rotated(addresses, number) for number, name in enumerate(dict.fromkeys(clients))}
+
+
+def check_cluster(
+    demand: Demand,
+    brokers: Sequence[Host],
+    settings: Mapping[str, Any],
+    problems: list[Problem],
+) -> None:
+    """Refuse what would not survive the failure of one of several hosts of RabbitMQ.
+
+    Args:
+        settings: Celery's settings, including celery_settings.
+    """
+    if demand.options.flavor == "rabbitmq" and len(brokers) > 1:
+        check_nodes({host.name: host.address for host in brokers}, problems)
+        check_queues(demand.queues, problems)
+        check_settings(settings, problems)
 
 
 def broker_listener(
@@ -305,6 +340,7 @@ def replay_cache(
         slots: the concurrency of each worker on each host.
     """
     beside = broker.kind == "rabbitmq"
+    host = next(iter(broker.members), "")
     plain, tls = broker.port, broker.tls_port
     if beside:
         plain, tls = plain and PORT, tls and TLS_PORT
@@ -313,8 +349,9 @@ def replay_cache(
                 what = f"{port} is the port of the replay cache, which the broker's host has, too"
                 problems.append(Problem(key, what, "Set it to another port"))
     return ReplayCache(
-        host=next(iter(broker.members), ""),
-        address=broker.address,
+        host=host,
+        # Of several hosts, one has it.
+        address=broker.members[host].address if len(broker.members) > 1 else broker.address,
         port=tls or plain,
         tls=bool(tls),
         plain_port=plain,

@@ -53,7 +53,7 @@ def ruleset(listeners: Iterable[Mapping[str, Any]], ssh_connection: str, routes:
             ports.add(ssh_port)
             sources.append(controller)
         found = [""] if each["everyone"] else _matches(sources)
-        port = ", ".join(map(str, sorted(ports)))
+        port = ", ".join(map(str, sorted(ports))) + (f"-{last}" if (last := each.get("last_port")) else "")
         rules += [f'{match}{each["protocol"]} dport {{ {port} }} accept comment "{each["service"]}"' for match in found]
     uplinks = ", ".join(f'"{name}"' for name in sorted(set(re.findall(r"\bdev (\S+)", routes))) if _is_bridge(name))
     not_uplink = f"iifname != {{ {uplinks} }} " if uplinks else ""
@@ -103,7 +103,11 @@ def closed_services(sockets: str, listeners: Iterable[Mapping[str, Any]], accept
         listeners: of the plan's host.
         accepted: ports that may be closed.
     """
-    planned = {(each["protocol"], int(each["port"])) for each in listeners}
+    planned = {
+        (each["protocol"], port)
+        for each in listeners
+        for port in range(int(each["port"]), (each.get("last_port") or int(each["port"])) + 1)
+    }
     found = {}
     for line in sockets.splitlines():
         protocol, _state, _received, _sent, local, *rest = line.split()

@@ -194,6 +194,8 @@ class Broker:
         backups: number of backups that each of its hosts keeps; 0: none are made.
         backup_schedule: how often they are made, as systemd calls it.
         backup_interval: the seconds between.
+        name_addresses: for each client, the addresses of its name in the order in which the client tries them; empty if
+            the address is not a name that the plan gave to several hosts.
     """
 
     kind: str
@@ -212,6 +214,7 @@ class Broker:
     backups: int
     backup_schedule: str
     backup_interval: int
+    name_addresses: Mapping[str, tuple[str, ...]]
     holds: Vhost | Keyspace
     limits: BrokerLimits
 

@@ -22,9 +22,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import (
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     broker_hosts,
     broker_listener,
+    check_cluster,
     check_disk,
     check_memory,
     limits_of,
+    name_addresses,
     need_of,
     replay_cache,
 )
@@ -62,7 +64,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._rotation import absent_users, passwords_of, read_state
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
-from ansible_collections.fleet.celery.plugins.module_utils._signing import Signing, check_window, senders_of
+from ansible_collections.fleet.celery.plugins.module_utils._signing import (
+    ReplayCache,
+    Signing,
+    check_window,
+    senders_of,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
 from ansible_collections.fleet.celery.plugins.module_utils._tls import TlsFiles
 from ansible_collections.fleet.celery.plugins.module_utils._topology import DELAY_LEVELS
@@ -319,6 +326,17 @@ def _budget(host: Host, programs: Sequence[Program], services: Mapping[str, int]
     return Budget(host.memory, parts, sum(parts.values()))
 
 
+def _check_budgets(fleet_hosts: Mapping[str, FleetHost], broker: Need, problems: list[Problem]) -> list[str]:
+    """Refuse hosts with too little memory. Return warnings about those whose memory is not known."""
+    for name, host in fleet_hosts.items():
+        _check_budget(name, host.memory, broker, problems)
+    return [
+        f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
+        for name, host in fleet_hosts.items()
+        if host.memory.available is None
+    ]
+
+
 def _check_budget(name: str, budget: Budget, broker: Need, problems: list[Problem]) -> None:
     """Refuse a memory budget that is larger than the host's memory, with the arithmetic.
 
@@ -455,8 +473,10 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
-    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, files.ca if files else "")
+    kept = {"kind": broker.kind, "hosts": len(brokers), **as_plain(holds)}
+    settings = _settings(declaration, kept, files.ca if files else "")
     values = {name: item.value for name, item in settings.items()}
+    check_cluster(demand, brokers, values, problems)
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values, signing)
     for host in brokers:
@@ -475,12 +495,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     }
     if not declaration.firewall.enabled and replace(declaration.firewall, enabled=True) != FirewallOptions():
         warnings.append("celery_firewall is false, so the other celery_firewall_* variables have no effect")
-    for name, fleet_host in fleet_hosts.items():
-        _check_budget(name, fleet_host.memory, need, problems)
-        if fleet_host.memory.available is None:
-            warnings.append(
-                f"the memory of {name} is not known, so its budget is not checked. Set celery_host_memory there"
-            )
+    warnings += _cache_advice(beside, listener)
+    warnings += _check_budgets(fleet_hosts, need, problems)
     probed = {name: each.duties for name, each in fleet_hosts.items() if files and placed.monitor}
     names_of = {name: each.certificate_names for name, each in fleet_hosts.items()}
     left = _left_for_broker(brokers, fleet_hosts)
@@ -493,7 +509,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         signing=signing.enabled,
         backups=bool(demand.options.backups),
     )
-    rotations = read_state(first_broker.local.get(app))
+    # Each of its hosts has it. One may be down, or new.
+    rotations = read_state(next((host.local[app] for host in brokers if host.local.get(app)), None))
     if rotations.rotating:
         warnings.append(
             f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
@@ -533,6 +550,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             backups=demand.options.backups,
             backup_schedule=demand.options.backup_schedule,
             backup_interval=BACKUP_SCHEDULES[demand.options.backup_schedule],
+            name_addresses=name_addresses(demand.options, listener, reached),
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, left),
         ),
@@ -638,6 +656,13 @@ def _settings(declaration: Declaration, broker: Mapping[str, Any], ca: str) -> d
     return planned | declared
 
 
+def _cache_advice(beside: ReplayCache | None, broker: BrokerListener) -> list[str]:
+    """Return a warning about a replay cache beside several hosts of RabbitMQ, of which one has it."""
+    if not beside or len(broker.members) == 1:
+        return []
+    return [f"signed messages: the replay cache is on {beside.host} alone. While that host is down, no task starts"]
+
+
 def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, access: Access) -> FleetHost:
     """Return what a host runs.
 
@@ -681,7 +706,7 @@ def _flower_broker_api(broker: BrokerListener, listen: Mapping[str, Any], *, loc
     address = str(listen["rabbitmq_management_listen_address"])
     if broker.kind != "rabbitmq" or (address in LOOPBACK and not local):
         return ""
-    reached = broker.address if address in ANY else address
+    reached = broker.address if address in ANY or len(broker.members) > 1 else address
     scheme = "https" if broker.tls_port else "http"
     return f"{scheme}://{bracketed(reached)}:{listen['rabbitmq_management_port']}/api/"
 

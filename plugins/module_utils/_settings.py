@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_cluster import HEARTBEAT, NET_TICKTIME
 from ansible_collections.fleet.celery.plugins.module_utils._tls import client_settings
 
 
@@ -137,8 +138,18 @@ _RABBITMQ = {
 }
 
 
-def _rabbitmq(_broker: Mapping[str, Any]) -> dict[str, Setting]:
-    return _RABBITMQ
+def _rabbitmq(broker: Mapping[str, Any]) -> dict[str, Setting]:
+    if broker.get("hosts", 1) == 1:
+        return _RABBITMQ
+    return _RABBITMQ | {
+        "broker_heartbeat": Setting(
+            HEARTBEAT,
+            f"two of them are longer than the {NET_TICKTIME * 5 / 4:g} s in which the broker's hosts notice that one "
+            "has failed; until then, a worker that starts may wait",
+        ),
+        "control_queue_durable": Setting(True, "it is a quorum queue, which no host of the broker has alone"),
+        "event_queue_durable": Setting(True, "see control_queue_durable"),
+    }
 
 
 def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:

@@ -82,7 +82,12 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         for host, planned in fleet.hosts.items()
     ]
     ports = [
-        (host, each.service, f"{each.port}/{each.protocol}", _reached_from(each))
+        (
+            host,
+            each.service,
+            f"{each.port}{f'-{each.last_port}' if each.last_port else ''}/{each.protocol}",
+            _reached_from(each),
+        )
         for host, planned in fleet.hosts.items()
         for each in planned.listeners
     ]

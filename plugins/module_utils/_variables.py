@@ -33,7 +33,7 @@ _OF_ROLES = """
     celery_rollout_auto_rollback
     celery_rollout_batches celery_rollout_beat_host celery_rollout_hooks
     celery_rollout_hosts celery_rollout_identity celery_rollout_keep_releases celery_rollout_label
-    celery_rollout_lock_host celery_rollout_margins celery_rollout_observe_seconds
+    celery_rollout_lock_hosts celery_rollout_margins celery_rollout_observe_seconds
     celery_rollout_observe_tasks celery_rollout_only_programs celery_rollout_program_template
     celery_rollout_queues celery_rollout_report_dir celery_rollout_restart_before celery_rollout_staged
     celery_rollout_start_timeout celery_rollout_state_dir celery_rollout_stop_method

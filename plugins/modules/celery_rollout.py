@@ -32,12 +32,13 @@ options:
         C(staged), the result of M(fleet.celery.celery_release).
     type: dict
     required: true
-  lock_host:
-    description: Host that holds the rollout lock.
-    type: str
+  lock_hosts:
+    description: Hosts that hold the rollout lock. This run has acquired it on most of them.
+    type: list
+    elements: str
     required: true
   lock_path:
-    description: Path of the rollout lock on that host.
+    description: Path of the rollout lock on these hosts.
     type: path
     required: true
   run:
@@ -124,7 +125,7 @@ EXAMPLES = r"""
   fleet.celery.celery_rollout:
     app: "{{ celery_plan.app }}"
     hosts: "{{ hosts }}"
-    lock_host: "{{ celery_plan.broker.host }}"
+    lock_hosts: "{{ celery_plan.broker.members | list }}"
     lock_path: /run/celery-fleet/shop.lock
     run: "{{ run }}"
     label: Release 1.4.0

@@ -27,6 +27,12 @@ options:
     description: The vhost. Everything but users belongs to it.
     type: str
     required: true
+  default_queue_type:
+    description:
+      - Type of queues that clients declare without one, such as V(quorum). RabbitMQ's own default if empty.
+      - It is set when the vhost is created. RabbitMQ 3.10 can't change it later.
+    type: str
+    default: ""
   users:
     description: Users that must exist.
     type: list
@@ -275,6 +281,13 @@ class Broker:
 
     def apply(self, changes: Difference) -> None:
         """Import what is new and remove what must go."""
+        queue_type = self._module.params["default_queue_type"]
+        if queue_type and "vhosts" in changes.definitions:
+            name = self._module.params["vhost"]
+            code, out, err = self._run("add_vhost", "--default-queue-type", queue_type, "--", name)
+            if code:
+                self._fail(f"create the vhost {name}", err or out)
+            del changes.definitions["vhosts"]
         if changes.definitions:
             code, out, err = self._import(json.dumps(changes.definitions))
             if code:
@@ -355,6 +368,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "vhost": text,
+            "default_queue_type": {"type": "str", "default": ""},
             "users": _objects(name=text, tags={"type": "list", "elements": "str", "default": []}),
             # Not beside the user's name: a list of users with a secret in it would be logged as a whole, where a
             # password that Python writes with an escape would not be found to be hidden.

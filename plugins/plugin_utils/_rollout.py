@@ -30,8 +30,9 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
     Result,
     failure_of,
 )
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout_lock import Lock, acquire, release
 
-ACTIVATE, STATUS, LOCK = "fleet.celery.celery_activate", "fleet.celery.celery_status_info", "fleet.celery.celery_lock"
+ACTIVATE, STATUS = "fleet.celery.celery_activate", "fleet.celery.celery_status_info"
 COMMAND = "ansible.builtin.command"
 # Task results are collected from so many seconds before the rollout, to show the rate before it.
 LEAD_SECONDS = 30
@@ -61,23 +62,6 @@ class Hooks:
     after_activate: Sequence[Mapping[str, Any]] = ()
     after_rollback: Sequence[Mapping[str, Any]] = ()
     after_success: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True)
-class Lock:
-    """The rollout lock.
-
-    Attributes:
-        host: the host that holds it.
-        path: its path there.
-        controller: this run of Ansible, as the lookup fleet.celery.controller returns it.
-        run: identifier of this run, which has acquired the lock.
-    """
-
-    host: str
-    path: str
-    run: str
-    controller: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -318,32 +302,21 @@ class Rollout:
     # ---- Lock ----
 
     def _renew_lock(self) -> None:
-        lock = self.order.lock
-        controller = lock.controller
-        arguments = {
-            "path": lock.path,
-            "run": lock.run,
-            "owner": f"{controller['user']}@{controller['machine']}",
-            "controller": dict(controller),
-        }
-        result = self._fleet.run(LOCK, {lock.host: arguments})[lock.host]
-        failure = failure_of(result)
-        if not failure:
+        found = acquire(self.order.lock, self._fleet)
+        what = f"The rollout lock could not be renewed on {'; '.join(found.failures)}"
+        if found.held:
             self._renewed = self._fleet.now()
-            if result["message"]:
-                self._fleet.report([result["message"]])
-        elif not result.get("unreachable") or self._fleet.now() - self._renewed > STALE_SECONDS / 2:
-            raise StoppedError(f"The rollout lock could not be renewed on {lock.host}: {failure}")
-        else:
-            # No other run takes the lock before it is stale.
-            self._fleet.report([f"The rollout lock could not be renewed on {lock.host}: {failure}"])
+            self._fleet.report(found.messages)
+        elif found.refused or self._fleet.now() - self._renewed > STALE_SECONDS / 2:
+            raise StoppedError(what)
+        # A minority of its hosts does not matter. No other run takes the lock before it is stale.
+        if found.failures:
+            self._fleet.report([what])
 
     def _release_lock(self) -> str:
         """Release the rollout lock and return why that failed; empty if it did not."""
-        lock = self.order.lock
-        arguments = {"path": lock.path, "run": lock.run, "held": False}
-        failure = failure_of(self._fleet.run(LOCK, {lock.host: arguments})[lock.host])
-        return f"The rollout lock could not be released on {lock.host}: {failure}" if failure else ""
+        found = release(self.order.lock, self._fleet)
+        return "" if found.held else f"The rollout lock could not be released on {'; '.join(found.failures)}"
 
     # ---- Arguments of the modules ----
 

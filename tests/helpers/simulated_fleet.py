@@ -9,7 +9,8 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._activation import Observed, Step, Wanted, next_step
 from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder, acquire
 from ansible_collections.fleet.celery.plugins.plugin_utils._drain import DRAIN
-from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import ACTIVATE, COMMAND, LOCK, STATUS
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import ACTIVATE, COMMAND, STATUS
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout_lock import LOCK
 
 LOCK_HOST = "broker"
 START_SECONDS = 2

@@ -139,3 +139,11 @@ def test_connected_clients_that_would_be_refused_are_named(
         listener("host metrics", 9100, "10.0.0.3"),
     ]
     assert refused_clients(CONNECTIONS, INTERFACES, [*planned, *own], accepted) == refused
+
+
+def test_a_range_of_ports_is_one_rule() -> None:
+    listener = {"service": "rabbitmqctl", "port": 35672, "last_port": 35682, "protocol": "tcp", "everyone": False}
+    listener |= {"addresses": ["10.0.0.2"], "networks": []}
+    assert "ip saddr { 10.0.0.2 } tcp dport { 35672-35682 } accept" in ruleset([listener], "")
+    sockets = 'tcp LISTEN 0 128 10.0.0.1:35675 0.0.0.0:* users:(("beam.smp",pid=1,fd=1))'
+    assert closed_services(sockets, [listener], ()) == []

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._lock import Holder
 from ansible_collections.fleet.celery.plugins.plugin_utils._drain import Drain
-from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import LOCK, Hooks, Lock, Order, Part, Rollout
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout import Hooks, Order, Part, Rollout
+from ansible_collections.fleet.celery.plugins.plugin_utils._rollout_lock import LOCK, Lock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from simulated_fleet import LOCK_HOST, KilledError, SimulatedFleet, SimulatedHost, dump
@@ -41,7 +42,7 @@ def order(fleet: SimulatedFleet, run: str = "run1", version: str = "1.1", **chan
         "label": f"Release {version}",
         "app": APP,
         "lock": Lock(
-            LOCK_HOST,
+            (LOCK_HOST,),
             "/run/shop.lock",
             run,
             {"user": "ann", "machine": "control", "process": f"{run}.1", "processes": []},
