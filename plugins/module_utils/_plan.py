@@ -455,7 +455,8 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
-    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, files.ca if files else "")
+    known = {"kind": broker.kind, "sentinel": as_plain(listener.sentinel), **as_plain(holds)}
+    settings = _settings(declaration, known, files.ca if files else "")
     values = {name: item.value for name, item in settings.items()}
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values, signing)
@@ -492,6 +493,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         monitor=placed.monitor,
         signing=signing.enabled,
         backups=bool(demand.options.backups),
+        sentinel=listener.sentinel is not None,
     )
     rotations = read_state(first_broker.local.get(app))
     if rotations.rotating:
@@ -521,6 +523,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             flavor=broker.flavor,
             host=first_broker.name,
             members=listener.members,
+            sentinel=listener.sentinel,
             address=listener.address,
             port=listener.tls_port or listener.port,
             plain_port=listener.port,
