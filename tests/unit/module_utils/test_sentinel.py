@@ -56,14 +56,14 @@ def test_clients_know_all_sentinels_and_no_server() -> None:
 
 def test_clients_verify_the_certificates_of_sentinels_too() -> None:
     for name in ("broker_transport_options", "result_backend_transport_options"):
-        options = tier().fleet.settings[name].value
+        options = tier().values["settings"][name]["value"]
         assert options["master_name"] == "shop"
         assert options["sentinel_kwargs"]["ssl"] is True
         assert options["sentinel_kwargs"]["ssl_cert_reqs"] == "required"
         # Without them, redis-py waits for a Sentinel without an end.
         assert {"socket_timeout", "socket_connect_timeout"} <= set(options["sentinel_kwargs"])
-        assert "ssl" not in tier(tls="off").fleet.settings[name].value["sentinel_kwargs"]
-        assert "sentinel_kwargs" not in tier(1).fleet.settings[name].value
+        assert "ssl" not in tier(tls="off").values["settings"][name]["value"]["sentinel_kwargs"]
+        assert "sentinel_kwargs" not in tier(1).values["settings"][name]["value"]
 
 
 def test_a_certificate_has_the_own_address_and_not_that_of_another_server() -> None:
