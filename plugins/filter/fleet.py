@@ -19,6 +19,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._platforms import pla
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
+from ansible_collections.fleet.celery.plugins.module_utils._sentinel import initial_primary
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._sweep import draining_workers, running_nodes
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
@@ -46,6 +47,7 @@ class FilterModule:
             "platform": _platform,
             "python_literal": _python_literal,
             "redis_memory": _redis_memory,
+            "redis_primary": _redis_primary,
             "result_url": result_url,
             "running_nodes": running_nodes,
             "salted_sha1": _salted_sha1,
@@ -63,6 +65,13 @@ def _host_facts(hostvars: Mapping[str, Mapping[str, Any]], hosts: Iterable[str])
 def _redis_memory(value: object, total: int) -> int:
     try:
         return redis_memory(value, total)
+    except ValueError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def _redis_primary(answers: Iterable[str], addresses: Iterable[str]) -> str:
+    try:
+        return initial_primary([str(each) for each in answers], [str(each) for each in addresses])
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -15,6 +15,7 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.module_utils._facts import LISTEN_DEFAULTS, TLS_LISTEN_DEFAULTS
 from ansible_collections.fleet.celery.plugins.module_utils._hosts import Host
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Reader, Variables
+from ansible_collections.fleet.celery.plugins.module_utils._sentinel import Sentinel
 from ansible_collections.fleet.celery.plugins.module_utils._signing import ReplayCache
 from ansible_collections.fleet.celery.plugins.module_utils._url import ANY, LOOPBACK, bracketed
 
@@ -137,6 +138,7 @@ class BrokerListener:
         port: without TLS; 0 if it has none.
         tls_port: with TLS; 0 if the fleet has no TLS.
         members: by the names of the broker's hosts.
+        sentinel: from which clients learn the primary's address; None if there is one server.
     """
 
     kind: str
@@ -144,6 +146,7 @@ class BrokerListener:
     port: int
     tls_port: int
     members: Mapping[str, BrokerMember]
+    sentinel: Sentinel | None = None
 
 
 def read_firewall(reader: Variables) -> FirewallOptions:
@@ -246,9 +249,9 @@ class Access:
         if not self.broker.tls_port or not {self.broker.kind, "flower", "monitor", "measured"} & {*duties}:
             return ()
         member = self.broker.members.get(host.name)
-        broker = (self.broker.address, member.address) if member else ()
-        if member and member.node_host:
-            broker = (*broker, member.node_host)
+        broker = [member.address] if member else []
+        if member and not self.broker.sentinel:
+            broker = [self.broker.address, *broker, *filter(None, [member.node_host])]
         if host.certificate:
             return tuple(dict.fromkeys([*broker, *self._served_at(host, duties), *host.names]))
         names = [host.name, host.nodename, host.address, *broker, *host.names]
@@ -314,6 +317,8 @@ class Access:
         for name, duties in hosts.items():
             if self.broker.kind in duties:
                 found.append(Endpoint(self.broker.members[name].address, self.broker.tls_port))
+                if self.broker.sentinel:
+                    found.append(Endpoint(self.broker.members[name].address, self.broker.sentinel.port))
                 if self.replay_cache and self.replay_cache.host == name:
                     found.append(Endpoint(self.replay_cache.address, self.replay_cache.tls_port))
             found.append(self.exporter(self.hosts.get(name, Host(name))))
@@ -342,14 +347,17 @@ class Access:
         if self.replay_cache and self.replay_cache.host == host.name:
             cache = (self.replay_cache.plain_port, self.replay_cache.tls_port)
         own = (member.address,) if member else ()
-        peers = tuple(broker.members) if member and member.node_host else ()
+        nodes = tuple(broker.members) if member and member.node_host else ()
+        sentinel = broker.sentinel
+        peers = (*clients.broker, *broker.members) if sentinel else clients.broker
         title = {"rabbitmq": "RabbitMQ", "redis": "Redis"}[broker.kind]
         for duty, service, port, at, names, networks in (
-            (broker.kind, title, broker.port, served, clients.broker, options.broker_sources),
-            (broker.kind, f"{title}, TLS", broker.tls_port, served, clients.broker, options.broker_sources),
-            ("rabbitmq", "Erlang's port mapper", PORT_MAPPER, own, peers, ()),
-            ("rabbitmq", "RabbitMQ's other nodes", DISTRIBUTION_PORT, own, peers, ()),
-            ("rabbitmq", "rabbitmqctl", COMMAND_PORTS[0], own, peers, ()),
+            (broker.kind, title, broker.port, served, peers, options.broker_sources),
+            (broker.kind, f"{title}, TLS", broker.tls_port, served, peers, options.broker_sources),
+            ("rabbitmq", "Erlang's port mapper", PORT_MAPPER, own, nodes, ()),
+            ("rabbitmq", "RabbitMQ's other nodes", DISTRIBUTION_PORT, own, nodes, ()),
+            ("rabbitmq", "rabbitmqctl", COMMAND_PORTS[0], own, nodes, ()),
+            ("redis", "Sentinel", sentinel.port if sentinel else 0, served, peers, options.broker_sources),
             ("rabbitmq", "Replay cache", cache[0], served, clients.workers, ()),
             ("rabbitmq", "Replay cache, TLS", cache[1], served, clients.workers, ()),
             ("rabbitmq", "RabbitMQ's pages", *management, (clients.flower,), people),

@@ -59,6 +59,8 @@ ALERTS: Mapping[str, Alert] = {
     "CeleryBrokerDisk": Alert("page", 60),
     "CeleryBrokerBackupOld": Alert("warn", 0),
     "CeleryBrokerConnections": Alert("page", 60, threshold=80),
+    "CeleryRedisPrimaries": Alert("page", 60),
+    "CeleryRedisReplicas": Alert("warn", 120),
     "CeleryHostDisk": Alert("warn", 300, threshold=90),
     "CeleryCertificateExpires": Alert("warn", 3600, threshold=14 * 24 * 3600),
     "CeleryCertificateRefused": Alert("page", 60),

@@ -23,6 +23,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_cluster imp
     rotated,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
+from ansible_collections.fleet.celery.plugins.module_utils._sentinel import make_sentinel
 from ansible_collections.fleet.celery.plugins.module_utils._signing import PORT, TLS_PORT, ReplayCache, SigningOptions
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import (
     MEASURED_COMPRESSIONS,
@@ -95,11 +96,16 @@ def _wrong_size(options: BrokerOptions, number: int, sizes: Sequence[int]) -> Pr
 def broker_address(options: BrokerOptions, app: str, brokers: Sequence[Host], problems: list[Problem]) -> str:
     """Return the address that clients connect to.
 
-    Several hosts have one name: of a list of URLs, Celery connects to each at every start, also to those that are down.
+    Several hosts of RabbitMQ have one name: of a list of URLs, Celery connects to each at every start, also to those
+    that are down. Of several hosts of Redis, Sentinels know which one clients connect to; this is the first.
     """
     if not brokers:
         return ""
-    derived = brokers[0].address if len(brokers) == 1 else f"{app}-broker"
+    sentinels = len(brokers) > 1 and BROKERS[options.flavor].kind == "redis"
+    if sentinels and options.address:
+        what = "has no effect, because clients ask the Sentinels on the broker's hosts for the address of the primary"
+        problems.append(Problem("celery_broker_address", what, "Remove it, and set celery_host_address of each host"))
+    derived = brokers[0].address if len(brokers) == 1 or sentinels else f"{app}-broker"
     address = options.address or derived
     if not address:
         problems.append(
@@ -229,7 +235,12 @@ def broker_listener(
         if member.listen_addresses == ("127.0.0.1",) and not options.address:
             address = "127.0.0.1"
         members = {name: replace(member, address=address)}
-    return BrokerListener(BROKERS[options.flavor].kind, address, ports.plain, ports.tls, members)
+    kind = BROKERS[options.flavor].kind
+    sentinel = None
+    if kind == "redis" and len(members) > 1:
+        addresses = {name: member.address for name, member in members.items()}
+        sentinel = make_sentinel(demand.app_name, addresses, ports.plain, ports.tls, problems)
+    return BrokerListener(kind, address, ports.plain, ports.tls, members, sentinel)
 
 
 def listen_addresses(
@@ -339,6 +350,10 @@ def replay_cache(
     Args:
         slots: the concurrency of each worker on each host.
     """
+    if broker.sentinel:
+        what = f"the replay cache can't follow a fail-over of Redis yet, and the broker has {len(broker.members)} hosts"
+        fix = "Set it to off, use one host, or use RabbitMQ"
+        problems.append(Problem("celery_signed_messages", what, fix))
     beside = broker.kind == "rabbitmq"
     host = next(iter(broker.members), "")
     plain, tls = broker.port, broker.tls_port

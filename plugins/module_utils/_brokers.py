@@ -107,7 +107,7 @@ class Redis:
     """
 
     kind = "redis"
-    sizes: tuple[int, ...] = (1,)
+    sizes: tuple[int, ...] = (1, 3, 5)
     port, tls_port = 6379, 6380
     costs = Costs(
         base=16 * MIB, connection=MIB // 16, result=1024, clients=Clients(worker=8, child=3, sender=3, monitor=10)

@@ -288,6 +288,40 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
         )
 
 
+def replication(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield what several servers of Redis lack for a fail-over."""
+    planned = fleet.plan["broker"]
+    if not planned.get("sentinel"):
+        return
+    name, action = f"{planned['flavor']} on {{}}".format, "See docs/alerts.md#celeryredisreplicas"
+    states = {host: fleet.hosts.get(host, {}).get("broker", {}) for host in planned["members"]}
+    known = {host: state["replication"] for host, state in states.items() if "replication" in state}
+    primaries = [host for host, state in known.items() if state["role"] == "master"]
+    if known and len(primaries) != 1:
+        yield Finding(
+            planned["flavor"],
+            f"{' and '.join(primaries) or 'no server'} {'are primaries' if primaries else 'is the primary'}",
+            "Without a primary, no task is sent or started. Of two, the one without a replica refuses tasks",
+            "See docs/alerts.md#celeryredisprimaries",
+        )
+    for host, state in states.items():
+        if (error := state.get("error")) and host != planned["host"]:
+            what = f"does not answer on its own host: {error}"
+            yield Finding(name(host), what, "There is a replica less for a fail-over", action)
+    for host, state in known.items():
+        lacking = len(planned["members"]) - 1 - state["replicas"]
+        if state["role"] == "master" and lacking > 0:
+            what = f"has {state['replicas']} replicas, {lacking} less than planned"
+            yield Finding(name(host), what, "Without any, tasks are refused", action)
+        if state["role"] != "master" and state["link"] != "up":
+            what = "does not receive the primary's data"
+            yield Finding(name(host), what, "It can't take over, or would lose tasks", action)
+        if state["sentinel"]:
+            what = f"its Sentinel can't fail over: {state['sentinel']}"
+            action_here = f"Run systemctl status {planned['flavor']}-sentinel on the broker's hosts"
+            yield Finding(name(host), what, "If the primary fails, no other takes over", action_here)
+
+
 def unregistered_tasks(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     """Yield the workers that lack tasks of their release."""
     registered = fleet.answers.get("registered", {})
@@ -553,6 +587,7 @@ CHECKS: Mapping[str, Callable[[Fleet, Limits], Iterator[Finding]]] = {
     "hosts": unreachable_hosts,
     "processes that were killed": killed_processes,
     "the broker": broker_state,
+    "the broker's replicas": replication,
     "tasks that workers know": unregistered_tasks,
     "what waits": deep_queues,
     "tasks past their limits": overdue_tasks,

@@ -38,6 +38,8 @@ DERIVED_ROLE_VARIABLES = {
     "redis_listen_addresses": "celery_broker_listen_addresses",
     "redis_maxclients": "celery_web_processes",
     "redis_maxmemory": "celery_broker_memory",
+    "redis_address": "celery_host_address",
+    "redis_members": "celery_broker_group",
     "redis_name": "celery_app_name",
     "redis_producer_user": "celery_app_name",
     "redis_replay_user": "celery_app_name",

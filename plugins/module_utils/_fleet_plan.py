@@ -13,6 +13,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import Broker
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
+from ansible_collections.fleet.celery.plugins.module_utils._sentinel import Sentinel
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting
 
 
@@ -184,6 +185,7 @@ class Broker:
         flavor: one of FLAVORS.
         host: name of its first host; empty if there is none.
         members: by the names of its hosts, in order.
+        sentinel: from which clients learn the primary's address; None if there is one server.
         address: that clients connect to.
         port: that clients connect to.
         plain_port: on which it listens without TLS; 0 if it does not.
@@ -202,6 +204,7 @@ class Broker:
     flavor: str
     host: str
     members: Mapping[str, BrokerMember]
+    sentinel: Sentinel | None
     address: str
     port: int
     plain_port: int

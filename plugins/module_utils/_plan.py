@@ -473,7 +473,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
-    kept = {"kind": broker.kind, "hosts": len(brokers), **as_plain(holds)}
+    kept = {"kind": broker.kind, "hosts": len(brokers), "sentinel": as_plain(listener.sentinel), **as_plain(holds)}
     settings = _settings(declaration, kept, files.ca if files else "")
     values = {name: item.value for name, item in settings.items()}
     check_cluster(demand, brokers, values, problems)
@@ -508,6 +508,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         monitor=placed.monitor,
         signing=signing.enabled,
         backups=bool(demand.options.backups),
+        sentinel=listener.sentinel is not None,
     )
     # Each of its hosts has it. One may be down, or new.
     rotations = read_state(next((host.local[app] for host in brokers if host.local.get(app)), None))
@@ -538,6 +539,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             flavor=broker.flavor,
             host=first_broker.name,
             members=listener.members,
+            sentinel=listener.sentinel,
             address=listener.address,
             port=listener.tls_port or listener.port,
             plain_port=listener.port,

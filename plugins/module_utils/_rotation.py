@@ -59,7 +59,15 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def passwords_of(
-    kind: str, *, broker: str, producers: bool, flower: str, monitor: str, signing: bool = False, backups: bool = False
+    kind: str,
+    *,
+    broker: str,
+    producers: bool,
+    flower: str,
+    monitor: str,
+    signing: bool = False,
+    backups: bool = False,
+    sentinel: bool = False,
 ) -> dict[str, str]:
     """Return the names of a fleet's passwords, each with the host whose variable sets it.
 
@@ -69,11 +77,13 @@ def passwords_of(
         broker, flower, monitor: names of hosts; empty if there is none.
         signing: whether messages are signed, so that there is a replay cache.
         backups: whether the broker is backed up.
+        sentinel: whether several servers of Redis replicate, and Sentinels monitor them.
     """
     users = ["application", "administrator", "monitoring"]
     users += ["producer"] * producers + ["flower"] * bool(flower)
     if kind == "redis":
         users += ["metrics", "reader", "ui_basic_auth", *["backup"] * backups]
+    users += ["replication", "failover", "sentinel"] * sentinel
     found = {f"{kind}_{user}": broker for user in users}
     if signing:
         # Beside RabbitMQ, the replay cache is a Redis of its own.

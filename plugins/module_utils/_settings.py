@@ -41,7 +41,7 @@ def celery_settings(
         default_queue: queue of tasks without a route.
         ca: file of the authorities that clients of the broker trust; empty: connections have no TLS.
     """
-    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker["kind"]](broker) | _tls(broker["kind"], ca)
+    return _COMMON | _routing(app_name, default_queue) | _BROKERS[broker["kind"]](broker, ca) | _tls(broker["kind"], ca)
 
 
 def _routing(app_name: str, default_queue: str) -> dict[str, Setting]:
@@ -138,7 +138,7 @@ _RABBITMQ = {
 }
 
 
-def _rabbitmq(broker: Mapping[str, Any]) -> dict[str, Setting]:
+def _rabbitmq(broker: Mapping[str, Any], _ca: str) -> dict[str, Setting]:
     if broker.get("hosts", 1) == 1:
         return _RABBITMQ
     return _RABBITMQ | {
@@ -152,8 +152,22 @@ def _rabbitmq(broker: Mapping[str, Any]) -> dict[str, Setting]:
     }
 
 
-def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
+def _sentinel(broker: Mapping[str, Any], ca: str) -> dict[str, Any]:
+    """Return the transport options of clients that ask Sentinels. The user and the password are those of the URL.
+
+    Given sentinel_kwargs, redis-py takes no option of the connection to Redis for those to the Sentinels.
+    """
+    if not (sentinel := broker.get("sentinel")):
+        return {}
+    options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 3}
+    if ca:
+        options |= {"ssl": True, **client_settings("redis", ca)["broker_use_ssl"]}
+    return {"master_name": sentinel["master_name"], "sentinel_kwargs": options}
+
+
+def _redis(broker: Mapping[str, Any], ca: str) -> dict[str, Setting]:
     prefix = broker["key_prefix"]
+    sentinel = _sentinel(broker, ca)
     return {
         "broker_transport_options": Setting(
             {
@@ -165,6 +179,7 @@ def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
                 "socket_keepalive": True,
                 "health_check_interval": 10,
                 **_CONNECT_RETRY,
+                **sentinel,
             },
             "a long task does not run twice, fleets may share a broker, a connection that does not respond is closed",
         ),
@@ -172,7 +187,9 @@ def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
         "worker_cancel_long_running_tasks_on_connection_loss": Setting(
             False, "no other worker gets the task before the visibility timeout, so it can mostly still be acknowledged"
         ),
-        "result_backend_transport_options": Setting({"global_keyprefix": prefix}, "see broker_transport_options"),
+        "result_backend_transport_options": Setting(
+            {"global_keyprefix": prefix, **sentinel}, "see broker_transport_options"
+        ),
         "redis_socket_timeout": Setting(10, "see broker_transport_options"),
         "redis_socket_connect_timeout": Setting(5, "see broker_transport_options"),
         "redis_socket_keepalive": Setting(True, "see broker_transport_options"),
@@ -180,4 +197,4 @@ def _redis(broker: Mapping[str, Any]) -> dict[str, Setting]:
     }
 
 
-_BROKERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Setting]]] = {"rabbitmq": _rabbitmq, "redis": _redis}
+_BROKERS: dict[str, Callable[[Mapping[str, Any], str], dict[str, Setting]]] = {"rabbitmq": _rabbitmq, "redis": _redis}

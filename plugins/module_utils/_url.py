@@ -17,7 +17,8 @@ def broker_url(broker: Mapping[str, Any], password: str) -> str:
     User, password and vhost are percent-encoded, as kombu decodes them, so they may contain any character.
 
     Args:
-        broker: the plan's broker, with kind, address, port, user, vhost or database, and tls_port if it has TLS.
+        broker: the plan's broker, with kind, address, port, user, vhost or database, tls_port if it has TLS, and
+            sentinel if it has several servers of Redis.
     """
     return _url(broker, password, broker["vhost"] if broker["kind"] == "rabbitmq" else broker["database"])
 
@@ -33,6 +34,11 @@ def result_url(broker: Mapping[str, Any], password: str) -> str:
 
 def _url(broker: Mapping[str, Any], password: str, path: object) -> str:
     user, secret, last = (quote(str(text), safe="") for text in (broker["user"], password, path))
+    if sentinel := broker.get("sentinel"):
+        return ";".join(
+            f"sentinel://{user}:{secret}@{bracketed(address)}:{sentinel['port']}/{last}"
+            for address in sentinel["addresses"]
+        )
     scheme = _SCHEMES[broker["kind"]][bool(broker.get("tls_port"))]
     return f"{scheme}://{user}:{secret}@{bracketed(broker['address'])}:{broker['port']}/{last}"
 

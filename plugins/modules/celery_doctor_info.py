@@ -68,6 +68,10 @@ options:
     description: Password of O(broker_user).
     type: str
     default: ""
+  sentinel:
+    description: Name of the primary for the Sentinel on the host. Empty if there is none.
+    type: str
+    default: ""
   plan:
     description: The plan, as M(fleet.celery.celery_plan) returns it. Mutually exclusive with O(app).
     type: dict
@@ -366,7 +370,17 @@ def redis(module: AnsibleModule) -> dict[str, Any]:
     info = dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", output))
     if "used_memory" not in info:
         return {"error": one_line(f"{error} {output}")}
-    return {"alarms": redis_alarms(info)}
+    found: dict[str, Any] = {"alarms": redis_alarms(info)}
+    if name := module.params["sentinel"]:
+        run[2] = f"/var/lib/{flavor}/sentinel/sentinel.sock"
+        code, output, error = module.run_command([*run, "-e", "sentinel", "ckquorum", name], environ_update=variables)
+        found["replication"] = {
+            "role": info["role"],
+            "link": info.get("master_link_status", ""),
+            "replicas": int(info["connected_slaves"]),
+            "sentinel": one_line(f"{error} {output}") if code else "",
+        }
+    return found
 
 
 def redis_alarms(info: dict[str, str]) -> list[str]:
@@ -450,6 +464,7 @@ def main() -> None:
             "broker": {"type": "str", "choices": ["", "rabbitmq", "redis", "valkey"], "default": ""},
             "broker_user": {"type": "str", "default": ""},
             "broker_password": {"type": "str", "default": "", "no_log": True},
+            "sentinel": {"type": "str", "default": ""},
             "plan": {"type": "dict"},
             "observations": {"type": "dict", "default": {}},
             "unreachable": {"type": "list", "elements": "str", "default": []},

@@ -204,7 +204,16 @@ def differences(app: Any) -> list[dict[str, str]]:  # noqa: ANN401
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)) and value and all(isinstance(each, Queue) for each in value):
         return ", ".join(f"{queue.name} of the exchange {queue.exchange.name!r}" for queue in value)
-    return maybe_sanitize_url(value) if isinstance(value, str) and "://" in value else repr(value)
+    if isinstance(value, str) and "://" in value:
+        return ";".join(map(maybe_sanitize_url, value.split(";")))
+    return repr(_masked(value))
+
+
+def _masked(value: object) -> object:
+    """Return a value without the passwords in it, such as that of Sentinels in broker_transport_options."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: "**" if "password" in str(name).lower() else _masked(each) for name, each in value.items()}
 
 
 def undeclared(app: Any) -> dict[str, str]:  # noqa: ANN401

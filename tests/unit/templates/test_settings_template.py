@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -538,3 +539,18 @@ print(json.dumps(said))
     said = project.run(code, CELERY_FLEET_COUNTS=str(tmp_path), SUPERVISOR_PROCESS_NAME="shop-video")
     # A worker that shuts down finishes its tasks with its connection.
     assert said == [[False, []], [True, ["video"]], [False, []], [True, ["video"]]]
+
+
+def test_clients_log_in_to_sentinels_as_to_the_broker_and_no_report_has_the_password(project: Project) -> None:
+    url = ";".join(f"sentinel://shop:pa%2Fss@10.0.0.{number}:26379/0" for number in (1, 2, 3))
+    options = {"master_name": "shop", "sentinel_kwargs": {"socket_timeout": 5}}
+    project.write(READS, broker_transport_options=options, result_backend_transport_options=options)
+    project.django("CELERY_BROKER_TRANSPORT_OPTIONS = {'visibility_timeout': 9}\n")
+    told = project.run(TELL, CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)["conf"]["broker_transport_options"]
+    assert told["socket_keepalive_options"][str(socket.TCP_USER_TIMEOUT)] == 5000
+    assert told["sentinel_kwargs"] == {"socket_timeout": 5, "username": "shop", "password": "pa/ss"}
+    assert "pa/ss" not in (project.directory / "celery_fleet_settings.py").read_text()
+    found = project.try_run(CHECK, "shop_app:app", CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
+    assert "broker_transport_options" in found.stdout, found.stderr
+    assert "pa/ss" not in found.stdout
+    assert "pa%2Fss" not in found.stdout

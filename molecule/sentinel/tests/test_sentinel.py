@@ -1,0 +1,215 @@
+"""A fleet whose broker has three hosts loses no task when one of them fails, and consumes again by itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.request import Request, urlopen
+
+import pytest
+from shared.deployed import Shop, call, connect, now, wait_until
+from shared.lab import cut_off, start
+from shared.monitor import CA, SECRETS, Monitor
+from shared.playbook import PLAYBOOKS, changes, converge, run_playbook
+
+BROKERS = {"broker1": "10.90.36.11", "broker2": "10.90.36.12", "broker3": "10.90.36.13"}
+HOSTS = ("worker1", "worker2")
+CLI = (
+    "REDISCLI_AUTH=$(cat /var/lib/celery-fleet/valkey/administrator.password) "
+    "valkey-cli -e --no-auth-warning --user shop-admin -s "
+)
+SERVER, SENTINEL = f"{CLI} /run/valkey/valkey.sock", f"{CLI} /var/lib/valkey/sentinel/sentinel.sock"
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop("worker1", HOSTS)
+
+
+@pytest.fixture(scope="module")
+def monitor() -> Monitor:
+    return Monitor("10.90.36.31")
+
+
+def replication(host: str) -> dict[str, str]:
+    """Return what a server says of its role; empty if it does not answer."""
+    try:
+        text = connect(host).run(f"{SERVER} info replication").stdout
+    except RuntimeError:  # its host is off
+        return {}
+    return dict(re.findall(r"(?m)^(\w+):(.*?)\r?$", text))
+
+
+def primaries() -> list[str]:
+    return [host for host in BROKERS if replication(host).get("role") == "master"]
+
+
+def whole() -> bool:
+    """Return whether one server is the primary, and all others have its data."""
+    states = {host: replication(host) for host in BROKERS}
+    links = [state.get("master_link_status") for state in states.values()]
+    return sorted(map(str, links)) == ["None", "up", "up"] and all(states.values()) and len(primaries()) == 1
+
+
+def primary() -> str:
+    wait_until(whole, "the broker's servers are not one primary and two replicas")
+    return primaries()[0]
+
+
+def drop(host: str, rule: str) -> None:
+    """Drop packets that a host would send, until restore."""
+    chain = "{ type filter hook output priority -200; }"
+    connect(host).check_output(f"nft 'add table ip cut; add chain ip cut out {chain}; add rule ip cut out {rule} drop'")
+
+
+def restore(host: str) -> None:
+    connect(host).check_output("nft delete table ip cut")
+
+
+@contextmanager
+def survived(shop: Shop, what: str) -> Iterator[None]:
+    """Fail if a task is lost that is sent before, during and after the block, or a worker does not go on after it."""
+    primary()
+    tasks = {"customers.noop": (), "email.send_order_confirmation": (1, "a@example.com")}
+    missing = {(host, task) for host in HOSTS for task in tasks}
+    since = now()
+    with shop.flow(*(call(task, *args) for task, args in tasks.items())) as ids:
+        # What the fault meets is under way.
+        wait_until(lambda: shop.ledger(since=since), "no task runs", interval=0.2)
+        began = time.monotonic()
+        yield
+        after, seconds = now(), []
+
+        def going_on() -> bool:
+            lines = shop.ledger(since=after)
+            new = {line["id"] for line in lines if line["event"] == "sent"}
+            there = {(line["host"], line["task"]) for line in lines if line["event"] == "started" and line["id"] in new}
+            if there & missing:
+                missing.difference_update(there)
+                seconds.append(time.monotonic() - began)
+            return not missing
+
+        wait_until(going_on, "not all workers consume", interval=0.5)
+    again = len(shop.wait_for(ids)) - len(ids)
+    print(
+        f"\n{what}: the fleet consumes after {seconds[0]:.0f} s, the slowest worker after {seconds[-1]:.0f} s; "
+        f"{len(ids)} tasks, 0 lost, {again} ran again"
+    )
+
+
+def fails_over(shop: Shop, what: str, fault: Callable[[str], object], repair: Callable[[str], object]) -> None:
+    """Fail if a fault of the primary loses a task, or the fleet does not go on with another one."""
+    former = primary()
+    others = [host for host in BROKERS if host != former]
+    with survived(shop, what):
+        fault(former)
+        wait_until(lambda: any(replication(host).get("role") == "master" for host in others), "no other takes over")
+    repair(former)
+    assert primary() != former
+    assert changes(converge("--tags", "broker")) == {0}
+    assert primary() != former, "site.yml changed the primary"
+
+
+def test_a_second_run_changes_nothing() -> None:
+    assert changes(converge()) == {0}
+
+
+def test_each_server_has_the_data_and_each_sentinel_a_quorum() -> None:
+    primary()
+    for host in BROKERS:
+        assert "Quorum and failover authorization can be reached" in connect(host).check_output(
+            f"{SENTINEL} sentinel ckquorum shop"
+        )
+
+
+def test_nothing_listens_without_tls_and_strangers_are_refused() -> None:
+    for host, address in BROKERS.items():
+        listening = connect(host).check_output("ss -tlnH")
+        assert f"{address}:6380" in listening
+        assert f"{address}:26379" in listening
+        assert ":6379 " not in listening
+        for port in (6380, 26379):
+            told = connect("worker1").run(
+                f"echo | openssl s_client -connect {address}:{port} -CAfile /etc/celery-fleet/tls/ca.crt "
+                f"-verify_ip {address} -verify_return_error"
+            )
+            assert "Verify return code: 0 (ok)" in told.stdout
+        assert "NOAUTH" in connect(host).run("valkey-cli -s /var/lib/valkey/sentinel/sentinel.sock ping").stdout
+
+
+def test_tasks_results_and_remote_control_work(shop: Shop) -> None:
+    shop.run(
+        call("customers.noop"),
+        call("customers.noop", countdown=2),
+        call("customers.sync", 1, kwargs={"transient_errors": 1}),
+        call("customers.fan_out", 1),
+        call("reports.build", "2026-01", 0.1),
+    )
+    assert shop.inspect("ping", "customers@worker1")
+
+
+def test_flower_sees_the_workers() -> None:
+    password = (SECRETS / "flower_basic_auth").read_text(encoding="utf-8").strip()
+    request = Request(
+        "https://10.90.36.31/api/workers?refresh=true",
+        headers={"Authorization": "Basic " + base64.b64encode(f"flower:{password}".encode()).decode()},
+    )
+
+    def workers() -> bool:
+        with urlopen(request, timeout=60, context=ssl.create_default_context(cafile=CA)) as answer:  # noqa: S310 - https
+            return any(worker.get("stats") for worker in json.load(answer).values())
+
+    wait_until(workers, "no worker replies to Flower")
+
+
+def test_a_killed_primary(shop: Shop) -> None:
+    service = "valkey-server"
+    fails_over(
+        shop,
+        "a killed primary",
+        lambda host: connect(host).check_output(f"systemctl kill --signal SIGKILL {service}; systemctl stop {service}"),
+        lambda host: connect(host).check_output(f"systemctl start {service}"),
+    )
+
+
+def test_a_power_failure_of_the_primary(shop: Shop) -> None:
+    def cut(host: str) -> None:
+        # No client is told that its connection ends.
+        drop(host, "tcp sport { 6380, 26379 }")
+        cut_off(host)
+
+    fails_over(shop, "a power failure of the primary", cut, lambda host: start(connect(host), host))
+
+
+def test_a_primary_that_is_cut_off_from_its_peers(shop: Shop) -> None:
+    def cut(host: str) -> None:
+        drop(host, f"ip daddr {{ {', '.join(address for name, address in BROKERS.items() if name != host)} }}")
+
+    fails_over(shop, "a primary cut off from its peers", cut, restore)
+
+
+def test_a_planned_fail_over(shop: Shop) -> None:
+    former = primary()
+    with survived(shop, "a planned fail-over"):
+        assert run_playbook(PLAYBOOKS / "redis_failover.yml").returncode == 0
+    assert primary() != former
+    assert changes(converge()) == {0}
+
+
+def test_a_replica_that_is_missing_raises_an_alert_and_is_a_finding(monitor: Monitor) -> None:
+    former = primary()
+    host = next(each for each in BROKERS if each != former)
+    assert monitor.value('count(redis_instance_info{role="master"})') == 1
+    connect(host).check_output("systemctl stop valkey-server")
+    refused = run_playbook(PLAYBOOKS / "redis_failover.yml")
+    assert "1 of 2 replicas are online" in refused.stdout
+    found = run_playbook(PLAYBOOKS / "doctor.yml").stdout
+    assert f"valkey on {former}: has 1 replicas, 1 less than planned" in found
+    wait_until(lambda: any(alarm.name == "CeleryRedisReplicas" for alarm in monitor.alarms()), "no alert")
+    connect(host).check_output("systemctl start valkey-server")
+    assert primary() == former
