@@ -44,6 +44,8 @@ def broker_hosts(
 ) -> tuple[Host, ...]:
     """Return the broker's hosts, in the order of the inventory; none if their number is refused."""
     names = groups.get(options.group, [])
+    if options.own:
+        return ()
     sizes = BROKERS[options.flavor].sizes
     if len(names) not in sizes:
         problems.append(_wrong_size(options, len(names), sizes))
@@ -279,7 +281,7 @@ def need_of(
     return broker_need(
         broker.kind,
         broker.costs,
-        [(queue, broker.queue(demand.app_name, queue).type) for queue in demand.queues],
+        [(queue, broker.queue(demand, queue).type) for queue in demand.queues],
         connections=workers + demand.options.web_processes * clients.sender + monitors * clients.monitor,
         compressed=compression in MEASURED_COMPRESSIONS,
         result_expires=0 if expires is None else expires,

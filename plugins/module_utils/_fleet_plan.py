@@ -183,6 +183,8 @@ class Broker:
         kind: rabbitmq or redis.
         flavor: one of FLAVORS.
         host: name of its first host; empty if there is none.
+        own: whether it is the user's own, so that the fleet has no host of it.
+        ca: file on the fleet's hosts with the authorities that its clients trust; empty if the connection has no TLS.
         members: by the names of its hosts, in order.
         address: that clients connect to.
         port: that clients connect to.
@@ -198,12 +200,14 @@ class Broker:
 
     kind: str
     flavor: str
+    own: bool
     host: str
     members: Mapping[str, BrokerMember]
     address: str
     port: int
     plain_port: int
     tls_port: int
+    ca: str
     user: str
     producer: str
     flower: str
@@ -263,6 +267,7 @@ class FleetPlan:
         verified_endpoints: those of them whose certificates and names are verified.
         hooks: by the moment of a release.
         longest_task: longest time limit of a worker.
+        lock_host: name of the host that has the rollout lock and the state of rotations.
         hosts: by name.
         app_hosts: names of hosts with workers or beat.
         beat_host: empty if there is none. The other hosts are alike.
@@ -298,6 +303,7 @@ class FleetPlan:
     verified_endpoints: tuple[str, ...]
     hooks: Mapping[str, tuple[Hook, ...]]
     longest_task: int
+    lock_host: str
     hosts: Mapping[str, FleetHost]
     app_hosts: tuple[str, ...]
     beat_host: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from pathlib import PurePath
 from typing import Any
@@ -57,10 +58,21 @@ from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     check_platforms,
     read_hosts,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._own_broker import (
+    OwnBroker,
+    check_own_broker,
+    own_advice,
+    own_ca,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
-from ansible_collections.fleet.celery.plugins.module_utils._rotation import absent_users, passwords_of, read_state
+from ansible_collections.fleet.celery.plugins.module_utils._rotation import (
+    State,
+    absent_users,
+    passwords_of,
+    read_state,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._signing import Signing, check_window, senders_of
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import SHARE, Need
@@ -123,6 +135,11 @@ class Placement:
         """Return the names of the fleet's hosts, without producers."""
         names = [*self.brokers, *self.programs, self.beat, self.flower, self.monitor]
         return list(dict.fromkeys(filter(None, names)))
+
+    @property
+    def lock_host(self) -> str:
+        """Return the name of the host that has the rollout lock and the state of rotations."""
+        return next(filter(None, [*self.brokers, self.monitor, *self.programs]), "")
 
     @property
     def clients(self) -> Clients:
@@ -448,14 +465,17 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
     listener = broker_listener(demand, brokers, reached, problems, warnings, monitor=placed.monitor)
     files = TlsFiles() if listener.tls_port else None
+    own = declaration.broker.own
+    ca = own_ca(declaration.broker, app) if own else files.ca if files else ""
     _check_hosts(declaration, placed, hosts, problems, warnings)
+    warnings += _check_own_broker(declaration, placed, groups, problems)
 
     broker = BROKERS[declaration.broker.flavor]
     holds = broker.holds(demand, problems, warnings)
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
-    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, files.ca if files else "")
+    settings = _settings(declaration, {"kind": broker.kind, **as_plain(holds)}, ca)
     values = {name: item.value for name, item in settings.items()}
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values, signing)
@@ -492,16 +512,10 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         signing=signing.enabled,
         backups=bool(demand.options.backups),
     )
-    rotations = read_state(first_broker.local.get(app))
-    if rotations.rotating:
-        warnings.append(
-            f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
-            "-e celery_rotate_finish=true to end their rotation"
-        )
+    rotations = read_state(hosts.get(placed.lock_host, Host("")).local.get(app))
+    warnings += _rotation_advice(rotations)
 
-    def user(name: str, default: str) -> str:
-        return rotations.user(app, f"rabbitmq_{name}") if broker.kind == "rabbitmq" else default
-
+    user = partial(_broker_user, own, broker.kind, rotations, app)
     application = Application(
         name=app,
         user=app,
@@ -518,17 +532,21 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         broker=Broker(
             kind=broker.kind,
             flavor=broker.flavor,
+            own=bool(own),
             host=first_broker.name,
             members=listener.members,
-            address=listener.address,
-            port=listener.tls_port or listener.port,
-            plain_port=listener.port,
-            tls_port=listener.tls_port,
+            address=own.address if own else listener.address,
+            port=own.port if own else listener.tls_port or listener.port,
+            plain_port=(0 if own.tls else own.port) if own else listener.port,
+            tls_port=(own.port if own.tls else 0) if own else listener.tls_port,
+            ca=ca,
             user=user("application", app),
             producer=user("producer", f"{app}-producer") if placed.producers else "",
             flower=user("flower", f"{app}-flower") if placed.flower else "",
-            absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" else (),
-            scrape_targets={host.name: str(access.broker_metrics(host)) for host in brokers},
+            absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" and not own else (),
+            scrape_targets=_own_exporter(own, hosts.get(placed.monitor))
+            if own
+            else {host.name: str(access.broker_metrics(host)) for host in brokers},
             backups=demand.options.backups,
             backup_schedule=demand.options.backup_schedule,
             backup_interval=BACKUP_SCHEDULES[demand.options.backup_schedule],
@@ -537,7 +555,9 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         ),
         settings=settings,
         flower_settings=_flower_settings(values, broker.kind),
-        queues=tuple(broker.queue(app, each, _longest_task(each.name, declaration.workers, queues)) for each in queues),
+        queues=tuple(
+            broker.queue(demand, each, _longest_task(each.name, declaration.workers, queues)) for each in queues
+        ),
         routes=tuple(Route(pattern, each.name, _route_options(each)) for each in queues for pattern in each.tasks),
         default_queue=declaration.default_queue,
         thresholds={queue.name: queue.alerts for queue in queues},
@@ -547,6 +567,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         verified_endpoints=access.verified_endpoints(probed),
         hooks=declaration.hooks,
         longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
+        lock_host=placed.lock_host,
         hosts=fleet_hosts,
         app_hosts=app_hosts,
         beat_host=placed.beat,
@@ -680,6 +701,46 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
         certificate_names=access.certificate_names(host, duties),
         tls_pages=access.tls_pages(host, duties),
     )
+
+
+def _rotation_advice(rotations: State) -> list[str]:
+    if not rotations.rotating:
+        return []
+    return [
+        f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
+        "-e celery_rotate_finish=true to end their rotation"
+    ]
+
+
+def _check_own_broker(
+    declaration: Declaration, placed: Placement, groups: Mapping[str, list[str]], problems: list[Problem]
+) -> list[str]:
+    """Refuse what contradicts a broker of the user's own, and return warnings about it."""
+    own = declaration.broker.own
+    check_own_broker(declaration, groups.get(declaration.broker.group, ()), problems)
+    if not own:
+        return []
+    others = {"producers": placed.producers, "flower": placed.flower, "monitor": placed.monitor}
+    return own_advice(own, **{name: bool(there) for name, there in others.items()})
+
+
+def _broker_user(own: OwnBroker | None, kind: str, rotations: State, app: str, name: str, default: str) -> str:  # noqa: PLR0917
+    """Return the name of a user of the broker.
+
+    Args:
+        name: of its password, without the broker's kind.
+        default: its name on Redis.
+    """
+    if own:
+        return own.user
+    return rotations.user(app, f"rabbitmq_{name}") if kind == "rabbitmq" else default
+
+
+def _own_exporter(own: OwnBroker, monitor: Host | None) -> dict[str, str]:
+    """Return where the metrics of a broker of the user's own are scraped: those of Redis, on the monitor's loopback."""
+    if not monitor or own.kind == "rabbitmq":
+        return {}
+    return {own.address: f"127.0.0.1:{listening_ports(monitor, tls=False)['redis_exporter_port']}"}
 
 
 def _flower_broker_api(broker: BrokerListener, listen: Mapping[str, Any], *, local: bool) -> str:

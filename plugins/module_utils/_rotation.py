@@ -66,7 +66,8 @@ def passwords_of(
     Args:
         kind: of the broker.
         producers: whether there are hosts that only send tasks.
-        broker, flower, monitor: names of hosts; empty if there is none.
+        broker, flower, monitor: names of hosts; empty if there is none. Without a host of the broker, its passwords are
+            not the fleet's.
         signing: whether messages are signed, so that there is a replay cache.
         backups: whether the broker is backed up.
     """
@@ -74,7 +75,7 @@ def passwords_of(
     users += ["producer"] * producers + ["flower"] * bool(flower)
     if kind == "redis":
         users += ["metrics", "reader", "ui_basic_auth", *["backup"] * backups]
-    found = {f"{kind}_{user}": broker for user in users}
+    found = {f"{kind}_{user}": broker for user in users} if broker else {}
     if signing:
         # Beside RabbitMQ, the replay cache is a Redis of its own.
         found |= dict.fromkeys(("redis_administrator", "redis_replay"), broker)

@@ -124,7 +124,7 @@ EXAMPLES = r"""
   fleet.celery.celery_rollout:
     app: "{{ celery_plan.app }}"
     hosts: "{{ hosts }}"
-    lock_host: "{{ celery_plan.broker.host }}"
+    lock_host: "{{ celery_plan.lock_host }}"
     lock_path: /run/celery-fleet/shop.lock
     run: "{{ run }}"
     label: Release 1.4.0
