@@ -77,7 +77,7 @@ def connection_problem(error: Exception, broker: Mapping[str, Any], host: str) -
         what = f"{host} refuses the certificate of {where}: {error.verify_message}"
         fix = "Set celery_broker_ca to the authorities that issued it, and use the name that it is for in the URL"
     elif isinstance(error, ssl.SSLError):
-        what = f"{where} does not answer with TLS: {error.reason or error}"
+        what = f"{where} does not answer with TLS: {error}"
         fix = "Use the port that has TLS, or a scheme without it: amqp:// or redis://"
     elif isinstance(error, socket.gaierror):
         what, fix = f"{host} can't resolve {broker['address']}", "Correct the name, or fix DNS there"

@@ -6,12 +6,10 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from shared.confidential import assert_nobody_reads
 from shared.deployed import Shop, call, connect
-from shared.monitor import Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
 
 PASSWORD, ENCODED = "p@ss/word:7%", "p%40ss%2Fword%3A7%25"
