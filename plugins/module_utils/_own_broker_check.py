@@ -203,8 +203,8 @@ def prepare_rabbitmq(connection: Connection, broker: Mapping[str, Any]) -> Findi
             for item in objects[f"{kind}s"]:
                 if f"{kind} {item['name']}" in found.missing:
                     _declare(connection, kind, item)
-        # Bindings can't be read by AMQP. One that exists stays as it is.
-        for binding in objects["bindings"] if found.missing else []:
+        # Bindings can't be read by AMQP, so all are made again, which changes none.
+        for binding in objects["bindings"]:
             if queue := binding.get("queue"):
                 connection.bind_queue(queue, binding["exchange"], binding["routing_key"])
             else:
