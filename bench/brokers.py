@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS
-from ansible_collections.fleet.celery.plugins.module_utils._declaration import Queue
+from ansible_collections.fleet.celery.plugins.module_utils._brokers import BROKERS, Demand
+from ansible_collections.fleet.celery.plugins.module_utils._declaration import BrokerOptions, Queue
 from ansible_collections.fleet.celery.plugins.module_utils._settings import celery_settings
 
 from lab.fleet import LAB, become_options, play
@@ -57,7 +57,8 @@ def options_of(subject: Subject) -> dict[str, Any]:
     broker = {"kind": subject.kind, "key_prefix": f"{APP}:", "visibility_timeout": 3600}
     settings = celery_settings(broker=broker, app_name=APP, default_queue=QUEUE)
     # A transient queue is what the fleet declares as a classic one; this one is to last.
-    queue = BROKERS[subject.kind].queue(APP, Queue(QUEUE))
+    declared = Queue(QUEUE)
+    queue = BROKERS[subject.kind].queue(Demand(APP, (declared,), 0, BrokerOptions()), declared)
     if subject.queue_type == "classic":
         queue = replace(queue, type="classic", arguments={})
     return {

@@ -15,6 +15,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._batches import read_
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
+from ansible_collections.fleet.celery.plugins.module_utils._own_broker import url_parts, url_password
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
@@ -35,6 +36,8 @@ class FilterModule:
             "batch_size_errors": _batch_size_errors,
             "bcrypt": _bcrypt,
             "broker_url": broker_url,
+            "broker_url_parts": url_parts,
+            "broker_url_password": url_password,
             "celery_policies": celery_policies,
             "celery_topology": celery_topology,
             "config_file_entries": _config_file_entries,

@@ -52,6 +52,8 @@ def broker_hosts(
 ) -> tuple[Host, ...]:
     """Return the broker's hosts, in the order of the inventory; none if their number is refused."""
     names = groups.get(options.group, [])
+    if options.own:
+        return ()
     sizes = BROKERS[options.flavor].sizes
     if len(names) not in sizes:
         problems.append(_wrong_size(options, len(names), sizes))
@@ -325,7 +327,7 @@ def need_of(
     return broker_need(
         broker.kind,
         broker.costs,
-        [(queue, broker.queue(demand.app_name, queue).type) for queue in demand.queues],
+        [(queue, broker.queue(demand, queue).type) for queue in demand.queues],
         connections=workers + demand.options.web_processes * clients.sender + monitors * clients.monitor,
         compressed=compression in MEASURED_COMPRESSIONS,
         result_expires=0 if expires is None else expires,
@@ -379,7 +381,14 @@ def replay_cache(
     )
 
 
-def check_memory(given: int | None, need: Need, problems: list[Problem]) -> None:
+def check_resources(brokers: Iterable[Host], memory: int | None, need: Need, problems: list[Problem]) -> None:
+    """Refuse a celery_broker_memory, in bytes, and disks that are less than the need."""
+    for host in brokers:
+        _check_disk(host, need, problems)
+    _check_memory(memory, need, problems)
+
+
+def _check_memory(given: int | None, need: Need, problems: list[Problem]) -> None:
     """Refuse a celery_broker_memory, in bytes, that is less than the need."""
     if given is not None and given < need.memory:
         problems.append(
@@ -391,7 +400,7 @@ def check_memory(given: int | None, need: Need, problems: list[Problem]) -> None
         )
 
 
-def check_disk(host: Host, need: Need, problems: list[Problem]) -> None:
+def _check_disk(host: Host, need: Need, problems: list[Problem]) -> None:
     if host.disk is not None and need.disk > host.disk:
         problems.append(
             Problem(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import BrokerOptions, Queue
 from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import BrokerQueue, Keyspace, TaskQueue, Vhost
-from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._sizing import Clients, Costs
 from ansible_collections.fleet.celery.plugins.module_utils._topology import LIMITS
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
@@ -50,14 +50,15 @@ class RabbitMQ:
         base=160 * MIB, connection=MIB // 4, result=0, clients=Clients(worker=3, child=1, sender=1, monitor=4)
     )
 
-    def queue(self, app_name: str, queue: Queue, longest_task: int = 0) -> TaskQueue:
+    def queue(self, demand: Demand, queue: Queue, longest_task: int = 0) -> TaskQueue:
         """Return a queue as Celery declares it."""
         arguments: dict[str, Any] = {} if queue.transient else {"x-queue-type": queue.type}
         if queue.max_priority:
             arguments["x-max-priority"] = queue.max_priority
-        return TaskQueue(
-            queue.name, app_name, "topic", queue.name, not queue.transient, queue.type, arguments, longest_task
-        )
+        if demand.options.own:
+            arguments |= _limits(demand, queue)
+        name, durable = demand.app_name, not queue.transient
+        return TaskQueue(queue.name, name, "topic", queue.name, durable, queue.type, arguments, longest_task)
 
     def holds(self, demand: Demand, problems: list[Problem], advice: list[str]) -> Vhost:
         """Return what a fleet has in the broker.
@@ -83,10 +84,11 @@ class RabbitMQ:
                     "is redelivered without end"
                 )
         app = demand.app_name
-        queues = [(queue, self.queue(app, queue)) for queue in demand.queues]
+        queues = [(queue, self.queue(demand, queue)) for queue in demand.queues]
+        own = demand.options.own
         return Vhost(
-            vhost=app,
-            consumer_timeout=max(CONSUMER_TIMEOUT_LEAST, demand.held + CONSUMER_TIMEOUT_MARGIN) * 1000,
+            vhost=own.space if own else app,
+            consumer_timeout=_consumer_timeout(demand),
             exchange=app,
             dead_letter_exchange=f"{app}.dead",
             dead_letter_queue=f"{app}.dead",
@@ -96,6 +98,28 @@ class RabbitMQ:
                 for queue, made in queues
             ),
         )
+
+
+def _consumer_timeout(demand: Demand) -> int:
+    """Return the milliseconds for which a message may be unacknowledged."""
+    return max(CONSUMER_TIMEOUT_LEAST, demand.held + CONSUMER_TIMEOUT_MARGIN) * 1000
+
+
+def _limits(demand: Demand, queue: Queue) -> dict[str, Any]:
+    """Return the arguments of a queue for what policies and the configuration say on a broker of the fleet.
+
+    Setting those takes more permissions than a broker of the user's own may grant.
+    """
+    arguments: dict[str, Any] = {"x-dead-letter-exchange": f"{demand.app_name}.dead", "x-overflow": "reject-publish"}
+    if queue.type == "quorum":
+        arguments |= {"x-delivery-limit": DELIVERY_LIMIT, "x-dead-letter-strategy": "at-least-once"}
+    for limit in LIMITS:
+        if value := getattr(queue, limit):
+            arguments[f"x-{limit.replace('_', '-')}"] = value
+    # Arguments can't be changed, so it is left out where RabbitMQ's default will do.
+    if (timeout := _consumer_timeout(demand)) > CONSUMER_TIMEOUT_LEAST * 1000:
+        arguments["x-consumer-timeout"] = timeout
+    return arguments
 
 
 class Redis:
@@ -116,9 +140,9 @@ class Redis:
     def __init__(self, flavor: str = "redis") -> None:
         self.flavor = flavor
 
-    def queue(self, app_name: str, queue: Queue, longest_task: int = 0) -> TaskQueue:
+    def queue(self, demand: Demand, queue: Queue, longest_task: int = 0) -> TaskQueue:
         """Return a queue as Celery declares it."""
-        return TaskQueue(queue.name, app_name, "direct", queue.name, True, "list", {}, longest_task)
+        return TaskQueue(queue.name, demand.app_name, "direct", queue.name, True, "list", {}, longest_task)
 
     def holds(self, demand: Demand, problems: list[Problem], advice: list[str]) -> Keyspace:
         """Return what a fleet has in the broker.
@@ -170,9 +194,12 @@ class Redis:
                     "worker when the connection breaks, and, with appendfsync everysec, those of the last second when "
                     "its host fails. Quorum queues of RabbitMQ don't lose them"
                 )
+        # Some providers have a single database. The keys of results and of queues differ.
+        own = demand.options.own
+        database, results = (as_integer(own.space) or 0,) * 2 if own else (0, 1)
         return Keyspace(
-            database=0,
-            result_database=1,
+            database=database,
+            result_database=results,
             key_prefix=demand.options.key_prefix or f"{demand.app_name}:",
             visibility_timeout=given or least,
         )

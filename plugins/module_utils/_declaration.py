@@ -21,6 +21,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._alerts import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook, read_hooks
 from ansible_collections.fleet.celery.plugins.module_utils._overrides import check_settings
+from ansible_collections.fleet.celery.plugins.module_utils._own_broker import OwnBroker, read_own_broker
 from ansible_collections.fleet.celery.plugins.module_utils._pools import POOLS, Pool, pools_that
 from ansible_collections.fleet.celery.plugins.module_utils._reader import (
     Problem,
@@ -201,6 +202,8 @@ class BrokerOptions:
         tls_port: of connections with TLS.
         backups: number of backups to keep; 0: none are made.
         backup_schedule: one of BACKUP_SCHEDULES.
+        own: the broker of celery_broker_url, which the fleet does not install.
+        ca: file on the controller with the authorities of its certificate; empty: those of each host.
     """
 
     flavor: str = "rabbitmq"
@@ -218,6 +221,8 @@ class BrokerOptions:
     tls_port: int | None = None
     backups: int = 3
     backup_schedule: str = "daily"
+    own: OwnBroker | None = None
+    ca: str = ""
 
 
 @dataclass(frozen=True)
@@ -657,8 +662,9 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     backups = reader.integer("broker_backups", least=0, unit="a number of backups")
     if str(reader.raw.get("broker_backups")) == "0":
         backups = 0
+    own = read_own_broker(reader.mapping("broker_url", ""), flavor, reader.problems)
     return BrokerOptions(
-        flavor=flavor,
+        flavor=own.kind if own else flavor,
         group=reader.text("broker_group", BrokerOptions.group),
         address=reader.text("broker_address"),
         port=reader.port("broker_port"),
@@ -671,8 +677,10 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         visibility_timeout=reader.seconds("visibility_timeout"),
         tls=read_mode(reader, "tls"),
         tls_port=reader.port("broker_tls_port"),
-        backups=BrokerOptions.backups if backups is None else backups,
+        backups=0 if own else BrokerOptions.backups if backups is None else backups,
         backup_schedule=reader.choice("broker_backup_schedule", BACKUP_SCHEDULES, BrokerOptions.backup_schedule),
+        own=own,
+        ca=reader.text("broker_ca"),
     )
 
 

@@ -234,7 +234,7 @@ def _grouped(kills: Sequence[Mapping[str, Any]], *names: str) -> dict[tuple[str,
 def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     """Yield why the broker is unreachable or accepts no messages."""
     planned = fleet.plan["broker"]
-    where = f"{planned['flavor']} on {planned['host']}"
+    where = f"{planned['flavor']} on {planned['host'] or planned['address']}"
     hosts = (*fleet.hosts, *fleet.unreachable)
     if not fleet.answers and any("app" in fleet.plan["hosts"][host]["duties"] for host in hosts):
         yield Finding(

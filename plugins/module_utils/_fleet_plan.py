@@ -184,6 +184,8 @@ class Broker:
         kind: rabbitmq or redis.
         flavor: one of FLAVORS.
         host: name of its first host; empty if there is none.
+        own: whether it is the user's own, so that the fleet has no host of it.
+        ca: file on the fleet's hosts with the authorities that its clients trust; empty if the connection has no TLS.
         members: by the names of its hosts, in order.
         sentinel: from which clients learn the primary's address; None if there is one server.
         address: that clients connect to.
@@ -202,6 +204,7 @@ class Broker:
 
     kind: str
     flavor: str
+    own: bool
     host: str
     members: Mapping[str, BrokerMember]
     sentinel: Sentinel | None
@@ -209,6 +212,7 @@ class Broker:
     port: int
     plain_port: int
     tls_port: int
+    ca: str
     user: str
     producer: str
     flower: str
@@ -269,6 +273,7 @@ class FleetPlan:
         verified_endpoints: those of them whose certificates and names are verified.
         hooks: by the moment of a release.
         longest_task: longest time limit of a worker.
+        lock_hosts: names of the hosts that have the rollout lock and the state of rotations.
         hosts: by name.
         app_hosts: names of hosts with workers or beat.
         beat_host: empty if there is none. The other hosts are alike.
@@ -304,6 +309,7 @@ class FleetPlan:
     verified_endpoints: tuple[str, ...]
     hooks: Mapping[str, tuple[Hook, ...]]
     longest_task: int
+    lock_hosts: tuple[str, ...]
     hosts: Mapping[str, FleetHost]
     app_hosts: tuple[str, ...]
     beat_host: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import PurePath
 from typing import Any
@@ -23,8 +24,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     broker_hosts,
     broker_listener,
     check_cluster,
-    check_disk,
-    check_memory,
+    check_resources,
     limits_of,
     name_addresses,
     need_of,
@@ -59,10 +59,21 @@ from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     check_platforms,
     read_hosts,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._own_broker import (
+    OwnBroker,
+    check_own_broker,
+    own_advice,
+    own_ca,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
-from ansible_collections.fleet.celery.plugins.module_utils._rotation import absent_users, passwords_of, read_state
+from ansible_collections.fleet.celery.plugins.module_utils._rotation import (
+    State,
+    absent_users,
+    passwords_of,
+    read_state,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting, celery_settings
 from ansible_collections.fleet.celery.plugins.module_utils._signing import (
     ReplayCache,
@@ -130,6 +141,11 @@ class Placement:
         """Return the names of the fleet's hosts, without producers."""
         names = [*self.brokers, *self.programs, self.beat, self.flower, self.monitor]
         return list(dict.fromkeys(filter(None, names)))
+
+    @property
+    def lock_hosts(self) -> tuple[str, ...]:
+        """Return the names of the hosts that have the rollout lock and the state of rotations."""
+        return self.brokers or tuple(filter(None, [self.monitor, *self.programs]))[:1]
 
     @property
     def clients(self) -> Clients:
@@ -466,24 +482,24 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     demand = Demand(app, queues, longest_held(declaration.workers, queues), declaration.broker)
     listener = broker_listener(demand, brokers, reached, problems, warnings, monitor=placed.monitor)
     files = TlsFiles() if listener.tls_port else None
+    own = declaration.broker.own
+    ca = own_ca(declaration.broker, app) if own else files.ca if files else ""
     _check_hosts(declaration, placed, hosts, problems, warnings)
+    warnings += _check_own_broker(declaration, placed, groups, problems)
 
-    broker = BROKERS[declaration.broker.flavor]
+    broker = BROKERS[demand.options.flavor]
     holds = broker.holds(demand, problems, warnings)
     signing = declaration.signing
     dead_letters = holds.dead_letter_queue if isinstance(holds, Vhost) else f"{app}.dead" if signing.enabled else ""
     check_queue_names([queue.name for queue in queues], broker.kind, dead_letters, problems)
     kept = {"kind": broker.kind, "hosts": len(brokers), "sentinel": as_plain(listener.sentinel), **as_plain(holds)}
-    settings = _settings(declaration, kept, files.ca if files else "")
+    settings = _settings(declaration, kept, ca)
     values = {name: item.value for name, item in settings.items()}
     check_cluster(demand, brokers, values, problems)
     slots = [item.concurrency for programs in placed.programs.values() for item in programs]
     need = need_of(demand, slots, placed.monitors, values, signing)
-    for host in brokers:
-        check_disk(host, need, problems)
-    check_memory(declaration.broker.memory, need, problems)
+    check_resources(brokers, declaration.broker.memory, need, problems)
 
-    listen = listening_ports(first_broker, tls=bool(listener.tls_port))
     cache = replay_cache(signing, demand, listener, slots, problems) if signing.enabled else None
     if not isinstance(holds, Vhost):
         check_window(signing, holds.visibility_timeout, problems)
@@ -499,7 +515,6 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     warnings += _check_budgets(fleet_hosts, need, problems)
     probed = {name: each.duties for name, each in fleet_hosts.items() if files and placed.monitor}
     names_of = {name: each.certificate_names for name, each in fleet_hosts.items()}
-    left = _left_for_broker(brokers, fleet_hosts)
     passwords = passwords_of(
         broker.kind,
         broker=first_broker.name,
@@ -510,17 +525,12 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         backups=bool(demand.options.backups),
         sentinel=listener.sentinel is not None,
     )
-    # Each of its hosts has it. One may be down, or new.
-    rotations = read_state(next((host.local[app] for host in brokers if host.local.get(app)), None))
-    if rotations.rotating:
-        warnings.append(
-            f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
-            "-e celery_rotate_finish=true to end their rotation"
-        )
+    # Each of these hosts has it. One may be down, or new.
+    local = (hosts.get(name, Host("")).local.get(app) for name in placed.lock_hosts)
+    rotations = read_state(next(filter(None, local), None))
+    warnings += _rotation_advice(rotations)
 
-    def user(name: str, default: str) -> str:
-        return rotations.user(app, f"rabbitmq_{name}") if broker.kind == "rabbitmq" else default
-
+    user = partial(_broker_user, own, broker.kind, rotations, app)
     application = Application(
         name=app,
         user=app,
@@ -537,28 +547,34 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         broker=Broker(
             kind=broker.kind,
             flavor=broker.flavor,
+            own=bool(own),
             host=first_broker.name,
             members=listener.members,
             sentinel=listener.sentinel,
-            address=listener.address,
-            port=listener.tls_port or listener.port,
-            plain_port=listener.port,
-            tls_port=listener.tls_port,
+            address=own.address if own else listener.address,
+            port=own.port if own else listener.tls_port or listener.port,
+            plain_port=(0 if own.tls else own.port) if own else listener.port,
+            tls_port=(own.port if own.tls else 0) if own else listener.tls_port,
+            ca=ca,
             user=user("application", app),
             producer=user("producer", f"{app}-producer") if placed.producers else "",
             flower=user("flower", f"{app}-flower") if placed.flower else "",
-            absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" else (),
-            scrape_targets={host.name: str(access.broker_metrics(host)) for host in brokers},
+            absent_users=absent_users(rotations, app, passwords) if broker.kind == "rabbitmq" and not own else (),
+            scrape_targets=_own_exporter(own, hosts.get(placed.monitor))
+            if own
+            else {host.name: str(access.broker_metrics(host)) for host in brokers},
             backups=demand.options.backups,
             backup_schedule=demand.options.backup_schedule,
             backup_interval=BACKUP_SCHEDULES[demand.options.backup_schedule],
             name_addresses=name_addresses(demand.options, listener, reached),
             holds=holds,
-            limits=limits_of(need, len(queues), demand.options.memory, left),
+            limits=limits_of(need, len(queues), demand.options.memory, _left_for_broker(brokers, fleet_hosts)),
         ),
         settings=settings,
         flower_settings=_flower_settings(values, broker.kind),
-        queues=tuple(broker.queue(app, each, _longest_task(each.name, declaration.workers, queues)) for each in queues),
+        queues=tuple(
+            broker.queue(demand, each, _longest_task(each.name, declaration.workers, queues)) for each in queues
+        ),
         routes=tuple(Route(pattern, each.name, _route_options(each)) for each in queues for pattern in each.tasks),
         default_queue=declaration.default_queue,
         thresholds={queue.name: queue.alerts for queue in queues},
@@ -568,12 +584,13 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         verified_endpoints=access.verified_endpoints(probed),
         hooks=declaration.hooks,
         longest_task=max((limits(worker, queues)[1] for worker in declaration.workers), default=Queue.time_limit),
+        lock_hosts=placed.lock_hosts,
         hosts=fleet_hosts,
         app_hosts=app_hosts,
         beat_host=placed.beat,
         flower_host=placed.flower,
         flower_control=declaration.flower_control,
-        flower_broker_api=_flower_broker_api(listener, listen, local=placed.flower in placed.brokers),
+        flower_broker_api=_flower_broker_api(listener, first_broker, local=placed.flower in placed.brokers),
         monitor_host=placed.monitor,
         producers=placed.producers,
         firewall=declaration.firewall.enabled,
@@ -698,13 +715,54 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
     )
 
 
-def _flower_broker_api(broker: BrokerListener, listen: Mapping[str, Any], *, local: bool) -> str:
+def _rotation_advice(rotations: State) -> list[str]:
+    if not rotations.rotating:
+        return []
+    return [
+        f"the earlier values of {', '.join(rotations.rotating)} are still valid. Run rotate.yml with "
+        "-e celery_rotate_finish=true to end their rotation"
+    ]
+
+
+def _check_own_broker(
+    declaration: Declaration, placed: Placement, groups: Mapping[str, list[str]], problems: list[Problem]
+) -> list[str]:
+    """Refuse what contradicts a broker of the user's own, and return warnings about it."""
+    own = declaration.broker.own
+    check_own_broker(declaration, groups.get(declaration.broker.group, ()), problems)
+    if not own:
+        return []
+    others = {"producers": placed.producers, "flower": placed.flower, "monitor": placed.monitor}
+    return own_advice(own, **{name: bool(there) for name, there in others.items()})
+
+
+def _broker_user(own: OwnBroker | None, kind: str, rotations: State, app: str, name: str, default: str) -> str:  # noqa: PLR0917
+    """Return the name of a user of the broker.
+
+    Args:
+        name: of its password, without the broker's kind.
+        default: its name on Redis.
+    """
+    if own:
+        return own.user
+    return rotations.user(app, f"rabbitmq_{name}") if kind == "rabbitmq" else default
+
+
+def _own_exporter(own: OwnBroker, monitor: Host | None) -> dict[str, str]:
+    """Return where the metrics of a broker of the user's own are scraped: those of Redis, on the monitor's loopback."""
+    if not monitor or own.kind == "rabbitmq":
+        return {}
+    return {own.address: f"127.0.0.1:{listening_ports(monitor, tls=False)['redis_exporter_port']}"}
+
+
+def _flower_broker_api(broker: BrokerListener, host: Host, *, local: bool) -> str:
     """Return the URL of RabbitMQ's management API for Flower; empty if Flower can't reach it.
 
     Args:
-        listen: where the services of the broker's host listen.
+        host: the broker's first host.
         local: whether Flower runs on the broker's host.
     """
+    listen = listening_ports(host, tls=bool(broker.tls_port))
     address = str(listen["rabbitmq_management_listen_address"])
     if broker.kind != "rabbitmq" or (address in LOOPBACK and not local):
         return ""

@@ -74,7 +74,8 @@ def passwords_of(
     Args:
         kind: of the broker.
         producers: whether there are hosts that only send tasks.
-        broker, flower, monitor: names of hosts; empty if there is none.
+        broker, flower, monitor: names of hosts; empty if there is none. Without a host of the broker, its passwords are
+            not the fleet's.
         signing: whether messages are signed, so that there is a replay cache.
         backups: whether the broker is backed up.
         sentinel: whether several servers of Redis replicate, and Sentinels monitor them.
@@ -84,7 +85,7 @@ def passwords_of(
     if kind == "redis":
         users += ["metrics", "reader", "ui_basic_auth", *["backup"] * backups]
     users += ["replication", "failover", "sentinel"] * sentinel
-    found = {f"{kind}_{user}": broker for user in users}
+    found = {f"{kind}_{user}": broker for user in users} if broker else {}
     if signing:
         # Beside RabbitMQ, the replay cache is a Redis of its own.
         found |= dict.fromkeys(("redis_administrator", "redis_replay"), broker)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import Listener
-from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import FleetPlan, Keyspace, Vhost
+from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import Broker, FleetPlan, Keyspace, Vhost
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 
 
@@ -102,12 +102,15 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         *table(("host", "service", "port", "reached from"), ports),
         "The firewall closes all other ports." if fleet.firewall else "celery_firewall is false: no port is closed.",
         "",
-        f"broker: {broker.flavor} on {', '.join(broker.members)} ({broker.address}:{broker.port}), "
-        f"{_timeout(broker.holds)}",
-        f"broker memory: limit {format_size(limits.memory)}; needed: {limits.arithmetic}",
+        f"broker: {broker.flavor} {_where(broker)} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
+        f"broker memory: {'' if broker.own else f'limit {format_size(limits.memory)}; '}needed: {limits.arithmetic}",
         f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
         *_replay_cache(fleet.signing),
     ]
+
+
+def _where(broker: Broker) -> str:
+    return "of celery_broker_url" if broker.own else f"on {', '.join(broker.members)}"
 
 
 def _replay_cache(signing: Mapping[str, Any]) -> Iterator[str]:

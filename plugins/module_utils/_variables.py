@@ -18,9 +18,9 @@ _OF_ROLES = """
     celery_app_source celery_app_source_sha256 celery_app_version celery_app_wheelhouse
     celery_app_wrapper_template celery_beat_enabled celery_beat_group celery_beat_identity
     celery_beat_log_level celery_beat_program_template celery_broker celery_broker_address
-    celery_broker_backup_schedule celery_broker_backups
+    celery_broker_backup_schedule celery_broker_backups celery_broker_ca
     celery_broker_group celery_broker_listen_addresses celery_broker_memory
-    celery_broker_metrics_address celery_broker_port celery_broker_tls_port
+    celery_broker_metrics_address celery_broker_port celery_broker_tls_port celery_broker_url
     celery_certificate_targets celery_default_queue celery_docs_url
     celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs
     celery_exporter_textfile_dir celery_firewall celery_firewall_broker_sources celery_firewall_closed_ports
@@ -58,9 +58,10 @@ OF_ROLES = frozenset(_OF_ROLES.split())
 _OF_PLAYBOOKS = """
     celery_broker_backup_dir celery_broker_backup_file celery_broker_restore_replace
     celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
-    celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_host_names celery_logs_grep
-    celery_logs_lines celery_logs_programs celery_plan celery_plan_build celery_restart_programs celery_restart_queues
-    celery_rotate celery_rotate_finish celery_run_command celery_secret_command celery_status_file
+    celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_host_names
+    celery_logs_grep celery_logs_lines celery_logs_programs celery_plan celery_plan_build celery_plan_probe
+    celery_restart_programs celery_restart_queues celery_rotate celery_rotate_finish celery_run_command
+    celery_secret_command celery_status_file
 """
 #: Variables of the playbooks.
 OF_PLAYBOOKS = frozenset(_OF_PLAYBOOKS.split())

@@ -125,7 +125,7 @@ EXAMPLES = r"""
   fleet.celery.celery_rollout:
     app: "{{ celery_plan.app }}"
     hosts: "{{ hosts }}"
-    lock_hosts: "{{ celery_plan.broker.members | list }}"
+    lock_hosts: "{{ celery_plan.lock_hosts }}"
     lock_path: /run/celery-fleet/shop.lock
     run: "{{ run }}"
     label: Release 1.4.0

@@ -228,7 +228,9 @@ def test_the_role_passes_all_variables_and_has_the_same_defaults() -> None:
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
     (task, *_) = yaml.safe_load((ROLE / "tasks" / "main.yml").read_text(encoding="utf-8"))
     passed = task["fleet.celery.celery_plan"]["declaration"]
-    assert passed == {key: f"{{{{ celery_{key} }}}}" for key in passed}
+    # The password of the URL reaches no module, whose arguments may be logged.
+    filtered = {"broker_url": "{{ celery_broker_url | fleet.celery.broker_url_parts }}"}
+    assert passed == {key: f"{{{{ celery_{key} }}}}" for key in passed} | filtered
     # The other is a part of celery_secrets_dir, whose default is on the controller.
     assert {f"celery_{key}" for key in passed} == defaults.keys() - {"celery_fleet_name"}
     given = {key: defaults[f"celery_{key}"] for key in passed if key != "secrets_dir"}

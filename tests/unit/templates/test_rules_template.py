@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.fleet.celery.plugins.module_utils._own_broker import url_parts
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
 from fleet import FACTS, GROUPS, declaration
 from jinja2 import Environment, FileSystemLoader
@@ -21,7 +22,8 @@ WORKERS = [{"name": "a", "group": "workers", "queues": ["customers", "video"], "
 
 def groups(broker: str, **given: Any) -> dict[str, list[dict[str, Any]]]:
     """Return the rules of a fleet, by their group."""
-    found = make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker, **given), GROUPS, FACTS)
+    inventory = GROUPS | {"broker": [], "monitor": ["control1"]} if "broker_url" in given else GROUPS
+    found = make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker, **given), inventory, FACTS)
     assert not found.problems
     environment = Environment(  # noqa: S701 - no HTML
         loader=FileSystemLoader(ROOT / "templates"),
@@ -54,6 +56,25 @@ def test_queue_metrics_are_the_same_on_each_broker() -> None:
     names = [{rule["record"] for rule in groups(broker)["celery-shop-queues"]} for broker in ("rabbitmq", "redis")]
     assert names[1] <= names[0]
     assert names[0] - names[1] == {"celery_queue_held"}
+
+
+def test_without_metrics_of_the_broker_no_alert_needs_them() -> None:
+    own = groups("rabbitmq", broker_url=url_parts("amqps://u:x@mq.example.com/v"))
+    names = {rule["alert"] for rule in own["celery-shop"]}
+    assert list(own) == ["celery-shop"]
+    assert not {name for name in names if name.startswith(("CeleryQueue", "CeleryBroker", "CeleryMetrics"))}
+    assert {"CeleryWorkerGone", "CeleryWorkerDisconnected", "CeleryTasksFail"} <= names
+
+
+def test_a_redis_of_the_users_own_has_the_alerts_of_the_fleets() -> None:
+    own = groups("redis", broker_url=url_parts("rediss://u:x@cache.example.com/0"))
+    assert [rule.get("alert") for rule in own["celery-shop"]] == [
+        rule.get("alert") for rule in groups("redis")["celery-shop"]
+    ]
+    (down,) = (rule for rule in own["celery-shop"] if rule["alert"] == "CeleryBrokerDown")
+    assert down["expr"] == (
+        'up{job="broker", instance="cache.example.com"} == 0 or redis_up{instance="cache.example.com"} == 0'
+    )
 
 
 def test_queues_that_are_not_the_fleets_are_left_out() -> None:
