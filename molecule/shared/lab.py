@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from typing import Any
 
@@ -62,5 +63,8 @@ def open_to_foreigner(name: str, address: str) -> set[int]:
     network = container(name).removesuffix(f"-{name}")
     inspect = [*PODMAN, "inspect", "--format", "{{.Image}}", container(name)]
     image = subprocess.run(inspect, check=True, capture_output=True, text=True).stdout.strip()
-    run = [*PODMAN, "run", "--rm", "--ulimit", "host", "--network", network, image, "python3", "-c", SCAN, address]
+    # As in lab/create.yml.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limits = ["--ulimit", f"nofile={files}:{files}", "--ulimit", "nproc=32768:32768"]
+    run = [*PODMAN, "run", "--rm", *limits, "--network", network, image, "python3", "-c", SCAN, address]
     return {int(port) for port in subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shlex
 import ssl
@@ -168,6 +169,50 @@ def test_recorded_and_forged_tasks_are_refused(shop: Shop) -> None:
     attacked(shop)
 
 
+# Sends a task as a web server does, with the settings of producers and Flower's packages.
+PYTHON = "$(sed -n 's/^ExecStart=\\(.*\\)celery flower .*/\\1python/p' /etc/systemd/system/flower.service)"
+PRODUCE = f"set -a; . /etc/shop-producer/environment; exec {PYTHON} -c {{}}"
+SEND = "print(app.send_task('customers.noop').id)"
+# Without its signature.
+SEND_UNSIGNED = f"""
+import celery_fleet_settings
+from kombu.messaging import Producer
+Producer._publish = Producer._publish.__wrapped__
+{SEND}"""
+# As if the key was that of another sender.
+SEND_AS = f"""
+from celery_fleet_runtime import signing
+signing.key_id = lambda public: {{!r}}
+{SEND}"""
+
+
+def produce(code: str) -> str:
+    """Run code as the user of a producer's web server, and return its output."""
+    program = f"from celery import Celery\napp = Celery('web')\n{code}"
+    run = f"runuser -u www-data -- sh -c {shlex.quote(PRODUCE.format(shlex.quote(program)))}"
+    output: str = connect("control1").check_output(run)
+    return output.strip()
+
+
+def a_producer_sends(shop: Shop) -> None:
+    """Fail unless a producer sends tasks, with its own key and no other."""
+    with refusing(shop):
+        shop.wait_for([produce(SEND)])
+    trusted = json.loads(shop.output(f"cat {KEYS}/trusted.json"))
+    (public,) = [
+        base64.b64decode(each["public"])
+        for each in trusted
+        if each["sender"] == "worker1" and not each["operator"] and each["until"] is None
+    ]
+    with refusing(shop, "unsigned", "wrong_signature"):
+        refused = [produce(SEND_UNSIGNED), produce(SEND_AS.format(hashlib.sha256(public).hexdigest()[:16]))]
+    assert shop.events(refused, "started") == []
+
+
+def test_a_producer_sends_tasks_with_its_own_key(shop: Shop) -> None:
+    a_producer_sends(shop)
+
+
 def dead_letters() -> Counter[str]:
     """Return the number of dead letters in RabbitMQ, by their reason."""
     password = (SECRETS / "rabbitmq_administrator").read_text(encoding="utf-8").strip()
@@ -303,12 +348,13 @@ def test_keys_and_the_password_of_the_cache_are_replaced_while_tasks_flow(shop: 
     assert not set(before.values()) & {shop.output(key, host) for host in HOSTS}
     assert {host: shop.pids(host) for host in HOSTS} == pids, "a worker restarted"
     trusted = json.loads(shop.output(f"cat {KEYS}/trusted.json"))
-    assert len([each for each in trusted if each["until"] is None]) == 5, (
-        "two of each host of the application, and Flower's"
+    assert len([each for each in trusted if each["until"] is None]) == 6, (
+        "two of each host of the application, Flower's and the producer's"
     )
     assert any(each["until"] for each in trusted)
     shop.wait_for(late)
     works(shop)
+    a_producer_sends(shop)
 
 
 def test_redis_as_the_broker_refuses_the_same(shop: Shop) -> None:
@@ -316,6 +362,7 @@ def test_redis_as_the_broker_refuses_the_same(shop: Shop) -> None:
     works(shop)
     before = refusals(shop)
     attacked(shop)
+    a_producer_sends(shop)
     listed = (
         "REDISCLI_AUTH=$(cat /var/lib/celery-fleet/redis/administrator.password) redis-cli -s /run/redis/redis.sock"
     )
