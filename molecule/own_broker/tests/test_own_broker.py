@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 
@@ -37,6 +38,12 @@ def refused(run: subprocess.CompletedProcess[str]) -> str:
     return told
 
 
+def metrics(port: int) -> str:
+    """Return the metrics at a port of the worker's loopback."""
+    read = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
+    return str(connect("worker1").check_output(f"python3 -c {shlex.quote(read)}"))
+
+
 def rabbitmqctl(command: str) -> str:
     return str(connect("mq1").check_output(f"rabbitmqctl -p orders --silent {command}"))
 
@@ -69,10 +76,8 @@ def test_a_release_is_deployed() -> None:
     [
         (RABBITMQ.replace(ENCODED, "wrong"), {}, "refuses the login of tenant"),
         (RABBITMQ.replace("tenant", "reader"), {}, "reader lacks a permission: ACCESS_REFUSED"),
-        (RABBITMQ.replace("/orders", "/other"), {}, "refuses tenant the vhost 'other'"),
         (RABBITMQ, {"celery_broker_ca": OTHER_CA}, f"worker1 refuses the certificate of {HOST}:5671"),
         (REDIS.replace(ENCODED, "wrong"), {}, "refuses the login of default: WRONGPASS"),
-        (REDIS.replace("/0", "/99"), {}, "has no database 99"),
     ],
 )
 def test_what_is_wrong_is_named_before_a_host_is_changed(url: str, variables: dict[str, str], expected: str) -> None:
@@ -81,8 +86,7 @@ def test_what_is_wrong_is_named_before_a_host_is_changed(url: str, variables: di
 
 def test_flower_sees_the_worker() -> None:
     def online() -> bool:
-        page = connect("worker1").check_output("curl --silent --fail http://127.0.0.1:5555/metrics")
-        return 'flower_worker_online{worker="quick@worker1"} 1.0' in page
+        return 'flower_worker_online{worker="quick@worker1"} 1.0' in metrics(5555)
 
     wait_until(online, "Flower does not see the worker")
 
@@ -125,6 +129,6 @@ def test_the_fleet_moves_to_redis(shop: Shop) -> None:
 
 
 def test_the_metrics_of_redis_are_scraped_on_the_monitor() -> None:
-    page = connect("worker1").check_output("curl --silent --fail http://127.0.0.1:9122/metrics")
+    page = metrics(9122)
     assert "redis_up 1" in page
     assert "depth:customers" in page
