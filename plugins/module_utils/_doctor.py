@@ -271,20 +271,44 @@ def broker_state(fleet: Fleet, _: Limits) -> Iterator[Finding]:
             "It accepts no messages, and so no tasks",
             "Fix its alarms. If it has none, restart it; tasks in durable queues are kept",
         )
-    state = fleet.hosts.get(planned["host"], {}).get("broker", {})
+    for host in planned["members"]:
+        yield from _broker_host(fleet, host)
+
+
+def _broker_host(fleet: Fleet, host: str) -> Iterator[Finding]:
+    """Yield what is wrong with one of the broker's hosts."""
+    planned = fleet.plan["broker"]
+    members: Mapping[str, Mapping[str, Any]] = planned["members"]
+    where = f"{planned['flavor']} on {host}"
+    state = fleet.hosts.get(host, {}).get("broker", {})
     if state.get("error"):
         yield Finding(
             where,
             f"does not answer on its own host: {state['error']}",
-            "No task is sent or started",
+            "No task is sent or started"
+            if len(members) == 1
+            else "Tasks are sent and run while most of the broker's hosts do. The failure of another one may stop them",
             "Run systemctl status and journalctl -u on its service there",
         )
     for alarm in state.get("alarms", []):
+        # Each node has those of the others, too.
+        if len(members) == 1 or not any(
+            member["node_host"] in alarm for name, member in members.items() if name != host
+        ):
+            yield Finding(
+                where,
+                alarm,
+                "It blocks senders, or will soon. They wait or fail",
+                "See docs/alerts.md#celerybrokermemory and the two sections below it",
+            )
+    answering = [name for name in members if "running" in fleet.hosts.get(name, {}).get("broker", {})]
+    missed = [name for name in answering if f"rabbit@{members[name]['node_host']}" not in state.get("running", [])]
+    if host in answering and len(members) > 1 and missed:
         yield Finding(
             where,
-            alarm,
-            "It blocks senders, or will soon. They wait or fail",
-            "See docs/alerts.md#celerybrokermemory and the two sections below it",
+            f"is not in one cluster with {', '.join(missed)}, which runs",
+            "The nodes may hold different queues and users. Clients that are connected to one of them fail",
+            f"Restart one after another: playbooks/broker_restart.yml --limit {missed[0]}",
         )
 
 

@@ -334,7 +334,7 @@ def broker_unreachable(at: list[str], ca: str) -> str:
 
 
 def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
-    """Return the alarms of RabbitMQ, or why it does not answer."""
+    """Return the alarms of RabbitMQ and the running nodes, or why it does not answer."""
     command = find_command(module, "rabbitmq-diagnostics")
     if not command:
         return {"error": "it is not installed"}
@@ -349,7 +349,14 @@ def rabbitmq(module: AnsibleModule) -> dict[str, Any]:
     if code or "{" not in output:
         # The first line is the reason, the rest are its diagnostics.
         return {"error": one_line((errors or output).strip().partition("\n")[0])}
-    return {"alarms": rabbitmq_alarms(json.loads(output[output.index("{") :]))}
+    alarms = rabbitmq_alarms(json.loads(output[output.index("{") :]))
+    control = str(find_command(module, "rabbitmqctl"))
+    code, output, errors = module.run_command(
+        as_rabbitmq(control, "--silent", "--timeout", "20", "--formatter", "json", "cluster_status"), cwd="/"
+    )
+    if code or "{" not in output:
+        return {"error": one_line((errors or output).strip().partition("\n")[0])}
+    return {"alarms": alarms, "running": json.loads(output[output.index("{") :])["running_nodes"]}
 
 
 def rabbitmq_alarms(output: dict[str, Any]) -> list[str]:

@@ -44,7 +44,14 @@ PROGRAM = {
     "slots": [{"name": "shop-email-a", "node": "email-a@%h"}, {"name": "shop-email-b", "node": "email-b@%h"}],
 }
 WORKS = {"programs": [PROGRAM], "duties": ["app", "workers"]}
-BROKER = {"kind": "redis", "flavor": "valkey", "host": "broker1", "address": "10.0.0.1", "port": 6379}
+BROKER = {
+    "kind": "redis",
+    "flavor": "valkey",
+    "host": "broker1",
+    "members": {"broker1": {"node_host": ""}},
+    "address": "10.0.0.1",
+    "port": 6379,
+}
 PLAN: dict[str, Any] = {
     "broker": BROKER,
     "thresholds": {"email": {"age": 300, "depth": 50_000, "drain_time": 1800}},
@@ -276,7 +283,7 @@ def test_a_broker_that_is_down_is_no_finding_about_its_workers() -> None:
 def test_a_worker_whose_heart_goes_on_beating_does_not_hide_that_the_broker_is_down(*, connected: bool) -> None:
     seen = with_heartbeats(DOWN, running([], fresh=False, connected=connected, age=50))
     broker = {**seen.hosts["worker2"], "broker": {"error": "refused"}}
-    plan = {**PLAN, "broker": {**BROKER, "host": "worker2"}}
+    plan = {**PLAN, "broker": {**BROKER, "host": "worker2", "members": {"worker2": {"node_host": ""}}}}
     assert list(found(Fleet(plan, {**seen.hosts, "worker2": broker}))) == ["the broker"]
 
 
@@ -583,3 +590,41 @@ def test_remarks_of_release_checks_are_reported_once_and_not_counted() -> None:
     lines = report(checks, noted)
     assert lines[-3:-1] == ["notes of the release's own check, not counted as findings:", f"  - {noted[0]}"]
     assert summary(checks) == summary(examine(fleet())) == lines[-1]
+
+
+THREE = {f"broker{number}": {"node_host": f"rabbitmq-node-broker{number}"} for number in (1, 2, 3)}
+ALL_NODES = [f"rabbit@{member['node_host']}" for member in THREE.values()]
+
+
+def cluster(**states: dict[str, Any]) -> list[str]:
+    """Return the findings about a broker with three hosts, by the symptoms of each."""
+    seen = fleet()
+    hosts = {name: {"programs": [], "duties": ["rabbitmq"]} for name in THREE}
+    plan = RABBITMQ | {"broker": RABBITMQ["broker"] | {"members": THREE}, "hosts": PLAN["hosts"] | hosts}
+    symptoms = {name: {**seen.hosts["broker1"], "broker": states[name]} for name in THREE}
+    workers = {name: seen.hosts[name] for name in ("worker1", "worker2")}
+    return found(Fleet(plan, {**symptoms, **workers})).get("the broker", [])
+
+
+def test_each_host_of_a_broker_that_is_down_is_a_finding() -> None:
+    well = {"alarms": [], "running": ALL_NODES}
+    assert cluster(broker1=well, broker2=well, broker3=well) == []
+    left = {"alarms": [], "running": ALL_NODES[:2]}
+    (told,) = cluster(broker1=left, broker2=left, broker3={"error": "nodedown"})
+    assert told.startswith("rabbitmq on broker3: does not answer on its own host: nodedown")
+
+
+def test_nodes_that_run_apart_are_a_finding() -> None:
+    left, alone = ({"alarms": [], "running": nodes} for nodes in (ALL_NODES[:2], ALL_NODES[2:]))
+    told = cluster(broker1=left, broker2=left, broker3=alone)
+    assert [each.partition(",")[0] for each in told] == [
+        "rabbitmq on broker1: is not in one cluster with broker3",
+        "rabbitmq on broker2: is not in one cluster with broker3",
+        "rabbitmq on broker3: is not in one cluster with broker1",
+    ]
+
+
+def test_the_alarm_of_a_node_is_reported_once() -> None:
+    here = {"alarms": ["alarm: memory on rabbit@rabbitmq-node-broker1"], "running": ALL_NODES}
+    (told,) = cluster(broker1=here, broker2=here, broker3=here)
+    assert told.startswith("rabbitmq on broker1: alarm: memory")

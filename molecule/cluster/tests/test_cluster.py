@@ -1,0 +1,228 @@
+"""A broker with three hosts: no accepted task is lost, whichever host fails, is restarted or replaced."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import pytest
+from shared.deployed import Shop, call, connect, now, wait_until
+from shared.lab import PODMAN, container, start
+from shared.monitor import Monitor
+from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
+
+BROKERS = ("broker1", "broker2", "broker3")
+WORKERS = ("worker1", "worker2")
+ADDRESSES = {name: f"10.90.35.1{number}" for number, name in enumerate(BROKERS, 1)}
+
+
+@pytest.fixture(scope="module")
+def shop() -> Shop:
+    return Shop("control1", WORKERS)
+
+
+@pytest.fixture(scope="module")
+def monitor() -> Monitor:
+    return Monitor("10.90.35.31")
+
+
+def on(broker: str, command: str) -> str:
+    """Run a command on one of the broker's hosts, which must succeed, and return its output."""
+    return str(connect(broker).check_output(command))
+
+
+def leader(queue: str) -> str:
+    """Return the host with a queue's leader."""
+    for broker in BROKERS:
+        found = connect(broker).run(
+            "rabbitmqctl --silent --vhost shop list_queues --formatter json name leader </dev/null"
+        )
+        if found.rc == 0:
+            leaders = {each["name"]: each["leader"] for each in json.loads(found.stdout[found.stdout.index("[") :])}
+            return str(leaders[queue]).rpartition("-")[2]
+    raise AssertionError("no node answers")
+
+
+def complete() -> bool:
+    """Return whether all nodes run, and each queue has all of its members."""
+    for broker in BROKERS:
+        status = connect(broker).run("rabbitmqctl --silent cluster_status --formatter json </dev/null")
+        if status.rc or len(json.loads(status.stdout[status.stdout.index("{") :])["running_nodes"]) != len(BROKERS):
+            return False
+    return all(
+        connect(broker).run("rabbitmq-queues check_if_node_is_quorum_critical </dev/null").rc == 0 for broker in BROKERS
+    )
+
+
+def seconds(line: dict[str, str], since: str) -> float:
+    return (datetime.fromisoformat(line["time"]) - datetime.fromisoformat(since)).total_seconds()
+
+
+def all_consume(shop: Shop) -> None:
+    """Wait until each worker has run a task from now on."""
+    since = now()
+
+    def consumed() -> bool:
+        return {line["host"] for line in shop.ledger(since=since) if line["event"] == "done"} >= set(WORKERS)
+
+    wait_until(consumed, "not all workers consume")
+
+
+@contextmanager
+def load(shop: Shop, what: str) -> Iterator[Callable[[], str]]:
+    """Send tasks during the block, and fail if one is lost. Print how long workers were without tasks after a fault.
+
+    The block calls the function at the moment of the fault.
+    """
+    wait_until(complete, "the cluster is not complete")
+    pids = {host: shop.pids(host) for host in WORKERS}
+    moments: list[str] = []
+
+    def fault() -> str:
+        moments.append(now())
+        return moments[-1]
+
+    with shop.flow(call("customers.noop"), every=0.5) as ids:
+        all_consume(shop)
+        yield fault
+        all_consume(shop)
+    done = shop.wait_for(ids)
+    again = len(done) - len(ids)
+    restarted = [host for host in WORKERS if shop.pids(host) != pids[host]]
+    for moment in moments:
+        gaps = {}
+        for host in WORKERS:
+            times = sorted(seconds(line, moment) for line in done if line["host"] == host)
+            waits = [b - a for a, b in zip([0.0, *times], times, strict=False) if b > 0]
+            gaps[host] = max(waits, default=0.0)
+        every = sorted(seconds(line, moment) for line in done)
+        fleet = max((b - a for a, b in itertools.pairwise(every) if b > 0), default=0.0)
+        print(
+            f"{what}: {len(ids)} sent, 0 lost, {again} twice; longest gap of the fleet {fleet:.0f} s, of a worker "
+            f"{max(gaps.values()):.0f} s"
+        )
+    assert not restarted, "a worker ended"
+
+
+def test_a_second_run_changes_nothing() -> None:
+    assert changes(converge()) == {0}
+
+
+def test_nodes_are_joined_by_tls_and_closed_to_others(shop: Shop) -> None:
+    assert complete()
+    for broker in BROKERS:
+        assert "-proto_dist inet_tls" in on(broker, "ps -o args= -C beam.smp")
+        assert on(broker, "stat -c '%U %a' /var/lib/rabbitmq/.erlang.cookie").strip() == "rabbitmq 400"
+        sockets = on(broker, "ss -tlnH")
+        assert f"{ADDRESSES[broker]}:25672" in sockets
+        assert "0.0.0.0:25672" not in sockets
+    cookies = {on(broker, "sha256sum </var/lib/rabbitmq/.erlang.cookie") for broker in BROKERS}
+    assert len(cookies) == 1
+    for port in (4369, 25672):
+        shut = f"timeout 5 bash -c '</dev/tcp/{ADDRESSES['broker1']}/{port}'"
+        assert shop.host("worker1").run(shut).rc != 0
+        assert connect("broker2").run(shut).rc == 0
+
+
+def test_all_queues_have_a_member_on_each_host() -> None:
+    listed = on(
+        "broker1", "rabbitmqctl --silent --vhost shop list_queues --formatter json name type members </dev/null"
+    )
+    queues = json.loads(listed[listed.index("[") :])
+    assert {"customers", "shop.dead", "celery_delayed_0"} <= {each["name"] for each in queues}
+    assert {
+        each["name"]: len(each["members"]) for each in queues if len(each.get("members") or ()) != len(BROKERS)
+    } == {}
+
+
+def test_clients_find_all_hosts_by_one_name(shop: Shop) -> None:
+    for host in (*WORKERS, "control1"):
+        found = shop.output("getent ahostsv4 shop-broker | awk '{print $1}' | sort -u", host).split()
+        assert found == sorted(ADDRESSES.values())
+    lines = {shop.output("grep -m1 ' shop-broker' /etc/hosts", host) for host in (*WORKERS, "control1")}
+    assert len(lines) == len(BROKERS), "all clients try the same host first"
+
+
+def test_depths_are_counted_once(shop: Shop, monitor: Monitor) -> None:
+    for host in WORKERS:
+        shop.output("supervisorctl stop shop-customers", host)
+    ids = shop.send(*[call("customers.noop")] * 5)
+    depth = 'celery_queue_depth{queue="customers"}'
+    wait_until(lambda: [value for _, value in monitor.query(depth)] == [len(ids)], "the depth is another one")
+    for host in WORKERS:
+        shop.output("supervisorctl start shop-customers", host)
+    shop.wait_for(ids)
+
+
+def test_a_killed_node_with_the_leader_costs_no_task(shop: Shop) -> None:
+    with load(shop, "node killed") as fault:
+        host = leader("customers")
+        fault()
+        on(host, "systemctl kill --signal=KILL rabbitmq-server")
+        wait_until(complete, "the node does not return")
+
+
+def test_a_host_without_power_costs_no_task_and_a_release_is_possible(shop: Shop, monitor: Monitor) -> None:
+    """The first host: its lock, facts and definitions must not be needed."""
+    with load(shop, "host without power") as fault:
+        # No packet tells the others.
+        silence = "table inet off { chain all { type filter hook output priority -300; policy drop; } }"
+        fault()
+        subprocess.run([*PODMAN, "exec", container("broker1"), "nft", silence], check=True, capture_output=True)
+        subprocess.run([*PODMAN, "kill", container("broker1")], check=True, capture_output=True)
+        wait_until(
+            lambda: any(alarm.name == "CeleryBrokerNodeDown" for alarm in monitor.alarms()), "no alert of the host"
+        )
+        assert not any(alarm.name == "CeleryBrokerDown" for alarm in monitor.alarms())
+        told = failures(run_playbook(PLAYBOOKS / "broker_restart.yml", "--limit", "broker2"))
+        assert "could lose its majority" in " ".join(told.values())
+        shop.run(call("customers.noop"))
+    pids = {host: shop.pids(host) for host in WORKERS}
+    assert run_playbook(PLAYBOOKS / "deploy.yml", celery_app_version="9.0").returncode == 0
+    assert all(shop.pids(host) != pids[host] for host in WORKERS)
+    start(connect("broker1"), "broker1")
+    wait_until(complete, "the node does not return")
+
+
+def test_a_cut_off_node_returns_by_itself(shop: Shop) -> None:
+    peers = ", ".join(ADDRESSES.values())
+    rule = f"type filter hook input priority -300; ip saddr {{ {peers} }} drop;"
+    cut = f"nft 'table inet cut {{ chain in {{ {rule} }} }}'"
+    with load(shop, "node cut off") as fault:
+        on("broker3", cut)
+        fault()
+        # It stops itself, so that it takes no message that the others don't have.
+        wait_until(
+            lambda: connect("broker3").run("rabbitmqctl await_online_nodes 1 -t 5 </dev/null").rc != 0, "it goes on"
+        )
+        on("broker3", "nft delete table inet cut")
+        wait_until(complete, "the node does not return")
+
+
+def test_a_rolling_restart_costs_no_task(shop: Shop) -> None:
+    before = {broker: on(broker, "systemctl show --property MainPID --value rabbitmq-server") for broker in BROKERS}
+    with load(shop, "rolling restart") as fault:
+        fault()
+        assert run_playbook(PLAYBOOKS / "broker_restart.yml").returncode == 0
+    assert all(
+        before[name] != on(name, "systemctl show --property MainPID --value rabbitmq-server") for name in BROKERS
+    )
+
+
+def test_a_reinstalled_host_is_replaced(shop: Shop) -> None:
+    wait_until(complete, "the cluster is not complete")
+    on("broker3", "systemctl stop rabbitmq-server && rm -rf /var/lib/rabbitmq/mnesia")
+    told = failures(converge("--tags", "broker"))
+    assert "has lost its data, and is still a member" in " ".join(told.values())
+    began = time.monotonic()
+    with shop.flow(call("customers.noop"), every=0.5) as ids:
+        result = run_playbook(PLAYBOOKS / "broker_replace.yml", celery_broker_replaced="broker3")
+        assert result.returncode == 0, result.stdout[-3000:]
+    print(f"host replaced in {time.monotonic() - began:.0f} s")
+    shop.wait_for(ids)
+    test_all_queues_have_a_member_on_each_host()
