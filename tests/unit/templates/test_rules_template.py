@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.fleet.celery.plugins.module_utils._own_broker import url_parts
-from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
+from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from fleet import FACTS, GROUPS, declaration
 from jinja2 import Environment, FileSystemLoader
+from tier import BROKERS, tier
 
 ROOT = Path(__file__).parents[3]
 QUEUES = [
@@ -23,7 +24,11 @@ WORKERS = [{"name": "a", "group": "workers", "queues": ["customers", "video"], "
 def groups(broker: str, **given: Any) -> dict[str, list[dict[str, Any]]]:
     """Return the rules of a fleet, by their group."""
     inventory = GROUPS | {"broker": [], "monitor": ["control1"]} if "broker_url" in given else GROUPS
-    found = make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker, **given), inventory, FACTS)
+    return rules_of(make_plan(declaration(queues=QUEUES, workers=WORKERS, broker=broker, **given), inventory, FACTS))
+
+
+def rules_of(found: Plan) -> dict[str, list[dict[str, Any]]]:
+    """Return the rules of a plan, by their group."""
     assert not found.problems
     environment = Environment(  # noqa: S701 - no HTML
         loader=FileSystemLoader(ROOT / "templates"),
@@ -116,3 +121,12 @@ def test_disks_of_the_fleets_directories_are_watched() -> None:
     assert {"/", "/var", "/var/log", "/var/log/shop", "/var/lib/shop", "/var/lib/rabbitmq", "/srv/shop"} <= {*watched}
     assert "/boot" not in watched
     assert "> 90" in rule["expr"]
+
+
+def test_a_broker_with_several_hosts_is_down_when_none_of_them_answers() -> None:
+    expressions = {rule["alert"]: rule["expr"] for rule in rules_of(tier(*BROKERS))["celery-shop"]}
+    assert expressions["CeleryBrokerDown"] == 'max by (job) (up{job="broker"}) == 0'
+    assert expressions["CeleryBrokerNodeDown"] == 'up{job="broker"} == 0'
+    assert "< 3" in expressions["CeleryQueueUnderReplicated"]
+    alone = {rule["alert"] for rule in groups("rabbitmq")["celery-shop"]}
+    assert not alone & {"CeleryBrokerNodeDown", "CeleryQueueUnderReplicated"}
