@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._doctor import Fleet, Limits, replication
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._sentinel import initial_primary
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, result_url
@@ -127,3 +128,31 @@ def test_a_new_server_replicates_the_primary(answers: list[str], primary: str) -
 def test_a_primary_is_not_guessed(answers: list[str]) -> None:
     with pytest.raises(ValueError, match="The primary can't be determined"):
         initial_primary(answers, ["a", "b", "c"])
+
+
+PRIMARY = {"role": "master", "link": "", "replicas": 2, "sentinel": ""}
+REPLICA = {"role": "slave", "link": "up", "replicas": 0, "sentinel": ""}
+
+
+def diagnosed(**changes: dict[str, Any] | None) -> str:
+    """Return what the doctor says of three servers, of which some differ; None: its server is down."""
+    planned: dict[str, Any] = {name: {} for name in BROKERS}
+    plan = {"broker": {"flavor": "valkey", "host": "broker1", "sentinel": {"master_name": "shop"}, "members": planned}}
+    states = {"broker1": PRIMARY, "broker2": REPLICA, "broker3": REPLICA} | changes
+    hosts: dict[str, Any] = {
+        name: {"broker": {"error": "refused"} if state is None else {"alarms": [], "replication": state}}
+        for name, state in states.items()
+    }
+    return "\n".join(f"{found.where}: {found.what}" for found in replication(Fleet(plan, hosts), Limits()))
+
+
+def test_the_doctor_says_what_a_fail_over_lacks() -> None:
+    assert diagnosed() == ""
+    assert diagnosed(broker2=None, broker1=PRIMARY | {"replicas": 1}).splitlines() == [
+        "valkey on broker2: does not answer on its own host: refused",
+        "valkey on broker1: has 1 replicas, 1 less than planned",
+    ]
+    assert "valkey: broker1 and broker2 are primaries" in diagnosed(broker2=PRIMARY)
+    assert "valkey: no server is the primary" in diagnosed(broker1=REPLICA)
+    assert "broker3: does not receive the primary's data" in diagnosed(broker3=REPLICA | {"link": "down"})
+    assert "its Sentinel can't fail over: NOQUORUM" in diagnosed(broker3=REPLICA | {"sentinel": "NOQUORUM"})
