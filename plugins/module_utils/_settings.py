@@ -159,7 +159,7 @@ def _sentinel(broker: Mapping[str, Any], ca: str) -> dict[str, Any]:
     """
     if not (sentinel := broker.get("sentinel")):
         return {}
-    options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 3}
+    options: dict[str, Any] = {"socket_timeout": 5, "socket_connect_timeout": 1.5}
     if ca:
         options |= {"ssl": True, **client_settings("redis", ca)["broker_use_ssl"]}
     return {"master_name": sentinel["master_name"], "sentinel_kwargs": options}

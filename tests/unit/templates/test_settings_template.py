@@ -52,7 +52,7 @@ print(json.dumps({
     "conf": {name: app.conf.get(name) for name in (
         "broker_url", "task_acks_late", "task_compression", "result_backend", "worker_prefetch_multiplier",
         "broker_transport_options", "task_default_queue", "accept_content")},
-}))
+}, default=repr))
 """
 
 CHECK = "from celery_fleet_runtime.check import main; main()"
@@ -548,6 +548,7 @@ def test_clients_log_in_to_sentinels_as_to_the_broker_and_no_report_has_the_pass
     project.django("CELERY_BROKER_TRANSPORT_OPTIONS = {'visibility_timeout': 9}\n")
     told = project.run(TELL, CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)["conf"]["broker_transport_options"]
     assert told["socket_keepalive_options"][str(socket.TCP_USER_TIMEOUT)] == 5000
+    assert told["sentinel_kwargs"].pop("retry").startswith("<redis.retry.Retry")
     assert told["sentinel_kwargs"] == {"socket_timeout": 5, "username": "shop", "password": "pa/ss"}
     assert "pa/ss" not in (project.directory / "celery_fleet_settings.py").read_text()
     found = project.try_run(CHECK, "shop_app:app", CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
