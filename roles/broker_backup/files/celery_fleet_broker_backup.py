@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,17 +129,31 @@ def restore(config: Mapping[str, Any], file: Path) -> None:
     """Restore a backup: definitions are added to those of RabbitMQ, a snapshot replaces all of Redis."""
     flavor = config["flavor"]
     check(flavor, file)
-    with file.open("rb") as content:
-        if flavor not in REDIS:
-            run(rabbitmqctl("import_definitions"), stdin=content)
-            return
-        with stopped(f"{flavor}-server"):
-            # As the server's user, in whose directory root must not open a file.
-            place_as_owner = ["/usr/bin/python3", "-I", str(Path(__file__).resolve())]
-            run(
-                ["runuser", "-u", flavor, "--", *place_as_owner, "place-snapshot", f"/var/lib/{flavor}"],
-                stdin=content,
-            )
+    if flavor not in REDIS:
+        # RabbitMQ 4.0 does not see the end of its standard input.
+        with copied_for("rabbitmq", file) as copy:
+            run(rabbitmqctl("import_definitions", str(copy)))
+        return
+    with file.open("rb") as content, stopped(f"{flavor}-server"):
+        # As the server's user, in whose directory root must not open a file.
+        place_as_owner = ["/usr/bin/python3", "-I", str(Path(__file__).resolve())]
+        run(
+            ["runuser", "-u", flavor, "--", *place_as_owner, "place-snapshot", f"/var/lib/{flavor}"],
+            stdin=content,
+        )
+
+
+@contextmanager
+def copied_for(group: str, file: Path) -> Iterator[Path]:
+    """Copy a file so that a group can read it and nobody else, until the end of the block."""
+    with tempfile.TemporaryDirectory(dir="/run", prefix="celery-fleet-restore-") as name:
+        directory = Path(name)
+        copy = directory / file.name
+        shutil.copyfile(file, copy)
+        for path, mode in ((copy, 0o640), (directory, 0o750)):
+            shutil.chown(path, "root", group)
+            path.chmod(mode)
+        yield copy
 
 
 @contextmanager
