@@ -67,7 +67,7 @@ def test_a_check_leaves_nothing_behind() -> None:
 
 
 def test_a_release_is_deployed() -> None:
-    run = hidden(run_playbook(PLAYBOOKS / "deploy.yml"))
+    run = hidden(run_playbook(PLAYBOOKS / "deploy.yml", celery_app_version="1.1.0"))
     assert run.returncode == 0, run.stdout[-3000:]
 
 
