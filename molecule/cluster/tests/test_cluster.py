@@ -186,7 +186,7 @@ def test_a_host_without_power_costs_no_task_and_a_release_is_possible(shop: Shop
             lambda: any(alarm.name == "CeleryBrokerNodeDown" for alarm in monitor.alarms()), "no alert of the host"
         )
         assert not any(alarm.name == "CeleryBrokerDown" for alarm in monitor.alarms())
-        told = failures(run_playbook(PLAYBOOKS / "broker_restart.yml", "--limit", "broker2"))
+        told = failures(run_playbook(PLAYBOOKS / "broker_restart.yml", "--limit", "broker2", rabbitmq_stop_timeout=1))
         assert "could lose its majority" in " ".join(told.values())
         shop.run(call("customers.noop"))
     pids = {host: shop.pids(host) for host in WORKERS}
