@@ -178,7 +178,7 @@ def test_a_host_without_power_costs_no_task_and_a_release_is_possible(shop: Shop
     """The first host: its lock, facts and definitions must not be needed."""
     with load(shop, "host without power") as fault:
         # No packet tells the others.
-        silence = "table inet off { chain all { type filter hook output priority -300; policy drop; } }"
+        silence = "table inet silence { chain out { type filter hook output priority -300; policy drop; }; }"
         fault()
         subprocess.run([*PODMAN, "exec", container("broker1"), "nft", silence], check=True, capture_output=True)
         subprocess.run([*PODMAN, "kill", container("broker1")], check=True, capture_output=True)
@@ -199,7 +199,7 @@ def test_a_host_without_power_costs_no_task_and_a_release_is_possible(shop: Shop
 def test_a_cut_off_node_returns_by_itself(shop: Shop) -> None:
     peers = ", ".join(ADDRESSES.values())
     rule = f"type filter hook input priority -300; ip saddr {{ {peers} }} drop;"
-    cut = f"nft 'table inet cut {{ chain in {{ {rule} }} }}'"
+    cut = f"nft 'table inet cut {{ chain inbound {{ {rule} }}; }}'"
     with load(shop, "node cut off") as fault:
         on("broker3", cut)
         fault()
