@@ -293,7 +293,7 @@ def _broker_host(fleet: Fleet, host: str) -> Iterator[Finding]:
     for alarm in state.get("alarms", []):
         # Each node has those of the others, too.
         if len(members) == 1 or not any(
-            member["node_host"] in alarm for name, member in members.items() if name != host
+            member["node_host"] and member["node_host"] in alarm for name, member in members.items() if name != host
         ):
             yield Finding(
                 where,
@@ -328,10 +328,6 @@ def replication(fleet: Fleet, _: Limits) -> Iterator[Finding]:
             "Without a primary, no task is sent or started. Of two, the one without a replica refuses tasks",
             "See docs/alerts.md#celeryredisprimaries",
         )
-    for host, state in states.items():
-        if (error := state.get("error")) and host != planned["host"]:
-            what = f"does not answer on its own host: {error}"
-            yield Finding(name(host), what, "There is a replica less for a fail-over", action)
     for host, state in known.items():
         lacking = len(planned["members"]) - 1 - state["replicas"]
         if state["role"] == "master" and lacking > 0:
