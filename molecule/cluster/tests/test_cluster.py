@@ -196,6 +196,7 @@ def test_a_host_without_power_costs_no_task_and_a_release_is_possible(shop: Shop
     wait_until(complete, "the node does not return")
 
 
+@pytest.mark.benchmark
 def test_a_cut_off_node_returns_by_itself(shop: Shop) -> None:
     peers = ", ".join(ADDRESSES.values())
     rule = f"type filter hook input priority -300; ip saddr {{ {peers} }} drop;"
@@ -221,6 +222,7 @@ def test_a_rolling_restart_costs_no_task(shop: Shop) -> None:
     )
 
 
+@pytest.mark.benchmark
 def test_a_reinstalled_host_is_replaced(shop: Shop) -> None:
     wait_until(complete, "the cluster is not complete")
     on("broker3", "systemctl stop rabbitmq-server && rm -rf /var/lib/rabbitmq/mnesia")

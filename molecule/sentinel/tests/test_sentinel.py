@@ -197,6 +197,7 @@ def test_a_killed_primary(shop: Shop) -> None:
     )
 
 
+@pytest.mark.benchmark
 def test_a_power_failure_of_the_primary(shop: Shop) -> None:
     def cut(host: str) -> None:
         # No client is told that its connection ends.
@@ -206,6 +207,7 @@ def test_a_power_failure_of_the_primary(shop: Shop) -> None:
     fails_over(shop, "a power failure of the primary", cut, lambda host: start(connect(host), host))
 
 
+@pytest.mark.benchmark
 def test_a_primary_that_is_cut_off_from_its_peers(shop: Shop) -> None:
     def cut(host: str) -> None:
         drop(host, f"ip daddr {{ {', '.join(address for name, address in BROKERS.items() if name != host)} }}")
