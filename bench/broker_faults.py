@@ -23,7 +23,7 @@ def main() -> None:
     for broker in [chosen] if chosen else SCENARIOS:
         scenario = SCENARIOS[broker]
         environment = os.environ | {"FLEET_BENCHMARK": "1", "PYTEST_ADDOPTS": "-s"}
-        done = subprocess.run(["scripts/test", "--only", scenario], env=environment, check=False)
+        done = subprocess.run([Path("scripts/test").resolve(), "--only", scenario], env=environment, check=False)
         failed |= done.returncode != 0
         print(f"{broker}, three hosts:")
         for line in (LOGS / f"{scenario}.log").read_text(encoding="utf-8").splitlines():
