@@ -148,6 +148,9 @@ def _rabbitmq(broker: Mapping[str, Any], _ca: str) -> dict[str, Setting]:
             "has failed; until then, a worker that starts may wait",
         ),
         "control_queue_durable": Setting(True, "it is a quorum queue, which no host of the broker has alone"),
+        "control_queue_expires": Setting(
+            120, "a worker that waits for a failed host must not lose the queue before it consumes it, and end"
+        ),
         "event_queue_durable": Setting(True, "see control_queue_durable"),
     }
 
