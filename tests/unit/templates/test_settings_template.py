@@ -548,8 +548,19 @@ def test_clients_log_in_to_sentinels_as_to_the_broker_and_no_report_has_the_pass
     project.django("CELERY_BROKER_TRANSPORT_OPTIONS = {'visibility_timeout': 9}\n")
     told = project.run(TELL, CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)["conf"]["broker_transport_options"]
     assert told["socket_keepalive_options"][str(socket.TCP_USER_TIMEOUT)] == 5000
-    assert told["sentinel_kwargs"].pop("retry").startswith("<redis.retry.Retry")
-    assert told["sentinel_kwargs"] == {"socket_timeout": 5, "username": "shop", "password": "pa/ss"}
+    read = """
+import json
+from kombu.utils.json import dumps
+from shop_app import app
+options = dict(app.conf.broker_transport_options["sentinel_kwargs"])
+print(json.dumps([options, dumps(app.connection().info()["transport_options"])], default=repr))
+"""
+    options, shown = project.run(read, CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
+    assert options.pop("retry").startswith("<redis.retry.Retry")
+    assert options == {"socket_timeout": 5, "username": "shop", "password": "pa/ss"}
+    # Workers send this to those who inspect them.
+    assert "<SentinelOptions of shop>" in shown
+    assert "pa/ss" not in shown
     assert "pa/ss" not in (project.directory / "celery_fleet_settings.py").read_text()
     found = project.try_run(CHECK, "shop_app:app", CELERY_BROKER_URL=url, CELERY_RESULT_BACKEND=url)
     assert "broker_transport_options" in found.stdout, found.stderr
