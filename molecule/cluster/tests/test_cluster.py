@@ -58,11 +58,14 @@ def leader(queue: str) -> str:
 
 
 def lacking() -> dict[str, list[str]]:
-    """Return the queues that have no member on one of the hosts, or one that is not online."""
+    """Return the queues that have no member on one of the hosts, or one that is not online.
+
+    Not those of processes, which may have been declared while a host was down.
+    """
     return {
         each["name"]: each.get("online", [])
         for each in api("queues/shop")
-        if len(each.get("online", [])) != len(BROKERS)
+        if len(each.get("online", [])) != len(BROKERS) and "x-expires" not in each["arguments"]
     }
 
 
