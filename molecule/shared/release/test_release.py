@@ -234,7 +234,7 @@ def test_a_release_that_does_not_come_up_is_taken_back(shop: Shop, tmp_path: Pat
     assert re.search(reason, said), said[-SHOWN:]
     assert releases_of(shop) == {"1.1.0"}
     staged = "not_there" in code
-    assert ("No worker was touched" in said) == staged
+    assert ("No worker was touched" in said) == staged, said[-SHOWN:]
     untouched = WORKERS if staged else ("worker2",)
     assert all(shop.pids(host) == before[host] for host in untouched)
 
