@@ -50,7 +50,8 @@ FRESH_SECONDS = 60 + SKEW_SECONDS
 RETRY_SECONDS = 1.0
 #: Header of a refused task among the dead letters, with the reason.
 REFUSED = "fleet-refused"
-DEAD_LETTER_SECONDS = 5
+# Less than two heartbeats of the broker.
+DEAD_LETTER_SECONDS = 10
 _KEY_BYTES = 4096
 # Not __wrapped__, which the wrappers of others have, too.
 _MARK = "celery_fleet_signing"
