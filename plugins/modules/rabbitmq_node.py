@@ -88,6 +88,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_cluster imp
 
 DATA = Path("/var/lib/rabbitmq/mnesia")
 INTERVAL_SECONDS = 3.0
+DRAIN_TRIES = 5
 
 
 class Node:
@@ -186,9 +187,12 @@ class Node:
     def drain(self) -> None:
         """Move the leaders of queues to other nodes, and close client connections."""
         if self.active():
-            code, text = self.run("rabbitmq-upgrade", "drain")
-            if code:
-                self._module.fail_json(msg=f"{self.name} could not be drained: {text.strip()[-1000:]}")
+            # It fails if a client ends its connection in the moment in which the node would close it.
+            for _ in range(DRAIN_TRIES):
+                code, text = self.run("rabbitmq-upgrade", "drain")
+                if not code:
+                    return
+            self._module.fail_json(msg=f"{self.name} could not be drained: {text.strip()[-1000:]}")
 
     def wait(self, check: Callable[[], str]) -> None:
         """Wait until there is no reason against it."""
