@@ -38,7 +38,7 @@ def plan() -> dict[str, Any]:
         for name, duty in (("debian12", "redis"), ("debian13", "rabbitmq"))
     }
     members = {name: {"listen_addresses": [ADDRESSES[name]]} for name in hosts}
-    broker = {"members": members, "tls_port": 9444, "kind": "redis", "flavor": "redis"}
+    broker = {"members": members, "tls_port": 9444, "kind": "redis", "flavor": "redis", "sentinel": None}
     files = FILES | {"group": "celery-fleet-tls"}
     sources = {name: {"names": host["certificate_names"]} for name, host in hosts.items()}
     rest = {"tls": files, "secrets_dir": str(SECRETS), "producers": [], "signing": {}, "app": {"name": "shop"}}
