@@ -62,6 +62,16 @@ class OwnBroker:
     def __str__(self) -> str:
         return f"{bracketed(self.address)}:{self.port}"
 
+    @property
+    def plain_port(self) -> int:
+        """Return the port without TLS; 0 if the connection has TLS."""
+        return 0 if self.tls else self.port
+
+    @property
+    def tls_port(self) -> int:
+        """Return the port with TLS; 0 if the connection has none."""
+        return self.port if self.tls else 0
+
 
 def url_parts(url: str) -> dict[str, Any]:
     """Return what a URL says of the broker, without its password: the attributes of OwnBroker, and errors.

@@ -151,7 +151,6 @@ def _rabbitmq(broker: Mapping[str, Any], _ca: str) -> dict[str, Setting]:
         "control_queue_expires": Setting(
             120, "a worker that waits for a failed host must not lose the queue before it consumes it, and end"
         ),
-        "event_queue_durable": Setting(True, "see control_queue_durable"),
     }
 
 
