@@ -51,7 +51,7 @@ RETRY_SECONDS = 1.0
 #: Header of a refused task among the dead letters, with the reason.
 REFUSED = "fleet-refused"
 # Less than two heartbeats of the broker.
-DEAD_LETTER_SECONDS = 10
+DEAD_LETTER_SECONDS = 5
 _KEY_BYTES = 4096
 # Not __wrapped__, which the wrappers of others have, too.
 _MARK = "celery_fleet_signing"
@@ -413,6 +413,9 @@ class Receiver:
                 content_encoding=message.content_encoding,
                 headers={**headers, REFUSED: reason},
                 confirm_timeout=DEAD_LETTER_SECONDS,
+                # The pool keeps connections that the broker has closed.
+                retry=True,
+                retry_policy={"max_retries": 1, "interval_start": 0},
             )
 
 
