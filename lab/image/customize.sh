@@ -23,7 +23,8 @@ fetch() {
   chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --download-only "$@"
 }
 . "$root/etc/os-release"
-packages="rabbitmq-server logrotate supervisor nginx redis-server python3-installer acl postgresql nftables curl redis-sentinel"
+packages="rabbitmq-server logrotate supervisor nginx redis-server python3-installer acl postgresql nftables curl \
+  redis-sentinel podman netavark iptables busybox-static"
 [ "$VERSION_ID" -lt 13 ] || packages="$packages valkey-server valkey-sentinel"
 for package in $packages; do
   fetch install --no-install-recommends "$package"
