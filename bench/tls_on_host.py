@@ -18,7 +18,7 @@ CA = "/etc/celery-fleet/tls/ca.crt"
 CONNECTS = 50
 OPTIONS = {
     "amqps": {"ca_certs": CA, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None},
-    "rediss": {"ssl_ca_certs": CA, "ssl_cert_reqs": "required"},
+    "rediss": {"ssl_ca_certs": CA, "ssl_cert_reqs": "required", "ssl_check_hostname": True},
 }
 
 

@@ -75,7 +75,8 @@ def client_settings(kind: str, ca: str) -> dict[str, Any]:
     server_hostname. None as server_hostname is the host of the broker's URL.
     """
     if kind == "redis":
-        options = {"ssl_cert_reqs": "required", "ssl_ca_certs": ca}
+        # Before 6.0, redis-py verifies no name by default.
+        options = {"ssl_cert_reqs": "required", "ssl_ca_certs": ca, "ssl_check_hostname": True}
         return {"broker_use_ssl": options, "redis_backend_use_ssl": options}
     # 2 is ssl.CERT_REQUIRED.
     return {"broker_use_ssl": {"ca_certs": ca, "cert_reqs": 2, "server_hostname": None}}
