@@ -57,8 +57,14 @@ def test_a_missed_backup_is_an_alert_after_twice_its_interval(schedule: str, sec
     assert made.values["passwords"]["redis_backup"] == "broker1"
 
 
-def test_without_backups_there_is_no_password_for_them() -> None:
-    assert "redis_backup" not in tier("broker1", broker="redis", broker_backups=0).values["passwords"]
+@pytest.mark.parametrize("number", [0, "0"])
+def test_without_backups_there_is_no_password_for_them(number: Any) -> None:
+    assert "redis_backup" not in tier("broker1", broker="redis", broker_backups=number).values["passwords"]
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_three_backups_are_kept_by_default(unset: Any) -> None:
+    assert tier("broker1", broker_backups=unset).values["broker"]["backups"] == 3
 
 
 @pytest.mark.parametrize(("name", "value"), [("broker_backups", -1), ("broker_backup_schedule", "at night")])
