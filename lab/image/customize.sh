@@ -23,8 +23,9 @@ fetch() {
   chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --download-only "$@"
 }
 . "$root/etc/os-release"
-packages="rabbitmq-server logrotate supervisor nginx redis-server python3-installer acl postgresql"
-[ "$VERSION_ID" -lt 13 ] || packages="$packages valkey-server"
+packages="rabbitmq-server logrotate supervisor nginx redis-server python3-installer acl postgresql nftables curl \
+  redis-sentinel podman netavark iptables busybox-static"
+[ "$VERSION_ID" -lt 13 ] || packages="$packages valkey-server valkey-sentinel"
 for package in $packages; do
   fetch install --no-install-recommends "$package"
   fetch install "$package"
