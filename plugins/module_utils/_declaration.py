@@ -242,6 +242,7 @@ class Declaration:
         signing: whether messages are signed, and the replay cache.
         secrets_dir: directory of the passwords on the controller.
         secrets_encrypted: whether its secrets are encrypted.
+        fleet_name: tells it from other fleets with the same application; empty: the application's name.
         allow_untested_platforms: whether hosts may have a system on which the roles are not tested.
     """
 
@@ -266,6 +267,7 @@ class Declaration:
     signing: SigningOptions = field(default_factory=SigningOptions)
     secrets_dir: str = ""
     secrets_encrypted: bool = False
+    fleet_name: str = ""
     allow_untested_platforms: bool = False
 
 
@@ -622,6 +624,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         signing=read_signing(reader, settings),
         secrets_dir=_read_secrets_dir(reader),
         secrets_encrypted=reader.flag("secrets_encrypted"),
+        fleet_name=reader.text("fleet_name"),
         allow_untested_platforms=reader.flag("allow_untested_platforms"),
     )
     return declaration, problems

@@ -14,7 +14,7 @@ FULL = {"rc": 0, "stdout": "# Keyspace\ndb0:keys=4,expires=0\ndb1:keys=3,expires
 
 
 def refusals(broker: dict[str, Any], file: str, **given: Any) -> str:
-    options = {"found": True, "keyspace": EMPTY if broker["kind"] == "redis" else {}, "replace": False}
+    options: dict[str, Any] = {"found": True, "keyspace": EMPTY if broker["kind"] == "redis" else {}, "replace": False}
     return "\n".join(restore_problems(broker, file, **options | given))
 
 
