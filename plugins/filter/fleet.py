@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.celery.plugins.module_utils._batches import read_sizes
+from ansible_collections.fleet.celery.plugins.module_utils._broker_restore import restore_problems
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
@@ -51,6 +52,7 @@ class FilterModule:
             "python_literal": _python_literal,
             "redis_memory": _redis_memory,
             "redis_primary": _redis_primary,
+            "restore_problems": restore_problems,
             "result_url": result_url,
             "running_nodes": running_nodes,
             "salted_sha1": _salted_sha1,

@@ -242,6 +242,7 @@ class Declaration:
         signing: whether messages are signed, and the replay cache.
         secrets_dir: directory of the passwords on the controller.
         secrets_encrypted: whether its secrets are encrypted.
+        fleet_name: tells it from other fleets with the same application; empty: the application's name.
         allow_untested_platforms: whether hosts may have a system on which the roles are not tested.
     """
 
@@ -266,6 +267,7 @@ class Declaration:
     signing: SigningOptions = field(default_factory=SigningOptions)
     secrets_dir: str = ""
     secrets_encrypted: bool = False
+    fleet_name: str = ""
     allow_untested_platforms: bool = False
 
 
@@ -301,7 +303,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         hard = max(Queue.time_limit, soft + max(1, soft // 9))
     hard = hard or Queue.time_limit
     backlog, message_size = reader.integer("backlog", least=0), reader.size("message_size")
-    max_length = reader.integer("max_length", least=0) or 0
+    max_length = reader.count("max_length")
     if backlog is None:
         backlog = min(Queue.backlog, max_length or Queue.backlog)
     transient = reader.flag("transient")
@@ -312,11 +314,11 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         soft_time_limit=soft or soft_limit_below(hard),
         transient=transient,
         type=reader.choice("type", QUEUE_TYPES, "classic" if transient else "quorum"),
-        max_priority=reader.integer("max_priority", least=0) or 0,
+        max_priority=reader.count("max_priority"),
         must_not_lose=reader.flag("must_not_lose"),
         backlog=backlog,
         message_size=Queue.message_size if message_size is None else message_size,
-        results_per_hour=reader.integer("results_per_hour", least=0) or 0,
+        results_per_hour=reader.count("results_per_hour"),
         max_length=max_length,
         max_length_bytes=reader.size("max_length_bytes") or 0,
         alerts=_read_thresholds(reader, Thresholds(depth=backlog // 2, age=max(300, hard), drain_time=1800)),
@@ -622,6 +624,7 @@ def read_declaration(raw: Mapping[str, Any]) -> tuple[Declaration, list[Problem]
         signing=read_signing(reader, settings),
         secrets_dir=_read_secrets_dir(reader),
         secrets_encrypted=reader.flag("secrets_encrypted"),
+        fleet_name=reader.text("fleet_name"),
         allow_untested_platforms=reader.flag("allow_untested_platforms"),
     )
     return declaration, problems
@@ -659,9 +662,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     if flavor not in FLAVORS:
         reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
         flavor = BrokerOptions.flavor
-    backups = reader.integer("broker_backups", least=0, unit="a number of backups")
-    if str(reader.raw.get("broker_backups")) == "0":
-        backups = 0
+    backups = reader.count("broker_backups", BrokerOptions.backups, unit="a number of backups")
     own = read_own_broker(reader.mapping("broker_url", ""), flavor, reader.problems)
     return BrokerOptions(
         flavor=own.kind if own else flavor,
@@ -671,13 +672,13 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         listen_addresses=reader.texts("broker_listen_addresses"),
         metrics_address=reader.text("broker_metrics_address"),
         memory=reader.size("broker_memory"),
-        web_processes=reader.integer("web_processes", least=0, unit="a number of processes") or 0,
+        web_processes=reader.count("web_processes", unit="a number of processes"),
         key_prefix=reader.text("key_prefix"),
         longest_countdown=reader.seconds("longest_countdown") or BrokerOptions.longest_countdown,
         visibility_timeout=reader.seconds("visibility_timeout"),
         tls=read_mode(reader, "tls"),
         tls_port=reader.port("broker_tls_port"),
-        backups=0 if own else BrokerOptions.backups if backups is None else backups,
+        backups=0 if own else backups,
         backup_schedule=reader.choice("broker_backup_schedule", BACKUP_SCHEDULES, BrokerOptions.backup_schedule),
         own=own,
         ca=reader.text("broker_ca"),

@@ -186,6 +186,7 @@ class Broker:
         host: name of its first host; empty if there is none.
         own: whether it is the user's own, so that the fleet has no host of it.
         ca: file on the fleet's hosts with the authorities that its clients trust; empty if the connection has no TLS.
+        mark: path and content of the file by which its hosts are known as those of this broker.
         members: by the names of its hosts, in order.
         sentinel: from which clients learn the primary's address; None if there is one server.
         address: that clients connect to.
@@ -206,6 +207,7 @@ class Broker:
     flavor: str
     own: bool
     host: str
+    mark: Mapping[str, Any]
     members: Mapping[str, BrokerMember]
     sentinel: Sentinel | None
     address: str

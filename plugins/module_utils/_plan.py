@@ -20,6 +20,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import (
     FirewallOptions,
     listening_ports,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._broker_mark import make_mark
 from ansible_collections.fleet.celery.plugins.module_utils._broker_plan import (
     broker_hosts,
     broker_listener,
@@ -549,6 +550,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             flavor=broker.flavor,
             own=bool(own),
             host=first_broker.name,
+            mark=make_mark(app, declaration.fleet_name, listener, brokers, problems).file(),
             members=listener.members,
             sentinel=listener.sentinel,
             address=own.address if own else listener.address,

@@ -57,8 +57,16 @@ class Reader:
 
     def integer(self, key: str, *, least: int = 1, unit: str = "a whole number") -> int | None:
         value = self.take(key)
-        if value is None:
-            return None
+        return None if value is None else self._integer(key, value, least, unit)
+
+    def count(self, key: str, default: int = 0, *, unit: str = "a whole number") -> int:
+        """Return a number of which 0 is a value, and not that none is set."""
+        self.known.add(key)
+        value = self.raw.get(key)
+        number = None if value is None or value == "" else self._integer(key, value, 0, unit)
+        return default if number is None else number
+
+    def _integer(self, key: str, value: object, least: int, unit: str) -> int | None:
         number = as_integer(value)
         if number is None or number < least:
             self.problem(

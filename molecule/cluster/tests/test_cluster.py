@@ -129,6 +129,15 @@ def test_a_second_run_changes_nothing() -> None:
     assert changes(converge()) == {0}
 
 
+def test_what_would_break_the_cluster_is_refused_before_anything_is_touched() -> None:
+    run = converge(celery_tls="off", celery_app_name="billing")
+    (told,) = failures(run).values()
+    assert "celery_tls: can't be turned off for an existing cluster" in told
+    for broker in BROKERS:
+        assert f"{broker} is a host of the broker of the fleet shop-lab (celery_app_name shop)" in told
+    assert set(re.findall(r"\bchanged=(\d+)", run.stdout)) == {"0"}
+
+
 def test_nodes_are_joined_by_tls_and_closed_to_others(shop: Shop) -> None:
     assert complete()
     for broker in BROKERS:

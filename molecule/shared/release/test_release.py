@@ -515,6 +515,11 @@ def test_old_releases_go_but_none_that_runs(shop: Shop) -> None:
         ),
         ("drain", {}, "No worker would consume customers, email, reports, ticks, video."),
         (
+            "broker_restore",
+            {"celery_broker_backup_file": "/nowhere/backup.txt", "celery_broker_backups": 0},
+            "does not exist on this machine.*is no backup of (redis|rabbitmq).*celery_broker_backups: is 0",
+        ),
+        (
             "rotate",
             {"celery_rotate": ["rabbitmq_applicaton", "prometheus"]},
             "prometheus.*: not a secret of this fleet",
@@ -527,6 +532,40 @@ def test_bad_input_is_refused_before_anything_is_touched(
     before = {host: shop.pids(host) for host in WORKERS}
     assert re.search(reason, refused(name, **variables))
     assert {host: shop.pids(host) for host in WORKERS} == before
+
+
+@pytest.mark.skipif(BROKER != "redis", reason="a backup of RabbitMQ has no tasks")
+def test_a_backup_has_the_tasks_of_its_time(shop: Shop, tmp_path: Path) -> None:
+    def control(command: str) -> None:
+        nodes = ",".join(f"customers@{host}" for host in WORKERS)
+        shop.output(f"{RUN} celery -A shop.celery:app control {command} customers --timeout 60 -d {nodes}")
+
+    control("cancel_consumer")
+    waiting = shop.send(call("customers.noop"), call("customers.noop"))
+    play("broker_backup", celery_broker_backup_dir=str(tmp_path))
+    (backup,) = tmp_path.glob("broker1/*")
+    assert [oct(path.stat().st_mode) for path in (backup, backup.parent)] == ["0o100600", "0o40700"]
+    control("add_consumer")
+    shop.wait_for(waiting)
+
+    reason = refused("broker_restore", celery_broker_backup_file=str(backup))
+    assert re.search(r"celery_broker_restore_replace: \d+ keys of redis would be replaced", reason)
+    restored = now()
+    play("broker_restore", celery_broker_backup_file=str(backup), celery_broker_restore_replace=True)
+    wait_until(lambda: len(shop.events(waiting, "done", restored)) == len(waiting), "tasks of the backup do not run")
+
+
+@pytest.mark.skipif(BROKER != "rabbitmq", reason="a backup of Redis has its tasks")
+def test_a_backup_has_what_others_have_on_the_broker(shop: Shop, tmp_path: Path) -> None:
+    shop.output("rabbitmqctl add_vhost others && rabbitmqctl add_user others-app secret", "broker1")
+    play("broker_backup", celery_broker_backup_dir=str(tmp_path))
+    (backup,) = tmp_path.glob("broker1/*")
+    assert [oct(path.stat().st_mode) for path in (backup, backup.parent)] == ["0o100600", "0o40700"]
+    shop.output("rabbitmqctl delete_vhost others && rabbitmqctl delete_user others-app", "broker1")
+    play("broker_restore", celery_broker_backup_file=backup.name)
+    assert "others" in shop.output("rabbitmqctl --silent list_vhosts", "broker1").split()
+    assert "others-app" in shop.output("rabbitmqctl --silent list_users", "broker1").split()
+    shop.run(call("customers.noop"))
 
 
 def test_remote_control_reaches_each_worker_after_all_that(shop: Shop, status: Any) -> None:

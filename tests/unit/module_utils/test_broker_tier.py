@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.fleet.celery.plugins.module_utils._broker_mark import FACT
 from tier import BROKERS, refusals, tier
 
 
@@ -57,10 +58,49 @@ def test_a_missed_backup_is_an_alert_after_twice_its_interval(schedule: str, sec
     assert made.values["passwords"]["redis_backup"] == "broker1"
 
 
-def test_without_backups_there_is_no_password_for_them() -> None:
-    assert "redis_backup" not in tier("broker1", broker="redis", broker_backups=0).values["passwords"]
+@pytest.mark.parametrize("number", [0, "0"])
+def test_without_backups_there_is_no_password_for_them(number: Any) -> None:
+    assert "redis_backup" not in tier("broker1", broker="redis", broker_backups=number).values["passwords"]
+
+
+@pytest.mark.parametrize("unset", [None, ""])
+def test_three_backups_are_kept_by_default(unset: Any) -> None:
+    assert tier("broker1", broker_backups=unset).values["broker"]["backups"] == 3
 
 
 @pytest.mark.parametrize(("name", "value"), [("broker_backups", -1), ("broker_backup_schedule", "at night")])
 def test_backups_that_can_not_be_made_are_refused(name: str, value: Any) -> None:
     assert f"celery_{name}: " in refusals(tier("broker1", **{name: value}))
+
+
+def marked(*hosts: str, **changes: Any) -> dict[str, dict[str, Any]]:
+    """Return facts of hosts that were marked by a fleet."""
+    mark = {"app": "shop", "fleet": "shop", "node_tls": True} | changes
+    return {name: {"local": {FACT: mark}} for name in hosts}
+
+
+@pytest.mark.parametrize("brokers", [("broker1",), BROKERS])
+@pytest.mark.parametrize("kind", ["rabbitmq", "redis"])
+def test_a_fleet_knows_the_hosts_that_it_marked(kind: str, brokers: tuple[str, ...]) -> None:
+    mark = tier(*brokers, broker=kind).values["broker"]["mark"]["content"]
+    assert mark == {"app": "shop", "fleet": "shop", "node_tls": True if kind == "rabbitmq" and brokers[1:] else None}
+    assert tier(*brokers, broker=kind, facts=marked(*brokers, **mark)).problems == ()
+
+
+@pytest.mark.parametrize("other", [{"app": "billing", "fleet": "billing"}, {"fleet": "shop-staging"}])
+def test_the_broker_of_another_fleet_is_refused(other: dict[str, str]) -> None:
+    told = refusals(tier("broker1", facts=marked("broker1", **other)))
+    assert f"broker1 is a host of the broker of the fleet {other['fleet']}" in told
+
+
+@pytest.mark.parametrize(
+    ("before", "mode", "way"), [(True, "off", "off"), (False, "only", "on"), (False, "both", "on")]
+)
+def test_tls_of_an_existing_cluster_can_not_change(before: bool, mode: str, way: str) -> None:
+    told = refusals(tier(*BROKERS, tls=mode, facts=marked("broker2", node_tls=before)))
+    assert f"celery_tls: can't be turned {way} for an existing cluster of RabbitMQ" in told
+
+
+@pytest.mark.parametrize("changes", [{"broker": "redis"}, {"tls": "both"}])
+def test_other_changes_of_tls_are_possible(changes: dict[str, Any]) -> None:
+    assert tier(*BROKERS, **changes, facts=marked(*BROKERS)).problems == ()

@@ -231,9 +231,9 @@ def test_the_role_passes_all_variables_and_has_the_same_defaults() -> None:
     # The password of the URL reaches no module, whose arguments may be logged.
     filtered = {"broker_url": "{{ celery_broker_url | fleet.celery.broker_url_parts }}"}
     assert passed == {key: f"{{{{ celery_{key} }}}}" for key in passed} | filtered
-    # The other is a part of celery_secrets_dir, whose default is on the controller.
-    assert {f"celery_{key}" for key in passed} == defaults.keys() - {"celery_fleet_name"}
-    given = {key: defaults[f"celery_{key}"] for key in passed if key != "secrets_dir"}
+    assert {f"celery_{key}" for key in passed} == defaults.keys()
+    # The defaults of these are made of others.
+    given = {key: defaults[f"celery_{key}"] for key in passed if key not in ("secrets_dir", "fleet_name")}
     assert read_declaration(given) == read_declaration({})
 
     class Noting(dict[str, Any]):
