@@ -22,7 +22,9 @@ from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
 
 BROKERS = ("broker1", "broker2", "broker3")
-WORKERS = ("worker1", "worker2")
+# Those of the queue with the load: processes, and green threads.
+PROGRAMS = {"worker1": "shop-customers", "worker2": "shop-greenlets"}
+WORKERS = tuple(PROGRAMS)
 ADDRESSES = {name: f"10.90.35.1{number}" for number, name in enumerate(BROKERS, 1)}
 
 
@@ -168,14 +170,14 @@ def test_clients_find_all_hosts_by_one_name(shop: Shop) -> None:
 
 
 def test_depths_are_counted_once(shop: Shop, monitor: Monitor) -> None:
-    for host in WORKERS:
-        shop.output("supervisorctl stop shop-customers", host)
+    for host, program in PROGRAMS.items():
+        shop.output(f"supervisorctl stop {program}", host)
     # Beat sends nothing to this queue.
     ids = shop.send(*[call("email.send_order_confirmation", 1, "a@example.com")] * 5)
     depth = 'celery_queue_depth{queue="others"}'
     wait_until(lambda: [value for _, value in monitor.query(depth)] == [len(ids)], "the depth is another one")
-    for host in WORKERS:
-        shop.output("supervisorctl start shop-customers", host)
+    for host, program in PROGRAMS.items():
+        shop.output(f"supervisorctl start {program}", host)
     shop.wait_for(ids)
 
 
