@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import guard as module
-from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.guard import Guard, Options, Receiver
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import receiver
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.receiver import Guard, Options, Receiver
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.refusals import REASONS, read_refusals
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.replay import (
     DONE,
@@ -146,7 +147,7 @@ def message(
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     keys = [trusted_as("worker1", WORKER), trusted_as("worker1.operator", OPERATOR, operator=True)]
     (tmp_path / "trusted.json").write_text(json.dumps(keys))
-    monkeypatch.setattr(module, "ReplayCache", Cache)
+    monkeypatch.setattr(receiver, "ReplayCache", Cache)
     monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "shop-mail")
     monkeypatch.setenv("CELERY_FLEET_COUNTS", str(tmp_path))
     return tmp_path
