@@ -1,5 +1,7 @@
 """Measure what the loss of a broker's host costs, with three hosts: seconds without tasks, tasks lost and run twice.
 
+And their throughput, to that of one host.
+
 Runs the scenarios of the tests with all of their faults: cluster (RabbitMQ) and sentinel (Valkey).
 """
 
@@ -27,7 +29,7 @@ def main() -> None:
         failed |= done.returncode != 0
         print(f"{broker}, three hosts:")
         for line in (LOGS / f"{scenario}.log").read_text(encoding="utf-8").splitlines():
-            if " lost, " in line:
+            if " lost, " in line or "throughput of " in line:
                 print(f"    {line.strip()}")
     sys.exit(failed)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from secrets import token_urlsafe
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -20,6 +21,7 @@ from shared.deployed import Shop, call, connect, now, wait_until
 from shared.lab import PODMAN, container, start
 from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
+from shared.throughput import compare
 
 BROKERS = ("broker1", "broker2", "broker3")
 # Those of the queue with the load: processes, and green threads.
@@ -248,3 +250,23 @@ def test_a_reinstalled_host_is_replaced(shop: Shop) -> None:
     print(f"host replaced in {time.monotonic() - began:.0f} s")
     shop.wait_for(ids)
     test_all_queues_have_a_member_on_each_host()
+
+
+@pytest.mark.benchmark
+def test_the_throughput_of_three_members(shop: Shop) -> None:
+    password, control = token_urlsafe(24), "rabbitmqctl --quiet"
+
+    def queue(members: int) -> dict[str, Any]:
+        arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": members}
+        return {
+            "url": f"amqps://bench:{password}@shop-broker:5671/bench",
+            "queue": f"of{members}",
+            "arguments": arguments,
+        }
+
+    with (
+        shop.altered("broker1", f"{control} add_vhost bench", f"{control} delete_vhost bench"),
+        shop.altered("broker1", f"echo {password} | {control} add_user bench", f"{control} delete_user bench"),
+    ):
+        on("broker1", f"{control} set_permissions -p bench bench '.*' '.*' '.*'")
+        compare(shop, lambda: queue(1), lambda: queue(3))

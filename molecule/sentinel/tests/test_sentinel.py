@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -17,6 +18,7 @@ from shared.deployed import Shop, call, connect, now, wait_until
 from shared.lab import cut_off, start
 from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, run_playbook
+from shared.throughput import compare
 
 BROKERS = {"broker1": "10.90.36.11", "broker2": "10.90.36.12", "broker3": "10.90.36.13"}
 HOSTS = ("worker1", "worker2")
@@ -236,3 +238,20 @@ def test_a_replica_that_is_missing_raises_an_alert_and_is_a_finding(monitor: Mon
     wait_until(lambda: any(alarm.name == "CeleryRedisReplicas" for alarm in monitor.alarms()), "no alert")
     connect(host).check_output("systemctl start valkey-server")
     assert primary() == former
+
+
+@pytest.mark.benchmark
+def test_the_throughput_with_two_replicas(shop: Shop) -> None:
+    wait_until(whole, "the servers are not in sync")
+    server = primary()
+    replicas = [host for host in BROKERS if host != server]
+
+    def be(state: str, least: int) -> dict[str, Any]:
+        connect(server).check_output(f"{SERVER} config set min-replicas-to-write {least}")
+        for host in replicas:
+            connect(host).check_output(f"systemctl {state} valkey-server")
+        if least:
+            wait_until(whole, "the servers are not in sync")
+        return {"queue": "bench"}
+
+    compare(shop, lambda: be("stop", 0), lambda: be("start", 1))
