@@ -22,6 +22,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._reader import Proble
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._sentinel import initial_primary
+from ansible_collections.fleet.celery.plugins.module_utils._shovels import celery_shovels, shovel_uris
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor_text import command, escape
 from ansible_collections.fleet.celery.plugins.module_utils._sweep import draining_workers, running_nodes
 from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
@@ -40,6 +41,7 @@ class FilterModule:
             "broker_url_parts": url_parts,
             "broker_url_password": url_password,
             "celery_policies": celery_policies,
+            "celery_shovels": celery_shovels,
             "celery_topology": celery_topology,
             "config_file_entries": _config_file_entries,
             "draining_workers": draining_workers,
@@ -56,6 +58,7 @@ class FilterModule:
             "result_url": result_url,
             "running_nodes": running_nodes,
             "salted_sha1": _salted_sha1,
+            "shovel_uris": shovel_uris,
             "staging_failures": _staging_failures,
             "status_table": _status_table,
             "supervisor_command": command,

@@ -196,11 +196,11 @@ def _plain(network: str) -> str:
 
 def addresses_of(host: Host) -> tuple[str, ...]:
     """Return the addresses that a host may connect from; empty if none is known."""
-    found = {_plain(each) for each in (host.address, *host.addresses) if _is_address(each)}
+    found = {_plain(each) for each in (host.address, *host.addresses) if is_address(each)}
     return tuple(sorted(found - LOOPBACK))
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     try:
         ip_address(text)
     except ValueError:
@@ -255,7 +255,7 @@ class Access:
         if host.certificate:
             return tuple(dict.fromkeys([*broker, *self._served_at(host, duties), *host.names]))
         names = [host.name, host.nodename, host.address, *broker, *host.names]
-        valid = [name for name in names if _DNS_NAME.fullmatch(name) or _is_address(name)]
+        valid = [name for name in names if _DNS_NAME.fullmatch(name) or is_address(name)]
         return tuple(dict.fromkeys([*valid, *addresses_of(host), "localhost", "127.0.0.1"]))
 
     def _served_at(self, host: Host, duties: Collection[str]) -> Iterator[str]:

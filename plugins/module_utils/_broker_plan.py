@@ -19,6 +19,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_cluster imp
     check_nodes,
     check_queues,
     check_settings,
+    cluster_name,
     node_host,
     rotated,
 )
@@ -107,7 +108,8 @@ def broker_address(options: BrokerOptions, app: str, brokers: Sequence[Host], pr
     if sentinels and options.address:
         what = "has no effect, because clients ask the Sentinels on the broker's hosts for the address of the primary"
         problems.append(Problem("celery_broker_address", what, "Remove it, and set celery_host_address of each host"))
-    derived = brokers[0].address if len(brokers) == 1 or sentinels else f"{app}-broker"
+    one = len(brokers) == 1 or sentinels
+    derived = brokers[0].address if one else cluster_name(app, [host.name for host in brokers])
     address = options.address or derived
     if not address:
         problems.append(

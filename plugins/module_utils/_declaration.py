@@ -189,6 +189,7 @@ class BrokerOptions:
     Attributes:
         flavor: one of FLAVORS.
         group: group of the inventory with its host.
+        previous_group: group with the hosts of the broker that the fleet leaves.
         address: name or IP address that workers connect to.
         port: of connections without TLS.
         listen_addresses: IP addresses that it listens on.
@@ -208,6 +209,7 @@ class BrokerOptions:
 
     flavor: str = "rabbitmq"
     group: str = "broker"
+    previous_group: str = "broker_previous"
     address: str = ""
     port: int | None = None
     listen_addresses: tuple[str, ...] = ()
@@ -667,6 +669,7 @@ def _read_broker(reader: Variables) -> BrokerOptions:
     return BrokerOptions(
         flavor=own.kind if own else flavor,
         group=reader.text("broker_group", BrokerOptions.group),
+        previous_group=reader.text("broker_previous_group", BrokerOptions.previous_group),
         address=reader.text("broker_address"),
         port=reader.port("broker_port"),
         listen_addresses=reader.texts("broker_listen_addresses"),

@@ -13,6 +13,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._access import Broker
 from ansible_collections.fleet.celery.plugins.module_utils._alerts import Alert
 from ansible_collections.fleet.celery.plugins.module_utils._declaration import Thresholds
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import Hook
+from ansible_collections.fleet.celery.plugins.module_utils._rotation import State
 from ansible_collections.fleet.celery.plugins.module_utils._sentinel import Sentinel
 from ansible_collections.fleet.celery.plugins.module_utils._settings import Setting
 
@@ -97,7 +98,8 @@ class FleetHost:
 
     Attributes:
         exporter: where its exporter listens.
-        duties: the broker's kind, app, workers, beat, flower, monitor and measured, as far as they are its own.
+        duties: the broker's kind, previous if the fleet leaves the broker on it, moved if the fleet leaves a broker,
+            app, workers, beat, flower, monitor and measured, as far as they are its own.
         stop_timeout: seconds after which systemd kills Supervisor.
         listeners: all ports that others may reach.
         unknown_clients: hosts whose addresses are missing in them.
@@ -156,6 +158,41 @@ class Keyspace:
 
 
 @dataclass(frozen=True)
+class PreviousMember:
+    """A host of the broker that the fleet leaves.
+
+    Attributes:
+        server_name: name in its certificate, or its address.
+    """
+
+    address: str
+    server_name: str
+
+
+@dataclass(frozen=True)
+class PreviousBroker:
+    """The RabbitMQ broker that the fleet leaves.
+
+    Attributes:
+        group: of the inventory with its hosts.
+        members: by the names of its hosts.
+        address: that clients connected to.
+        port: that the new broker connects to.
+        tls: whether that connection is encrypted.
+        name_addresses: as of the broker.
+        rotations: the state of password rotations, which its hosts have.
+    """
+
+    group: str
+    members: Mapping[str, PreviousMember]
+    address: str
+    port: int
+    tls: bool
+    name_addresses: Mapping[str, tuple[str, ...]]
+    rotations: State
+
+
+@dataclass(frozen=True)
 class BrokerLimits:
     """What the broker may take, and what it needs.
 
@@ -201,6 +238,7 @@ class Broker:
         backup_interval: the seconds between.
         name_addresses: for each client, the addresses of its name in the order in which the client tries them; empty if
             the address is not a name that the plan gave to several hosts.
+        previous: the broker that the fleet leaves, from which messages are moved; None if there is none.
     """
 
     kind: str
@@ -224,6 +262,7 @@ class Broker:
     backup_schedule: str
     backup_interval: int
     name_addresses: Mapping[str, tuple[str, ...]]
+    previous: PreviousBroker | None
     holds: Vhost | Keyspace
     limits: BrokerLimits
 

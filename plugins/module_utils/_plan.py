@@ -67,6 +67,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._own_broker import (
     own_ca,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
+from ansible_collections.fleet.celery.plugins.module_utils._previous import (
+    check_move,
+    previous_access,
+    previous_broker,
+    previous_hosts,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
 from ansible_collections.fleet.celery.plugins.module_utils._reserved import check_app_name, check_queue_names
 from ansible_collections.fleet.celery.plugins.module_utils._rotation import (
@@ -126,12 +132,14 @@ class Placement:
     Attributes:
         programs: workers, by host.
         brokers: names of the broker's hosts.
+        previous: names of the hosts of a broker that the fleet leaves.
         beat: name of its host; empty if there is none. The other names are alike.
         producers: names of hosts that only send tasks.
     """
 
     programs: Mapping[str, tuple[Program, ...]]
     brokers: tuple[str, ...]
+    previous: tuple[str, ...]
     beat: str
     flower: str
     monitor: str
@@ -140,7 +148,7 @@ class Placement:
     @property
     def hosts(self) -> list[str]:
         """Return the names of the fleet's hosts, without producers."""
-        names = [*self.brokers, *self.programs, self.beat, self.flower, self.monitor]
+        names = [*self.brokers, *self.programs, self.beat, self.flower, self.monitor, *self.previous]
         return list(dict.fromkeys(filter(None, names)))
 
     @property
@@ -273,6 +281,7 @@ def place(
     return Placement(
         programs=_place_workers(declaration, groups, hosts, problems),
         brokers=brokers,
+        previous=previous_hosts(declaration.broker, groups, hosts, problems),
         beat=_one_host("celery_beat_group", declaration.beat_group, groups, warnings),
         flower=_one_host("celery_flower_group", declaration.flower_group, groups, warnings),
         monitor=_one_host("celery_monitor_group", declaration.monitor_group, groups, warnings),
@@ -388,6 +397,8 @@ def _check_budget(name: str, budget: Budget, broker: Need, problems: list[Proble
 def _duties(name: str, placed: Placement, kind: str) -> tuple[str, ...]:
     duties = {
         kind: name in placed.brokers,
+        "previous": name in placed.previous,
+        "moved": bool(placed.previous) and name in {*placed.brokers, *placed.programs, placed.beat},
         "app": name in placed.programs or name == placed.beat,
         "workers": name in placed.programs,
         "beat": name == placed.beat,
@@ -506,14 +517,15 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         check_window(signing, holds.visibility_timeout, problems)
     beside = cache if broker.kind == "rabbitmq" else None
     access = Access(hosts, placed.clients, listener, declaration.firewall, beside)
+    former = previous_access(access, placed.previous, app)
     memory = demand.options.memory or need.host_memory
     fleet_hosts = {
-        name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access) for name in placed.hosts
+        name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access, former)
+        for name in placed.hosts
     }
     if not declaration.firewall.enabled and replace(declaration.firewall, enabled=True) != FirewallOptions():
         warnings.append("celery_firewall is false, so the other celery_firewall_* variables have no effect")
-    warnings += _cache_advice(beside, listener)
-    warnings += _check_budgets(fleet_hosts, need, problems)
+    warnings += _cache_advice(beside, listener) + _check_budgets(fleet_hosts, need, problems)
     probed = {name: each.duties for name, each in fleet_hosts.items() if files and placed.monitor}
     names_of = {name: each.certificate_names for name, each in fleet_hosts.items()}
     passwords = passwords_of(
@@ -527,9 +539,11 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         sentinel=listener.sentinel is not None,
     )
     # Each of these hosts has it. One may be down, or new.
-    local = (hosts.get(name, Host("")).local.get(app) for name in placed.lock_hosts)
+    local = (hosts.get(name, Host("")).local.get(app) for name in (*placed.lock_hosts, *placed.previous))
     rotations = read_state(next(filter(None, local), None))
-    warnings += _rotation_advice(rotations)
+    warnings += _rotation_advice(rotations) + check_move(
+        demand.options.previous_group, placed.previous, rotations, problems
+    )
 
     user = partial(_broker_user, own, broker.kind, rotations, app)
     application = Application(
@@ -569,6 +583,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             backup_schedule=demand.options.backup_schedule,
             backup_interval=BACKUP_SCHEDULES[demand.options.backup_schedule],
             name_addresses=name_addresses(demand.options, listener, reached),
+            previous=previous_broker(demand.options, former, reached, rotations),
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, _left_for_broker(brokers, fleet_hosts)),
         ),
@@ -684,23 +699,29 @@ def _cache_advice(beside: ReplayCache | None, broker: BrokerListener) -> list[st
     return [f"signed messages: the replay cache is on {beside.host} alone. While that host is down, no task starts"]
 
 
-def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, access: Access) -> FleetHost:
+def _fleet_host(  # noqa: PLR0917 - as the plan has them
+    host: Host, placed: Placement, kind: str, broker_memory: int, access: Access, former: Access | None
+) -> FleetHost:
     """Return what a host runs.
 
     Args:
         broker_memory: bytes that the broker takes on its host.
+        former: who reaches the broker that the fleet leaves; None if there is none.
     """
     programs = placed.programs.get(host.name, ())
     cache = access.replay_cache
     services = {
-        "broker": (placed.brokers, broker_memory),
+        "broker": ((*placed.brokers, *placed.previous), broker_memory),
         "replay cache": ((cache.host,) if cache else (), ceil(cache.memory / SHARE) if cache else 0),
         "beat": ((placed.beat,), BEAT),
         "flower": ((placed.flower,), FLOWER),
         "monitor": ((placed.monitor,), MONITOR),
     }
     duties = _duties(host.name, placed, kind)
-    listeners = access.listeners(host.name, duties)
+    listeners, names = access.listeners(host.name, duties), access.certificate_names(host, duties)
+    if former and host.name in placed.previous:
+        listeners = tuple(dict.fromkeys([*listeners, *former.listeners(host.name, [kind])]))
+        names = tuple(dict.fromkeys([*names, *former.certificate_names(host, [*duties, kind])]))
     return FleetHost(
         address=host.address,
         exporter=access.exporter(host),
@@ -712,7 +733,7 @@ def _fleet_host(host: Host, placed: Placement, kind: str, broker_memory: int, ac
         ),
         listeners=listeners,
         unknown_clients=access.unknown_clients(listeners),
-        certificate_names=access.certificate_names(host, duties),
+        certificate_names=names,
         tls_pages=access.tls_pages(host, duties),
     )
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._shovels import PREFIX
+
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
@@ -65,6 +67,7 @@ class Desired:
         permissions: patterns by user.
         add_permissions: whether users keep the permissions that they have beside the declared ones.
         limits: limits of the vhost by RabbitMQ's names, e.g. max-queues.
+        shovels: definitions of a fleet's shovels by their names; None: they are left alone.
         exchanges, queues, bindings, policies: objects in RabbitMQ's format, without the vhost.
         absent_users: names of users that must not exist.
     """
@@ -79,6 +82,7 @@ class Desired:
     absent_users: tuple[str, ...] = ()
     add_permissions: bool = False
     limits: Mapping[str, int] = field(default_factory=dict)
+    shovels: Mapping[str, Mapping[str, Any]] | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -89,18 +93,20 @@ class Difference:
         definitions: input of import_definitions, with salted hashes of passwords, but no passwords.
         deleted_users: names of users to delete.
         cleared_permissions: vhost and user of each permission to clear.
+        deleted_shovels: names of shovels to delete.
         before, after: the diff to display, without passwords and hashes.
     """
 
     definitions: Definitions = field(default_factory=dict)
     deleted_users: list[str] = field(default_factory=list)
     cleared_permissions: list[tuple[str, str]] = field(default_factory=list)
+    deleted_shovels: list[str] = field(default_factory=list)
     before: dict[str, Any] = field(default_factory=dict)
     after: dict[str, Any] = field(default_factory=dict)
 
     @property
     def any(self) -> bool:
-        return bool(self.definitions or self.deleted_users or self.cleared_permissions)
+        return bool(self.definitions or self.deleted_users or self.cleared_permissions or self.deleted_shovels)
 
     def add(self, kind: str, label: str, item: dict[str, Any] | None, shown: tuple[Any, Any]) -> None:
         """Add a change of an object.
@@ -153,6 +159,7 @@ def difference(current: Mapping[str, Any], desired: Desired, new_salt: Callable[
     _users(current, desired, new_salt, result)
     _permissions(current, desired, result)
     _limits(current, desired, result)
+    _shovels(current, desired, result)
     for kind in _KEYS:
         _objects(kind, current, desired, result)
     return result
@@ -231,6 +238,28 @@ def _limits(current: Mapping[str, Any], desired: Desired, result: Difference) ->
     )
     if old != wanted["value"]:
         result.add("parameters", f"limits of {desired.vhost}", wanted, (old, wanted["value"]))
+
+
+def _shovels(current: Mapping[str, Any], desired: Desired, result: Difference) -> None:
+    """Add, replace and remove shovels whose names have a fleet's prefix. Their URIs are not shown."""
+    if desired.shovels is None:
+        return
+
+    def shown(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        return None if value is None else {key: item for key, item in value.items() if key != "src-uri"}
+
+    there = {
+        item["name"]: dict(item["value"])
+        for item in current.get("parameters", [])
+        if (item["component"], item.get("vhost")) == ("shovel", desired.vhost) and item["name"].startswith(PREFIX)
+    }
+    for name, value in desired.shovels.items():
+        if there.get(name) != value:
+            item = {"component": "shovel", "name": name, "vhost": desired.vhost, "value": dict(value)}
+            result.add("parameters", f"shovel {name}", item, (shown(there.get(name)), shown(value)))
+    for name in sorted(there.keys() - desired.shovels.keys()):
+        result.deleted_shovels.append(name)
+        result.add("parameters", f"shovel {name}", None, (shown(there[name]), None))
 
 
 def _plain(properties: Mapping[str, Any]) -> dict[str, Any]:

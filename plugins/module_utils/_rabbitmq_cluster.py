@@ -26,7 +26,17 @@ _QUEUES_OF_WORKERS = {
 
 def node_host(name: str) -> str:
     """Return the host part of a node's name, for a name of the inventory. No host has this name itself."""
-    return f"rabbitmq-node-{re.sub('[^A-Za-z0-9]+', '-', name).strip('-').lower()}"[:63].rstrip("-")
+    return _label(f"rabbitmq-node-{name}")
+
+
+def cluster_name(app: str, hosts: Iterable[str]) -> str:
+    """Return the name by which clients find all nodes. A cluster that replaces another one has other hosts."""
+    return f"{app}-{_label(f'broker-{min(hosts)}')}"[:63].rstrip("-")
+
+
+def _label(text: str) -> str:
+    """Return a text as a label of a domain name."""
+    return re.sub("[^A-Za-z0-9]+", "-", text).strip("-").lower()[:63].rstrip("-")
 
 
 def check_nodes(addresses: Mapping[str, str], problems: list[Problem]) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import Listener
-from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import Broker, FleetPlan, Keyspace, Vhost
+from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import (
+    Broker,
+    FleetPlan,
+    Keyspace,
+    PreviousBroker,
+    Vhost,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 
 
@@ -106,7 +112,16 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         f"broker memory: {'' if broker.own else f'limit {format_size(limits.memory)}; '}needed: {limits.arithmetic}",
         f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
         *_replay_cache(fleet.signing),
+        *_previous(broker.previous),
     ]
+
+
+def _previous(previous: PreviousBroker | None) -> Iterator[str]:
+    if previous:
+        yield (
+            f"previous broker: on {', '.join(previous.members)} ({previous.address}:{previous.port}), from which "
+            "messages are moved"
+        )
 
 
 def _where(broker: Broker) -> str:

@@ -97,6 +97,17 @@ options:
         description: Number of queues above which the broker refuses more.
         type: int
         required: true
+  shovels:
+    description:
+      - Definitions of shovels by their names, which begin with C(celery-fleet.), but without C(src-uri). Others with
+        such a name are removed. Without it, all are left alone.
+      - Needs the plugin C(rabbitmq_shovel).
+    type: dict
+  shovel_uris:
+    description: The shovels' C(src-uri). It may contain passwords.
+    type: list
+    elements: str
+    default: []
   exchanges:
     description: Durable exchanges that must exist.
     type: list
@@ -294,11 +305,17 @@ class Broker:
                 why = err or out
                 for item in changes.definitions.get("users", []):
                     why = why.replace(item["password_hash"], "(hidden)")
+                for uri in self._module.params["shovel_uris"]:
+                    why = why.replace(uri, "(hidden)")
                 self._fail("take the definitions", why)
         for vhost, user in changes.cleared_permissions:
             code, out, err = self._run("clear_permissions", "--vhost", vhost, "--", user)
             if code:
                 self._fail(f"clear the permissions of {user} on {vhost}", err or out)
+        for name in changes.deleted_shovels:
+            code, out, err = self._run("clear_parameter", "--vhost", self._module.params["vhost"], "shovel", name)
+            if code:
+                self._fail(f"delete the shovel {name}", err or out)
         for name in changes.deleted_users:
             code, out, err = self._run("delete_user", "--", name)
             if code:
@@ -355,6 +372,9 @@ def desired(parameters: dict[str, Any]) -> Desired:
         ],
         absent_users=tuple(parameters["absent_users"]),
         add_permissions=parameters["add_permissions"],
+        shovels=None
+        if parameters["shovels"] is None
+        else {name: {**value, "src-uri": parameters["shovel_uris"]} for name, value in parameters["shovels"].items()},
         limits={name.replace("_", "-"): value for name, value in (parameters["limits"] or {}).items()},
     )
 
@@ -384,6 +404,8 @@ def main() -> None:
                 "type": "dict",
                 "options": {name: {"type": "int", "required": True} for name in ("max_connections", "max_queues")},
             },
+            "shovels": {"type": "dict"},
+            "shovel_uris": {"type": "list", "elements": "str", "default": [], "no_log": True},
             "bindings": {
                 **_objects(
                     exchange=text,

@@ -165,9 +165,9 @@ def test_all_queues_have_a_member_on_each_host() -> None:
 
 def test_clients_find_all_hosts_by_one_name(shop: Shop) -> None:
     for host in (*WORKERS, "control1"):
-        found = shop.output("getent ahostsv4 shop-broker | awk '{print $1}' | sort -u", host).split()
+        found = shop.output("getent ahostsv4 shop-broker-broker1 | awk '{print $1}' | sort -u", host).split()
         assert found == sorted(ADDRESSES.values())
-    lines = {shop.output("grep -m1 ' shop-broker' /etc/hosts", host) for host in (*WORKERS, "control1")}
+    lines = {shop.output("grep -m1 ' shop-broker-broker1' /etc/hosts", host) for host in (*WORKERS, "control1")}
     assert len(lines) == len(BROKERS), "all clients try the same host first"
 
 

@@ -83,7 +83,23 @@ def dump(config: Mapping[str, Any], target: Path) -> None:
         # Not to its standard output, where the end of the transfer has a mark.
         run(redis_cli(config, "--rdb", str(target)), environment(config))
     else:
-        target.write_bytes(run(rabbitmqctl("export_definitions", "-")))
+        target.write_text(without_shovels(run(rabbitmqctl("export_definitions", "-")).decode()), encoding="utf-8")
+
+
+def without_shovels(definitions: str) -> str:
+    """Return definitions without the shovels of a move, which have a password and a broker that may be gone.
+
+    Without its plugin, RabbitMQ would refuse to restore them.
+    """
+    try:
+        held = json.loads(definitions)
+    except ValueError as error:
+        raise BackupError(f"RabbitMQ exports no definitions: {error}") from error
+    parameters = held.get("parameters", [])
+    shovels = [
+        each for each in parameters if each["component"] == "shovel" and each["name"].startswith("celery-fleet.")
+    ]
+    return json.dumps({**held, "parameters": [each for each in parameters if each not in shovels]})
 
 
 def check_space(config: Mapping[str, Any], directory: Path) -> None:

@@ -26,7 +26,7 @@ def test_hosts_with_different_releases_of_debian_are_refused() -> None:
 
 def test_clients_know_several_hosts_by_one_name_and_each_host_listens_on_its_own_address() -> None:
     broker = tier(*BROKERS).values["broker"]
-    assert broker["address"] == "shop-broker"
+    assert broker["address"] == "shop-broker-broker1"
     assert {name: member["listen_addresses"] for name, member in broker["members"].items()} == {
         "broker1": ["10.0.0.200"],
         "broker2": ["10.0.0.201"],
@@ -43,7 +43,7 @@ def test_one_address_for_several_hosts_is_refused(name: str) -> None:
 def test_the_certificate_of_each_host_has_the_common_name_and_the_hosts_own_address() -> None:
     hosts = tier(*BROKERS).values["certificate_hosts"]
     for name, own in zip(BROKERS, ("10.0.0.200", "10.0.0.201", "10.0.0.202"), strict=True):
-        assert {"shop-broker", own} <= set(hosts[name]["names"])
+        assert {"shop-broker-broker1", own} <= set(hosts[name]["names"])
 
 
 def test_all_hosts_are_scraped() -> None:

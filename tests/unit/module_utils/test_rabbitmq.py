@@ -257,6 +257,8 @@ def parameters(**values: Any) -> dict[str, Any]:
         "passwords": {},
         "add_permissions": False,
         "limits": None,
+        "shovels": None,
+        "shovel_uris": [],
         **{name: [] for name in lists},
         **values,
     }
@@ -321,3 +323,28 @@ def test_limits_of_a_vhost_are_set_and_kept() -> None:
     assert not difference(held, changed(limits=limits), salt).any
     lower = difference(held, changed(limits={**limits, "max-queues": 5}), salt)
     assert lower.before["parameters"] == {"limits of shop": limits}
+
+
+SHOVEL = {"src-queue": "customers", "src-uri": ["amqp://shop-admin:secret@10.0.0.1"]}
+
+
+def test_shovels_are_set_replaced_and_removed_without_their_uris_in_the_diff() -> None:
+    wanted = desired(
+        parameters(shovels={"celery-fleet.customers": {"src-queue": "customers"}}, shovel_uris=[*SHOVEL["src-uri"]])
+    )
+    assert wanted.shovels == {"celery-fleet.customers": SHOVEL}
+    held = {**NEW, "vhosts": [{"name": "shop"}], "parameters": []}
+    changes = difference(held, wanted, salt)
+    (item,) = changes.definitions["parameters"]
+    assert item == {"component": "shovel", "name": "celery-fleet.customers", "vhost": "shop", "value": SHOVEL}
+    assert "secret" not in str(changes.after) + str(wanted)
+    foreign = {**item, "name": "my own"}
+    held["parameters"] = [item, foreign, {**item, "vhost": "other"}]
+    assert not difference(held, wanted, salt).any
+    assert not difference(held, desired(parameters()), salt).any
+    gone = difference(held, desired(parameters(shovels={})), salt)
+    assert (gone.deleted_shovels, gone.definitions) == (["celery-fleet.customers"], {})
+    assert "secret" not in str(gone.before)
+    other = {**wanted.shovels["celery-fleet.customers"], "src-uri": ["amqp://new"]}
+    replaced = difference(held, Desired(vhost="shop", shovels={"celery-fleet.customers": other}), salt)
+    assert replaced.definitions["parameters"][0]["value"] == other
