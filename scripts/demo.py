@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The demo: boot hosts on this machine, deploy a fleet to them, run tasks, roll out a release, and kill a worker.
 
+With a broker of three hosts, one of them loses its power, too.
+
 `make demo` runs `up`, `make demo-down` runs `down`. The output of each step is in .cache/demo.
 """
 
@@ -47,7 +49,11 @@ from lab.fleet import (
     remote,
     say,
 )
+from scripts import demo_fault
+from scripts.demo_fault import Fault, Outcome
 
+#: The inventory of each number of hosts of the broker.
+INVENTORIES = {1: Path("inventories/lab"), 3: Path("inventories/lab-cluster")}
 IMAGES = "localhost/fleet-lab-"
 # Tasks that are sent at a time during a rollout.
 LOAD_TASKS = 20
@@ -233,6 +239,44 @@ def release(fleet: Fleet, options: argparse.Namespace) -> tuple[dict[str, Any], 
         return sent, watch(fleet, sent, since, options.timeout)
 
 
+def power_failure(fleet: Fleet, options: argparse.Namespace) -> tuple[Fault, Outcome, list[str]]:
+    """Cut the power of a host of the broker under load, and boot it again. Return what it cost, and the problems."""
+    fault, since = Fault(demo_fault.victim(fleet), fleet.kind), time.time()
+    alert = demo_fault.ALERTS[fleet.kind]
+
+    def all_consume(after: float) -> bool:
+        entries = demo_fault.parsed(read_ledgers(fleet, since))
+        sent = {entry["id"] for entry in entries if entry["event"] == "sent" and demo_fault.moment(entry) > after}
+        return {entry["host"] for entry in entries if entry["event"] == "done" and entry["id"] in sent} >= {
+            *fleet.worker_hosts
+        }
+
+    with step(f"Cutting the power of {fault.host}, a host of the broker, under load"), load(fleet) as sent:
+        wait_for(lambda: all_consume(since), "not all workers consume", ALERT_SECONDS)
+        fault.began, fault.cut = since, time.time()
+        demo_fault.cut_power(fleet, fault.host)
+        wait_for(lambda: alert in alerts(fleet), f"{alert} does not fire", ALERT_SECONDS)
+        fault.alerted = time.time()
+        wait_for(lambda: all_consume(fault.cut), f"not all workers consume without {fault.host}", ALERT_SECONDS)
+        demo_fault.boot(fleet, fault.host)
+        fault.booted = time.time()
+        wait_for(lambda: alert not in alerts(fleet), f"{alert} is not resolved", ALERT_SECONDS)
+        fault.resolved = time.time()
+        wait_for(lambda: all_consume(fault.resolved), "not all workers consume", ALERT_SECONDS)
+        fault.ended = time.time()
+    say(f"  {alert} fired after {fault.alerted - fault.cut:.0f} s")
+    if fleet.kind == "redis":
+        with step("Requeueing the tasks that workers had received with playbooks/sweep.yml"):
+            play(options.inventory, "playbooks/sweep.yml", ["--extra-vars", f"celery_broker={options.broker}"])
+    with step("Waiting for the last tasks"):
+        count = watch(fleet, sent, since, options.timeout)
+    entries = demo_fault.parsed(read_ledgers(fleet, since))
+    outcome = demo_fault.outcome_of(count, entries, fleet.worker_hosts, fault)
+    # A broker delivers a task again if it does not know whether it was done.
+    count.total.repeated = 0
+    return fault, outcome, problems_of(sent, count, options.timeout)
+
+
 def problems_of(sent: dict[str, Any], count: Any, timeout: float) -> list[str]:  # noqa: ANN401 - shop's Count
     """Return the tasks that were lost, repeated, or failed unexpectedly, for people."""
     problems = []
@@ -249,7 +293,14 @@ def problems_of(sent: dict[str, Any], count: Any, timeout: float) -> list[str]: 
 def up(options: argparse.Namespace) -> int:
     """Boot hosts, deploy the fleet, run tasks and a rollout, and print the result. Existing hosts are reused."""
     started = time.monotonic()
+    if options.brokers not in map(str, INVENTORIES):
+        raise LabError(
+            f"BROKERS={options.brokers}: the demo has a broker of {' or '.join(map(str, INVENTORIES))} hosts"
+        )
+    options.inventory = options.inventory or INVENTORIES[int(options.brokers)]
     fleet = load_fleet(options.inventory, options.broker)
+    if (existing := hosts_of(fleet)) and existing != sorted(fleet.addresses):
+        raise LabError(f"the demo's hosts are {', '.join(existing)} already. Run `make demo-down` before another demo")
     with step(f"Booting {len(fleet.addresses)} hosts on this machine (builds their image the first time)"):
         play(options.inventory, "lab/create.yml", become_options())
     with step("Deploying the fleet with site.yml"):
@@ -266,6 +317,14 @@ def up(options: argparse.Namespace) -> int:
     problems += problems_of(released, meanwhile, options.timeout)
     with step("Killing a worker with an in-flight task"):
         kill_a_worker(fleet)
+    survived = ""
+    if len(fleet.brokers) > 1:
+        fault, outcome, lost = power_failure(fleet, options)
+        problems += lost
+        survived = (
+            f"While {fault.host} was without power, {outcome.text()}.\n"
+            f"Report of the fault: {demo_fault.write(demo_fault.page(fleet, fault, outcome))}\n"
+        )
     found = {host: processes(fleet, host) for host in fleet.addresses}
     tables = [queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)]
     for table in (host_table(fleet, found), *tables):
@@ -274,7 +333,7 @@ def up(options: argparse.Namespace) -> int:
     say(f"The {sent['failures']} tasks of customers.fail are meant to fail.")
     say(f"\n{pages(fleet)}")
     say(security(fleet, options.inventory))
-    say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
+    say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n{survived}")
     say(f"The demo took {time.monotonic() - started:.0f} s. `make demo-down` removes it.")
     problems += [
         f"{process.name} on {host} is {process.state}"
@@ -293,6 +352,13 @@ def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run podman as root."""
     command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def hosts_of(fleet: Fleet) -> list[str]:
+    """Return the hosts that exist, of this inventory or another one with its network."""
+    prefix = f"{fleet.network}-"
+    names = podman("ps", "--all", "--format", "{{.Names}}", "--filter", f"name=^{prefix}").stdout.split()
+    return sorted(name.removeprefix(prefix) for name in names)
 
 
 def remove_tree(path: Path) -> None:
@@ -316,11 +382,13 @@ def remove_images() -> None:
 
 def down(options: argparse.Namespace) -> int:
     """Remove the hosts and all of their files. Files that other hosts of the lab use are kept."""
+    options.inventory = options.inventory or INVENTORIES[max(INVENTORIES)]
     fleet = load_fleet(options.inventory)
     with step("Removing the demo"):
         if shutil.which("podman"):
+            existing = hosts_of(fleet)
             play(options.inventory, "lab/destroy.yml", become_options())
-            say(f"  removed the hosts {', '.join(fleet.addresses)} and their network {fleet.network}")
+            say(f"  removed the hosts {', '.join(existing) or '(none)'} and their network {fleet.network}")
             remove_images()
         remove_tree(fleet.secrets)
         artifacts = Path.home() / ".cache" / "celery-fleet" / "artifacts"
@@ -345,10 +413,11 @@ def down(options: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
+    parser.add_argument("--inventory", type=Path, help="default: inventories/lab, or lab-cluster")
     commands = parser.add_subparsers(required=True, metavar="up|down")
     upward = commands.add_parser("up", help="boot the hosts, deploy the fleet, and run tasks and a rollout")
     upward.add_argument("--broker", choices=BROKERS, default="rabbitmq", help="default: rabbitmq")
+    upward.add_argument("--brokers", default="1", help="number of the broker's hosts, 1 or 3 (default: 1)")
     upward.add_argument("--count", type=int, default=300, help="number of tasks (default: 300)")
     upward.add_argument("--timeout", type=float, default=1800, help="seconds to wait for the tasks (default: 1800)")
     upward.set_defaults(run=up)
