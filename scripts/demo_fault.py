@@ -137,7 +137,7 @@ def outcome_of(count: Any, entries: Iterable[Mapping[str, Any]], workers: Iterab
         entries: of all ledgers.
         workers: the hosts with workers.
     """
-    ends = [entry for entry in entries if entry["event"] in {"done", "failed"}]
+    ends = [entry for entry in entries if entry["event"] in {"done", "failed"} and moment(entry) >= fault.began]
     done = [(entry["host"], moment(entry)) for entry in ends if entry["event"] == "done"]
     per_second: dict[str, Counter[int]] = {"done": Counter(), "failed": Counter()}
     for entry in ends:
