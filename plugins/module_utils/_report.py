@@ -235,7 +235,9 @@ def _axis(timeline: Timeline, y: int) -> str:
     span = timeline.ended - timeline.began
     step = next((step for step in STEPS if span / step <= TICKS), STEPS[-1])
     ticks = range(0, int(span) + 1, step)
-    return "".join(f'<text x="{timeline.x(timeline.began + tick)}" y="{y}">{tick} s</text>' for tick in ticks)
+    return "".join(
+        f'<text x="{timeline.x(timeline.began + tick)}" y="{y}" text-anchor="middle">{tick} s</text>' for tick in ticks
+    )
 
 
 def _lanes(timeline: Timeline) -> str:
