@@ -14,8 +14,8 @@ help: ## list the commands
 setup: ## install what is missing: .venv, podman and the like
 	@scripts/setup
 
-demo: ## boot four hosts on this machine and build a fleet on them (BROKER=redis)
-	@scripts/demo up $(if $(BROKER),--broker $(BROKER))
+demo: ## boot four hosts on this machine and build a fleet on them (BROKER=redis, BROKERS=3)
+	@scripts/demo up $(if $(BROKER),--broker $(BROKER)) $(if $(BROKERS),--brokers $(BROKERS))
 
 demo-down: ## remove the demo's hosts
 	@scripts/demo down

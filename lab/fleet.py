@@ -34,7 +34,7 @@ CLOCK_SKEW_SECONDS = 3600
 REMOTE_TIMEOUT_SECONDS = 600
 # The services of systemd that the table of hosts shows.
 UNITS = ["rabbitmq-server.service", "redis-server.service", "valkey-server.service", "flower.service", "nginx.service"]
-UNITS += ["prometheus.service", "prometheus-alertmanager.service"]
+UNITS += ["redis-sentinel.service", "prometheus.service", "prometheus-alertmanager.service"]
 PORTS = {"prometheus": 9090, "alertmanager": 9093}
 BROKERS = ("rabbitmq", "redis")
 TITLE = re.compile(r"^(?P<kind>PLAY|TASK|RUNNING HANDLER) \[(?P<name>.*)\] \*+$")
@@ -69,6 +69,10 @@ class Fleet:
     app_hosts: list[str]
     #: Whether connections are encrypted.
     tls: bool
+    #: All hosts of the broker, of which broker is the first.
+    brokers: list[str] = field(default_factory=list)
+    #: Hosts that run workers.
+    worker_hosts: list[str] = field(default_factory=list)
 
     @property
     def scheme(self) -> str:
@@ -148,14 +152,14 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
         nested = (host for child in content.get("children", []) for host in members(child))
         return [*content.get("hosts", []), *nested]
 
-    def first(duty: str) -> str:
+    def hosts_of(duty: str) -> list[str]:
         group = values.get(f"celery_{duty}_group", duty)
         hosts = members(group)
         if not hosts:
             raise LabError(f"{source} has no host in the group {group}, which the demo needs. Put a host into it")
-        return hosts[0]
+        return hosts
 
-    beat = first("beat")
+    beat, brokers = hosts_of("beat")[0], hosts_of("broker")
     workers = {host for worker in values.get("celery_workers", []) for host in members(worker["group"])}
 
     return Fleet(
@@ -165,12 +169,14 @@ def parse_fleet(inventory: dict[str, Any], home: Path, source: Path, kind: str =
         state=LAB / values["lab_network"],
         secrets=home / ".local" / "share" / "celery-fleet" / name,
         addresses={host: str(values["ansible_host"]) for host, values in sorted(variables.items())},
-        broker=first("broker"),
+        broker=brokers[0],
+        brokers=brokers,
         kind=kind,
         beat=beat,
-        flower=first("flower"),
-        monitor=first("monitor"),
+        flower=hosts_of("flower")[0],
+        monitor=hosts_of("monitor")[0],
         app_hosts=sorted(workers | {beat}),
+        worker_hosts=sorted(workers),
         tls=values.get("celery_tls", "only") not in ("off", False),
     )
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """The demo: boot hosts on this machine, deploy a fleet to them, run tasks, roll out a release, and kill a worker.
 
+With a broker of three hosts, one of them loses its power, too.
+
 `make demo` runs `up`, `make demo-down` runs `down`. The output of each step is in .cache/demo.
 """
 
@@ -47,10 +49,16 @@ from lab.fleet import (
     remote,
     say,
 )
+from scripts import demo_fault
+from scripts.demo_fault import Fault
 
+#: The inventory of each number of hosts of the broker.
+INVENTORIES = {1: Path("inventories/lab"), 3: Path("inventories/lab-cluster")}
 IMAGES = "localhost/fleet-lab-"
 # Tasks that are sent at a time during a rollout.
 LOAD_TASKS = 20
+# Tasks that are sent before the power of a host is cut.
+STEADY_TASKS = 200
 POLL_SECONDS = 1.5
 # The task whose worker is killed, and the longest time until the alert fires, or is resolved.
 VICTIM = ("reports.build", ["2026-01", 60])
@@ -233,13 +241,60 @@ def release(fleet: Fleet, options: argparse.Namespace) -> tuple[dict[str, Any], 
         return sent, watch(fleet, sent, since, options.timeout)
 
 
-def problems_of(sent: dict[str, Any], count: Any, timeout: float) -> list[str]:  # noqa: ANN401 - shop's Count
-    """Return the tasks that were lost, repeated, or failed unexpectedly, for people."""
+def power_failure(fleet: Fleet, options: argparse.Namespace) -> tuple[str, Any, list[str]]:
+    """Cut the power of a host of the broker under load, and boot it again.
+
+    Returns:
+        What it cost, for people; the count of the tasks by outcome; and the problems.
+    """
+    fault, since = Fault(demo_fault.victim(fleet), fleet.kind), time.time()
+    alert = demo_fault.ALERTS[fleet.kind]
+
+    def all_consume(after: float) -> bool:
+        entries = demo_fault.parsed(read_ledgers(fleet, since))
+        sent = {entry["id"] for entry in entries if entry["event"] == "sent" and demo_fault.moment(entry) > after}
+        return {entry["host"] for entry in entries if entry["event"] == "done" and entry["id"] in sent} >= {
+            *fleet.worker_hosts
+        }
+
+    with step(f"Cutting the power of {fault.host}, a host of the broker, under load"), load(fleet) as sent:
+        wait_for(lambda: sent["total"] >= STEADY_TASKS, "no tasks are sent", ALERT_SECONDS)
+        wait_for(lambda: all_consume(since), "not all workers consume", ALERT_SECONDS)
+        fault.began, fault.cut = since, time.time()
+        demo_fault.cut_power(fleet, fault.host)
+        wait_for(lambda: alert in alerts(fleet), f"{alert} does not fire", ALERT_SECONDS)
+        fault.alerted = time.time()
+        wait_for(lambda: all_consume(fault.cut), f"not all workers consume without {fault.host}", ALERT_SECONDS)
+        demo_fault.boot(fleet, fault.host)
+        fault.booted = time.time()
+        wait_for(lambda: alert not in alerts(fleet), f"{alert} is not resolved", ALERT_SECONDS)
+        fault.resolved = time.time()
+        wait_for(lambda: all_consume(fault.resolved), "not all workers consume", ALERT_SECONDS)
+        fault.ended = time.time()
+    say(f"  {alert} fired after {fault.alerted - fault.cut:.0f} s")
+    if fleet.kind == "redis":
+        with step("Requeueing the tasks that workers had received with playbooks/sweep.yml"):
+            play(options.inventory, "playbooks/sweep.yml", ["--extra-vars", f"celery_broker={options.broker}"])
+    with step("Waiting for the last tasks"):
+        count = watch(fleet, sent, since, options.timeout)
+    entries = demo_fault.parsed(read_ledgers(fleet, since))
+    outcome = demo_fault.outcome_of(count, entries, fleet.worker_hosts, fault)
+    report = demo_fault.write(demo_fault.page(fleet, fault, outcome))
+    text = f"{fault.host} lost its power and returned: {outcome.text()}.\nReport of the power failure: {report}\n"
+    return text, count, problems_of(sent, count, options.timeout, twice=True)
+
+
+def problems_of(sent: dict[str, Any], count: Any, timeout: float, *, twice: bool = False) -> list[str]:  # noqa: ANN401 - shop's Count
+    """Return the tasks that were lost, repeated, or failed unexpectedly, for people.
+
+    Args:
+        twice: whether tasks may run twice, because the broker delivers those again that it does not know to be done.
+    """
     problems = []
     total = count.total
     if missing := sent["total"] - total.done - total.failed - total.revoked:
         problems.append(f"{missing} tasks have not ended after {timeout:.0f} s: {' '.join(count.lost_ids[:5])}")
-    if total.repeated:
+    if total.repeated and not twice:
         problems.append(f"{total.repeated} tasks ran twice: {' '.join(count.repeated_ids[:5])}")
     if total.failed > sent["failures"]:
         problems.append(f"{total.failed - sent['failures']} tasks failed unexpectedly. See the workers' logs")
@@ -249,7 +304,14 @@ def problems_of(sent: dict[str, Any], count: Any, timeout: float) -> list[str]: 
 def up(options: argparse.Namespace) -> int:
     """Boot hosts, deploy the fleet, run tasks and a rollout, and print the result. Existing hosts are reused."""
     started = time.monotonic()
+    if options.brokers not in map(str, INVENTORIES):
+        raise LabError(
+            f"BROKERS={options.brokers}: the demo has a broker of {' or '.join(map(str, INVENTORIES))} hosts"
+        )
+    options.inventory = options.inventory or INVENTORIES[int(options.brokers)]
     fleet = load_fleet(options.inventory, options.broker)
+    if (existing := hosts_of(fleet)) and existing != sorted(fleet.addresses):
+        raise LabError(f"the demo's hosts are {', '.join(existing)} already. Run `make demo-down` before another demo")
     with step(f"Booting {len(fleet.addresses)} hosts on this machine (builds their image the first time)"):
         play(options.inventory, "lab/create.yml", become_options())
     with step("Deploying the fleet with site.yml"):
@@ -266,15 +328,20 @@ def up(options: argparse.Namespace) -> int:
     problems += problems_of(released, meanwhile, options.timeout)
     with step("Killing a worker with an in-flight task"):
         kill_a_worker(fleet)
+    survived, failure = "", []
+    if len(fleet.brokers) > 1:
+        survived, during, lost = power_failure(fleet, options)
+        problems += lost
+        failure = [queue_table("Tasks during the power failure", during)]
     found = {host: processes(fleet, host) for host in fleet.addresses}
-    tables = [queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile)]
+    tables = [queue_table("Tasks", count), queue_table("Tasks during the release", meanwhile), *failure]
     for table in (host_table(fleet, found), *tables):
         console.print()
         console.print(table)
     say(f"The {sent['failures']} tasks of customers.fail are meant to fail.")
     say(f"\n{pages(fleet)}")
     say(security(fleet, options.inventory))
-    say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n")
+    say(f"Report of the rollout: {max((fleet.secrets / 'rollouts').glob('*.html'))}\n{survived}")
     say(f"The demo took {time.monotonic() - started:.0f} s. `make demo-down` removes it.")
     problems += [
         f"{process.name} on {host} is {process.state}"
@@ -293,6 +360,13 @@ def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run podman as root."""
     command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def hosts_of(fleet: Fleet) -> list[str]:
+    """Return the hosts that exist, of this inventory or another one with its network."""
+    prefix = f"{fleet.network}-"
+    names = podman("ps", "--all", "--format", "{{.Names}}", "--filter", f"name=^{prefix}").stdout.split()
+    return sorted(name.removeprefix(prefix) for name in names)
 
 
 def remove_tree(path: Path) -> None:
@@ -316,11 +390,13 @@ def remove_images() -> None:
 
 def down(options: argparse.Namespace) -> int:
     """Remove the hosts and all of their files. Files that other hosts of the lab use are kept."""
+    options.inventory = options.inventory or INVENTORIES[max(INVENTORIES)]
     fleet = load_fleet(options.inventory)
     with step("Removing the demo"):
         if shutil.which("podman"):
+            existing = hosts_of(fleet)
             play(options.inventory, "lab/destroy.yml", become_options())
-            say(f"  removed the hosts {', '.join(fleet.addresses)} and their network {fleet.network}")
+            say(f"  removed the hosts {', '.join(existing) or '(none)'} and their network {fleet.network}")
             remove_images()
         remove_tree(fleet.secrets)
         artifacts = Path.home() / ".cache" / "celery-fleet" / "artifacts"
@@ -345,10 +421,11 @@ def down(options: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inventory", type=Path, default=Path("inventories/lab"), help="default: inventories/lab")
+    parser.add_argument("--inventory", type=Path, help="default: inventories/lab, or lab-cluster")
     commands = parser.add_subparsers(required=True, metavar="up|down")
     upward = commands.add_parser("up", help="boot the hosts, deploy the fleet, and run tasks and a rollout")
     upward.add_argument("--broker", choices=BROKERS, default="rabbitmq", help="default: rabbitmq")
+    upward.add_argument("--brokers", default="1", help="number of the broker's hosts, 1 or 3 (default: 1)")
     upward.add_argument("--count", type=int, default=300, help="number of tasks (default: 300)")
     upward.add_argument("--timeout", type=float, default=1800, help="seconds to wait for the tasks (default: 1800)")
     upward.set_defaults(run=up)

@@ -1,9 +1,9 @@
-"""The report of a rollout as an HTML page: the phases of each program, and the task rate of the fleet."""
+"""Reports as an HTML page, such as that of a rollout: phases of programs, and the task rate of the fleet."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
@@ -24,14 +24,37 @@ COLOURS = {
 }
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """The content of the page. All times are seconds since the epoch.
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """What happened on the fleet's hosts. All times are seconds since the epoch.
 
     Attributes:
         phases: for each host and program, the start and the name of each phase, in order.
-        seconds: second, tasks done and tasks failed on the whole fleet, in order. Begins before the rollout, and leaves
-            out seconds without tasks.
+        seconds: second, tasks done and tasks failed on the whole fleet, in order. May begin earlier, and leaves out
+            seconds without tasks.
+    """
+
+    began: float
+    ended: float
+    phases: Mapping[str, Mapping[str, Sequence[tuple[float, str]]]]
+    seconds: Sequence[tuple[int, int, int]]
+
+    @property
+    def span(self) -> float:
+        """Return the seconds that the page shows, at least one."""
+        return max(1.0, self.ended - self.began)
+
+    def x(self, moment: float) -> float:
+        """Return the horizontal position of a moment in the charts."""
+        share = (min(max(moment, self.began), self.ended) - self.began) / self.span
+        return round(LEFT + share * (WIDTH - LEFT - 10), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(Timeline):
+    """The content of the page of a rollout.
+
+    Attributes:
         before: for each host, its release before the rollout.
         after: for each host, its release after the rollout.
         open_before: tasks that were started and had not finished at the beginning.
@@ -41,10 +64,6 @@ class Rollout:
 
     app: str
     label: str
-    began: float
-    ended: float
-    phases: Mapping[str, Mapping[str, Sequence[tuple[float, str]]]]
-    seconds: Sequence[tuple[int, int, int]]
     before: Mapping[str, str]
     after: Mapping[str, str]
     open_before: int = 0
@@ -140,19 +159,12 @@ def open_tasks(status: Mapping[str, Any]) -> int:
 
 
 def page(rollout: Rollout) -> str:
-    """Return the HTML page, which loads nothing else."""
-    span = max(1.0, rollout.ended - rollout.began)
-
-    def x(moment: float) -> float:
-        share = (min(max(moment, rollout.began), rollout.ended) - rollout.began) / span
-        return round(LEFT + share * (WIDTH - LEFT - 10), 1)
-
-    title = f"{rollout.app}: {rollout.label}"
+    """Return the HTML page of a rollout."""
     outcome = rollout.verdict or "succeeded on all hosts"
     began = datetime.fromtimestamp(rollout.began, UTC)
     facts = (
         ("began", began.strftime("%Y-%m-%d %H:%M:%S UTC")),
-        ("duration", f"{span:.0f} s"),
+        ("duration", f"{rollout.span:.0f} s"),
         ("outcome", outcome),
         ("tasks done", f"{rollout.done:,}"),
         ("tasks failed", f"{rollout.failed:,}"),
@@ -160,12 +172,25 @@ def page(rollout: Rollout) -> str:
         ("lowest rate over 1 s", f"{rollout.slowest(1):.0f} tasks a second"),
         ("lowest rate over 10 s", f"{rollout.slowest(10):.1f} tasks a second"),
     )
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts)
     hosts = "".join(
         f"<tr><td>{escape(host)}</td><td>{escape(old)}</td><td>{escape(rollout.after.get(host, ''))}</td></tr>"
         for host, old in sorted(rollout.before.items())
     )
-    legend = " ".join(f'<span><i style="background:{colour}"></i>{name}</span>' for name, colour in COLOURS.items())
+    table = f"<h2>Hosts</h2>\n<table><tr><th>host</th><th>before</th><th>after</th></tr>{hosts}</table>"
+    return document(f"{rollout.app}: {rollout.label}", facts, rollout, table)
+
+
+def document(title: str, facts: Iterable[tuple[str, str]], timeline: Timeline, end: str = "") -> str:
+    """Return an HTML page, which loads nothing else.
+
+    Args:
+        facts: names and values.
+        end: HTML at the end of the page.
+    """
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts)
+    shown = {phase for programs in timeline.phases.values() for each in programs.values() for _, phase in each}
+    colours = {name: colour for name, colour in COLOURS.items() if name in shown}
+    legend = " ".join(f'<span><i style="background:{colour}"></i>{name}</span>' for name, colour in colours.items())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>
 body {{ font: 14px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: {WIDTH}px; color: #222 }}
@@ -177,53 +202,54 @@ svg text {{ font: 11px system-ui, sans-serif; fill: #333 }}
 <h1>{escape(title)}</h1>
 <table>{rows}</table>
 <h2>Tasks done per second</h2>
-{_chart(rollout, x)}
+{_chart(timeline)}
 <h2>Programs</h2>
 <p>{legend}</p>
-{_lanes(rollout, x)}
-<h2>Hosts</h2>
-<table><tr><th>host</th><th>before</th><th>after</th></tr>{hosts}</table>
+{_lanes(timeline)}
+{end}
 </body></html>
 """
 
 
-def _chart(rollout: Rollout, x: Callable[[float], float]) -> str:
-    done = {second: tasks for second, tasks, _ in rollout.seconds}
-    failed = {second: tasks for second, _, tasks in rollout.seconds}
-    seconds = range(int(rollout.began), int(rollout.ended) + 1)
+def _chart(timeline: Timeline) -> str:
+    done = {second: tasks for second, tasks, _ in timeline.seconds}
+    failed = {second: tasks for second, _, tasks in timeline.seconds}
+    seconds = range(int(timeline.began), int(timeline.ended) + 1)
     most = max([1, *done.values(), *failed.values()])
 
     def line(values: Mapping[int, int], colour: str) -> str:
         height = (CHART - 15) / most
-        points = " ".join(f"{x(second)},{CHART - values.get(second, 0) * height:.1f}" for second in seconds)
+        points = " ".join(f"{timeline.x(second)},{CHART - values.get(second, 0) * height:.1f}" for second in seconds)
         return f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>'
 
     return (
         f'<svg viewBox="0 0 {WIDTH} {CHART + 18}" role="img">'
         f'<text x="{LEFT - 8}" y="20" text-anchor="end">{most}</text>'
         f'<text x="{LEFT - 8}" y="{CHART}" text-anchor="end">0</text>'
-        f"{line(done, '#3f9b57')}{line(failed, '#b3261e')}{_axis(rollout, x, CHART + 14)}</svg>"
+        f"{line(done, '#3f9b57')}{line(failed, '#b3261e')}{_axis(timeline, CHART + 14)}</svg>"
     )
 
 
-def _axis(rollout: Rollout, x: Callable[[float], float], y: int) -> str:
+def _axis(timeline: Timeline, y: int) -> str:
     """Return the labels of the time axis: seconds since the beginning."""
-    span = rollout.ended - rollout.began
+    span = timeline.ended - timeline.began
     step = next((step for step in STEPS if span / step <= TICKS), STEPS[-1])
     ticks = range(0, int(span) + 1, step)
-    return "".join(f'<text x="{x(rollout.began + tick)}" y="{y}">{tick} s</text>' for tick in ticks)
+    return "".join(
+        f'<text x="{timeline.x(timeline.began + tick)}" y="{y}" text-anchor="middle">{tick} s</text>' for tick in ticks
+    )
 
 
-def _lanes(rollout: Rollout, x: Callable[[float], float]) -> str:
-    parts, lane = [], 0
-    for host, programs in sorted(rollout.phases.items()):
+def _lanes(timeline: Timeline) -> str:
+    parts, lane, x = [], 0, timeline.x
+    for host, programs in sorted(timeline.phases.items()):
         for program, phases in sorted(programs.items()):
             y = lane * (LANE + 4)
             label = escape(f"{host} {program}")
             parts.append(f'<text x="{LEFT - 8}" y="{y + LANE - 4}" text-anchor="end">{label}</text>')
-            ends = [start for start, _ in phases[1:]] + [rollout.ended]
+            ends = [start for start, _ in phases[1:]] + [timeline.ended]
             for (start, name), end in zip(phases, ends, strict=True):
-                if name in COLOURS and end >= rollout.began:
+                if name in COLOURS and end >= timeline.began:
                     width = max(1.5, x(end) - x(start))
                     parts.append(
                         f'<rect x="{x(start)}" y="{y}" width="{width:.1f}" height="{LANE}" fill="{COLOURS[name]}">'

@@ -557,14 +557,16 @@ def test_a_backup_has_the_tasks_of_its_time(shop: Shop, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(BROKER != "rabbitmq", reason="a backup of Redis has its tasks")
 def test_a_backup_has_what_others_have_on_the_broker(shop: Shop, tmp_path: Path) -> None:
+    remove = "rabbitmqctl delete_vhost others && rabbitmqctl delete_user others-app"
     shop.output("rabbitmqctl add_vhost others && rabbitmqctl add_user others-app secret", "broker1")
     play("broker_backup", celery_broker_backup_dir=str(tmp_path))
     (backup,) = tmp_path.glob("broker1/*")
     assert [oct(path.stat().st_mode) for path in (backup, backup.parent)] == ["0o100600", "0o40700"]
-    shop.output("rabbitmqctl delete_vhost others && rabbitmqctl delete_user others-app", "broker1")
+    shop.output(remove, "broker1")
     play("broker_restore", celery_broker_backup_file=backup.name)
     assert "others" in shop.output("rabbitmqctl --silent list_vhosts", "broker1").split()
     assert "others-app" in shop.output("rabbitmqctl --silent list_users", "broker1").split()
+    shop.output(remove, "broker1")
     shop.run(call("customers.noop"))
 
 

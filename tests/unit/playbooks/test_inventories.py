@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.fleet.celery.plugins.module_utils._plan import make_plan
+from jinja2 import Template
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,13 +37,26 @@ def members(listed: dict[str, Any], group: str) -> list[str]:
     return hosts
 
 
-@pytest.mark.parametrize("name", ["lab", "single", "example"])
+def rendered(value: Any, groups: dict[str, list[str]]) -> Any:
+    """Return a variable with its templates of groups rendered, which Ansible does when it is used."""
+    if isinstance(value, dict):
+        return {key: rendered(each, groups) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rendered(each, groups) for each in value]
+    return Template(value).render(groups=groups) if isinstance(value, str) and "groups[" in value else value
+
+
+@pytest.mark.parametrize("name", ["lab", "lab-cluster", "single", "example"])
 def test_an_inventory_of_the_project_can_be_planned(name: str) -> None:
     listed = inventory(name)
     hosts = listed["_meta"]["hostvars"]
     variables = next(iter(hosts.values()))
-    raw = {key.removeprefix("celery_"): value for key, value in variables.items() if key.startswith("celery_")}
     groups = {group: members(listed, group) for group in listed if group != "_meta"}
+    raw = {
+        key.removeprefix("celery_"): rendered(value, groups)
+        for key, value in variables.items()
+        if key.startswith("celery_")
+    }
     facts = {
         host: {"memory_mb": 4096, "processors": 2, "address": f"192.0.2.{number}"} for number, host in enumerate(hosts)
     }
