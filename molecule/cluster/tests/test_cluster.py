@@ -269,7 +269,7 @@ def test_the_throughput_of_three_members(shop: Shop) -> None:
     def queue(members: int) -> dict[str, Any]:
         arguments = {"x-queue-type": "quorum", "x-quorum-initial-group-size": members}
         return {
-            "url": f"amqps://bench:{password}@shop-broker:5671/bench",
+            "url": f"amqps://bench:{password}@shop-broker-broker1:5671/bench",
             "queue": f"of{members}",
             "arguments": arguments,
         }
