@@ -139,14 +139,20 @@ def shutdown(_: str) -> None:
 
 
 def listen(path: str) -> None:
-    """Record the next command to workers, as one of them receives it."""
+    """Record the next shutdown of a worker, as the worker receives it."""
     with connection() as connected:
         queue = Queue("attacker@nowhere.celery.pidbox", CONTROL, durable=True, auto_delete=False)
         bound = queue(connected.channel())
         bound.declare()
         print("listening", flush=True)
         received: list[Any] = []
-        with connected.Consumer(bound, callbacks=[lambda _, message: received.append(message)], no_ack=True):
+
+        def record(body: dict[str, Any], message: Any) -> None:
+            # Flower sends commands at any time.
+            if body["method"] == "shutdown":
+                received.append(message)
+
+        with connected.Consumer(bound, callbacks=[record], no_ack=True):
             while not received:
                 connected.drain_events(timeout=120)
         save(path, received[0])
