@@ -98,7 +98,14 @@ def test_a_replaced_authority_is_read(connect: Connect, authority: Path) -> None
         connect()
 
 
-@pytest.mark.parametrize("options", [{"ssl_check_hostname": False}, {"ssl_ciphers": "ECDHE+AESGCM"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ssl_check_hostname": False},
+        {"ssl_ciphers": "ECDHE+AESGCM"},
+        {"ssl_include_verify_flags": [ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN]},
+    ],
+)
 def test_a_connection_with_options_of_its_own_has_a_context_of_its_own(
     connect: Connect, options: dict[str, object]
 ) -> None:
