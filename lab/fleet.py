@@ -264,6 +264,12 @@ def play(inventory: Path, playbook: str, options: list[str] | None = None) -> Re
     return recap
 
 
+def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run podman as root."""
+    command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
 def remote(fleet: Fleet, host: str, command: list[str], allowed: Iterable[int] = (0,)) -> str:
     """Run a command on a host over SSH, and return its stdout.
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -44,6 +42,7 @@ from lab.fleet import (
     monitor_url,
     next_release,
     play,
+    podman,
     processes,
     read_ledgers,
     remote,
@@ -354,12 +353,6 @@ def up(options: argparse.Namespace) -> int:
     if problems:
         raise LabError("; ".join(problems))
     return 0
-
-
-def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run podman as root."""
-    command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
 def hosts_of(fleet: Fleet) -> list[str]:

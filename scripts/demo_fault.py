@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._report import Timeline, document
 
-from lab.fleet import LOGS, Fleet, LabError, remote
+from lab.fleet import LOGS, Fleet, LabError, podman, remote
 
 PAGE = LOGS / "broker-host-without-power.html"
 #: The alert of a broker's host that is down.
@@ -74,16 +72,15 @@ class Outcome:
         )
 
 
-def podman(*arguments: str) -> None:
+def _control(*arguments: str) -> None:
     """Run podman as root.
 
     Raises:
         LabError: it failed.
     """
-    command = ["podman", *arguments] if os.geteuid() == 0 else ["sudo", "podman", *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = podman(*arguments)
     if done.returncode != 0:
-        raise LabError(f"`{' '.join(command)}` failed: {done.stderr.strip()}")
+        raise LabError(f"`podman {' '.join(arguments)}` failed: {done.stderr.strip()}")
 
 
 def victim(fleet: Fleet) -> str:
@@ -99,13 +96,13 @@ def victim(fleet: Fleet) -> str:
 
 def cut_power(fleet: Fleet, host: str) -> None:
     """Stop a host without a word to the others."""
-    podman("exec", f"{fleet.network}-{host}", "nft", _SILENCE)
-    podman("kill", f"{fleet.network}-{host}")
+    _control("exec", f"{fleet.network}-{host}", "nft", _SILENCE)
+    _control("kill", f"{fleet.network}-{host}")
 
 
 def boot(fleet: Fleet, host: str) -> None:
     """Boot a host."""
-    podman("start", f"{fleet.network}-{host}")
+    _control("start", f"{fleet.network}-{host}")
 
 
 def parsed(lines: Iterable[str]) -> list[dict[str, Any]]:
