@@ -335,7 +335,7 @@ def shows(home: Path, page: str, login: tuple[str, str], shown: str) -> None:
         tab = context.new_page()
         tab.set_default_timeout(BROWSER_MILLISECONDS)
         tab.goto(page)
-        tab.wait_for_function(f"document.title.includes({shown!r}) || document.body.innerText.includes({shown!r})")
+        tab.wait_for_function(f"document.title.includes({shown!r}) || document.body?.innerText.includes({shown!r})")
 
 
 def consumers(shop: Shop) -> set[str]:
