@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from math import ceil
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._access import FirewallOptions, read_firewall
@@ -48,6 +49,8 @@ QUEUE_TYPES = ("quorum", "classic")
 # RabbitMQ's maximum. Each level costs memory and time (https://www.rabbitmq.com/docs/priority).
 _HIGHEST_PRIORITY = 255
 ACTIVATIONS = ("warm", "handover")
+#: Seconds of the shortest time limit that follows from a duration: tasks wait for brokers and databases, too.
+_SHORTEST_LIMIT = 30
 _RESERVED_WORKERS = ("beat", "flower")
 # Names of programs and files hold the worker, the application and the release, in at most 255 bytes.
 _LONGEST_WORKER = 64
@@ -116,6 +119,7 @@ class Queue:
         tasks: task names, or patterns with * as in Celery's task_routes.
         time_limit: hard time limit of its tasks, in seconds.
         soft_time_limit: soft time limit of its tasks, in seconds.
+        duration: seconds that its tasks usually take; 0: it is not known.
         transient: whether its messages are kept in memory only, and lost at a restart of the broker.
         type: RabbitMQ's queue type, "quorum" or "classic".
         max_priority: highest priority of its messages; 0: it has no priorities.
@@ -132,6 +136,7 @@ class Queue:
     tasks: tuple[str, ...] = ()
     time_limit: int = 300
     soft_time_limit: int = 270
+    duration: float = 0.0
     transient: bool = False
     type: str = "quorum"
     max_priority: int = 0
@@ -155,6 +160,7 @@ class Worker:
         soft_time_limit: soft time limit in seconds; None: the longest of its queues.
         max_memory_per_child: bytes above which a child is replaced.
         memory: bytes of the whole program, for pools that have no max_memory_per_child.
+        prefetch_multiplier: messages that it reserves for each slot; None: as many as its queues' durations allow.
         activation: how it is moved to a new release, "warm" or "handover".
     """
 
@@ -169,7 +175,7 @@ class Worker:
     max_memory_per_child: int | None = None
     max_tasks_per_child: int | None = None
     memory: int | None = None
-    prefetch_multiplier: int = 1
+    prefetch_multiplier: int | None = None
     optimization: str = "fair"
     log_level: str = "INFO"
     node_name: str = ""
@@ -290,6 +296,11 @@ def _read_limits(reader: Reader) -> tuple[int | None, int | None]:
     return hard, soft
 
 
+def _usual_limit(duration: float) -> int:
+    """Return the hard time limit of tasks that usually take this long, both in seconds."""
+    return ceil(min(Queue.time_limit, max(_SHORTEST_LIMIT, 100 * duration)))
+
+
 def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Queue:
     """Return a queue as declared.
 
@@ -301,9 +312,15 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
     reader = Reader(raw, where, problems)
     name = reader.name()
     hard, soft = _read_limits(reader)
+    duration = reader.duration("duration")
+    usual = _usual_limit(duration) if duration else Queue.time_limit
     if hard is None and soft is not None:
-        hard = max(Queue.time_limit, soft + max(1, soft // 9))
-    hard = hard or Queue.time_limit
+        hard = max(usual, soft + max(1, soft // 9))
+    hard = hard or usual
+    if duration >= hard:
+        reader.problem(
+            "duration", f"{duration:g} s is not below the time_limit of {hard} s", "Lower it, or raise time_limit"
+        )
     backlog, message_size = reader.integer("backlog", least=0), reader.size("message_size")
     max_length = reader.count("max_length")
     if backlog is None:
@@ -314,6 +331,7 @@ def read_queue(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> Q
         tasks=reader.texts("tasks"),
         time_limit=hard,
         soft_time_limit=soft or soft_limit_below(hard),
+        duration=duration,
         transient=transient,
         type=reader.choice("type", QUEUE_TYPES, "classic" if transient else "quorum"),
         max_priority=reader.count("max_priority"),
@@ -449,7 +467,6 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
             f"{node_name!r} is not valid before the @ of a node name",
             "Use letters, digits, '_', '-' and '.'; the host's name is added",
         )
-    multiplier = reader.integer("prefetch_multiplier")
     worker = Worker(
         name=name,
         group=group,
@@ -462,7 +479,7 @@ def read_worker(raw: Mapping[str, Any], where: str, problems: list[Problem]) -> 
         max_memory_per_child=cap,
         max_tasks_per_child=tasks,
         memory=reader.size("memory"),
-        prefetch_multiplier=multiplier or pool.prefetch_multiplier,
+        prefetch_multiplier=reader.integer("prefetch_multiplier"),
         optimization=reader.choice("optimization", ("fair", "default"), "fair"),
         log_level=reader.choice("log_level", _LOG_LEVELS, "INFO"),
         node_name=node_name,

@@ -14,6 +14,10 @@ from ansible_collections.fleet.celery.plugins.module_utils._tls import certifica
 
 #: Seconds beyond its time limit after which a task is overdue. A pool needs some to end it, and hosts' clocks differ.
 GRACE = 10
+# Of a queue, before the average of their run times says something.
+ENOUGH_TASKS = 100
+# How many times the declared duration they may take.
+MUCH_LONGER = 4
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,11 @@ class Fleet:
     def answers(self) -> Mapping[str, Any]:
         """Return the answers of the broker and the workers."""
         return self.hosts[self.querying_host]["asked"] if self.querying_host else {}
+
+    def runs(self, queue: str) -> tuple[float, int]:
+        """Return the seconds that a queue's tasks ran in total, and their number."""
+        runs = [symptoms["runs"].get(queue, (0.0, 0)) for symptoms in self.hosts.values()]
+        return sum(seconds for seconds, _ in runs), sum(ended for _, ended in runs)
 
     def programs(self) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
         """Yield each worker of hosts that are not drained: host, program, and the node names that it may have."""
@@ -361,8 +370,7 @@ def deep_queues(fleet: Fleet, _: Limits) -> Iterator[Finding]:
     for queue, waiting in fleet.answers.get("depths", {}).items():
         thresholds = fleet.plan["thresholds"].get(queue, {"depth": 0, "drain_time": 0})
         concurrency = sum(program["concurrency"] for _, program, _ in fleet.programs() if queue in program["queues"])
-        runs = [symptoms["runs"].get(queue, (0.0, 0)) for symptoms in fleet.hosts.values()]
-        seconds, ended = (sum(values) for values in zip(*runs, strict=True))
+        seconds, ended = fleet.runs(queue)
         drain = waiting * seconds / ended / concurrency if ended and concurrency else 0.0
         deep, slow = 0 < thresholds["depth"] < waiting, 0 < thresholds["drain_time"] < drain
         if deep or slow:
@@ -376,6 +384,19 @@ def deep_queues(fleet: Fleet, _: Limits) -> Iterator[Finding]:
                 "New tasks start late, and the broker fills up",
                 "Raise the concurrency of its workers, or add a host to their group, and run site.yml. "
                 "Or find what sends so many tasks",
+            )
+
+
+def long_tasks(fleet: Fleet, _: Limits) -> Iterator[Finding]:
+    """Yield the queues whose tasks take much longer than their declared duration."""
+    for queue, declared in fleet.plan["durations"].items():
+        seconds, ended = fleet.runs(queue)
+        if ended >= ENOUGH_TASKS and seconds / ended > MUCH_LONGER * declared:
+            yield Finding(
+                f"queue {queue}",
+                f"its {ended} tasks took {seconds / ended:.2g} s on average, but its duration is {declared:g} s",
+                "Its workers reserve too many tasks, which wait behind others although another worker may be idle",
+                f"Set duration: {seconds / ended:.2g}s in celery_queues, and run site.yml",
             )
 
 
@@ -610,6 +631,7 @@ CHECKS: Mapping[str, Callable[[Fleet, Limits], Iterator[Finding]]] = {
     "the broker's replicas": replication,
     "tasks that workers know": unregistered_tasks,
     "what waits": deep_queues,
+    "tasks that take longer": long_tasks,
     "tasks past their limits": overdue_tasks,
     "clocks": clock_skew,
     "disks": full_disks,

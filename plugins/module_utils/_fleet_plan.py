@@ -308,6 +308,7 @@ class FleetPlan:
         settings: Celery's, for all processes of the application.
         flower_settings: Celery's, for Flower.
         thresholds: of the alerts of each queue.
+        durations: seconds that the tasks of a queue usually take, if they are known.
         alerts: all alerts.
         runbook_base: prefix of the alerts' runbook_url.
         certificates: endpoints whose certificates are monitored.
@@ -344,6 +345,7 @@ class FleetPlan:
     routes: tuple[Route, ...]
     default_queue: str
     thresholds: Mapping[str, Thresholds]
+    durations: Mapping[str, float]
     alerts: Mapping[str, Alert]
     runbook_base: str
     certificates: tuple[str, ...]

@@ -97,6 +97,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._variables import unk
 
 # Seconds between the time limit of the longest task and Supervisor's SIGKILL.
 STOP_MARGIN = 60
+# What a slot reserves beside the task that it runs is given to no other worker: so many seconds of tasks at most.
+PREFETCHED_SECONDS = 0.5
+# Seconds until the last one of these is acknowledged if each task runs until its limit. A broker redelivers only then.
+PREFETCHED_HELD_SECONDS = 1920
+PREFETCHED_MOST = 64
 # Seconds between the stop of the last program and systemd's SIGKILL for Supervisor.
 SUPERVISOR_STOP_MARGIN = 30
 
@@ -178,6 +183,21 @@ def limits(worker: Worker, queues: Iterable[Queue]) -> tuple[int, int]:
     return soft, hard
 
 
+def prefetch_multiplier(worker: Worker, queues: Iterable[Queue]) -> int:
+    """Return how many messages a worker reserves for each slot.
+
+    Its own number. Or else, if the duration of all of its tasks is known, so many as run in PREFETCHED_SECONDS, and as
+    may be held if each runs until its time limit.
+    """
+    if worker.prefetch_multiplier is not None:
+        return worker.prefetch_multiplier
+    durations = [queue.duration for queue in queues if queue.name in worker.queues]
+    if not durations or not all(durations):
+        return worker.pool.prefetch_multiplier
+    most = min(int(PREFETCHED_SECONDS / max(durations)), PREFETCHED_HELD_SECONDS // limits(worker, queues)[1])
+    return max(worker.pool.prefetch_multiplier, min(most, PREFETCHED_MOST))
+
+
 def child_cap(worker: Worker, app_memory: int) -> int:
     """Return the bytes above which Celery replaces a child: max_memory_per_child, or app_memory plus CHILD_ROOM."""
     return worker.max_memory_per_child or app_memory + CHILD_ROOM
@@ -213,7 +233,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
         f"--queues={','.join(worker.queues)}",
         f"--pool={worker.pool.name}",
         f"--autoscale={maximum},{minimum}" if worker.autoscale else f"--concurrency={concurrency}",
-        f"--prefetch-multiplier={worker.prefetch_multiplier}",
+        f"--prefetch-multiplier={prefetch_multiplier(worker, declaration.queues)}",
         f"--loglevel={worker.log_level}",
     ]
     if worker.pool.child_limits:
@@ -256,7 +276,7 @@ def longest_held(workers: Iterable[Worker], queues: Sequence[Queue]) -> int:
 
     With a prefetch multiplier of n, the last prefetched message waits for n - 1 tasks and its own.
     """
-    return max((worker.prefetch_multiplier * limits(worker, queues)[1] for worker in workers), default=0)
+    return max((prefetch_multiplier(worker, queues) * limits(worker, queues)[1] for worker in workers), default=0)
 
 
 def _longest_task(queue: str, workers: Iterable[Worker], queues: Sequence[Queue]) -> int:
@@ -595,6 +615,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         routes=tuple(Route(pattern, each.name, _route_options(each)) for each in queues for pattern in each.tasks),
         default_queue=declaration.default_queue,
         thresholds={queue.name: queue.alerts for queue in queues},
+        durations={queue.name: queue.duration for queue in queues if queue.duration},
         alerts=declaration.alerts,
         runbook_base=declaration.runbook_base,
         certificates=declaration.certificate_targets + access.endpoints(probed),

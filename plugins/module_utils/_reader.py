@@ -15,6 +15,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._units import parse_s
 # names at @, and lists of queues at commas.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s)?")
 _SECONDS_A_DAY = 86400
 _LONGEST_SECONDS = 366 * _SECONDS_A_DAY
 
@@ -85,6 +86,18 @@ class Reader:
             )
             return None
         return value
+
+    def duration(self, key: str) -> float:
+        """Return seconds, which a user may set as a number or as in 5ms and 2s; 0 if they are not set."""
+        value = self.take(key)
+        if value is None:
+            return 0.0
+        found = _DURATION.fullmatch(str(value))
+        seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else 0.0
+        if not 0 < seconds < _LONGEST_SECONDS:
+            self.problem(key, f"{value!r} is not a time above 0", "Set it to a number and a unit, as in 5ms or 2s")
+            return 0.0
+        return seconds
 
     def size(self, key: str) -> int | None:
         value = self.take(key)

@@ -57,7 +57,8 @@ _OF_ROLES = """
 #: Variables of the roles, as their argument specs list them.
 OF_ROLES = frozenset(_OF_ROLES.split())
 _OF_PLAYBOOKS = """
-    celery_broker_backup_dir celery_broker_backup_file celery_broker_replaced celery_broker_restore_replace
+    celery_broker_backup_dir celery_broker_backup_file celery_broker_install_updates celery_broker_replaced
+    celery_broker_restore_replace
     celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
     celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_host_names
     celery_logs_grep celery_logs_lines celery_logs_programs celery_plan celery_plan_build celery_plan_probe

@@ -132,6 +132,10 @@ def test_a_valid_declaration_has_no_problems() -> None:
             "at least 1",
             "whole number",
         ),
+        (with_queue(duration="fast"), "celery_queues[video].duration", "'fast'", "5ms"),
+        (with_queue(duration=0), "celery_queues[video].duration", "not a time above 0", "5ms"),
+        (with_queue(duration="5 min"), "celery_queues[video].duration", "'5 min'", "2s"),
+        (with_queue(duration="1200s"), "celery_queues[video].duration", "not below the time_limit of 1200 s", "raise"),
         (
             with_worker(concurency=3),
             "celery_workers[video].concurency",

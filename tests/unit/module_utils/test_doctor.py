@@ -55,6 +55,7 @@ BROKER = {
 PLAN: dict[str, Any] = {
     "broker": BROKER,
     "thresholds": {"email": {"age": 300, "depth": 50_000, "drain_time": 1800}},
+    "durations": {},
     "hosts": {"broker1": {"programs": [], "duties": ["redis"]}, "worker1": WORKS, "worker2": WORKS},
 }
 NODES = ("email-a@worker1.lan", "email-a@worker2.lan")
@@ -381,6 +382,16 @@ def test_a_queue_without_run_times_is_no_finding() -> None:
     seen = fleet(asked={"depths": {"email": 40_000, "new": 9}}, runs={})
     seen.hosts["worker2"]["runs"].clear()
     assert found(seen) == {}
+
+
+def test_tasks_that_take_much_longer_than_declared_are_a_finding() -> None:
+    plan = PLAN | {"durations": {"email": 0.005}}
+    (told,) = found(fleet(plan=plan))["tasks that take longer"]
+    assert told.startswith("queue email: its 2000 tasks took 0.5 s on average, but its duration is 0.005 s")
+    assert "Set duration: 0.5s in celery_queues" in told
+    few = fleet(plan=plan, runs={"email": [5.0, 10]})
+    few.hosts["worker2"]["runs"].clear()
+    assert found(few) == {}
 
 
 def test_thresholds_of_zero_are_off() -> None:

@@ -61,6 +61,41 @@ def test_the_command_has_the_declared_options() -> None:
     assert not any(argument.startswith("--concurrency") for argument in argv)
 
 
+@pytest.mark.parametrize(
+    ("queue", "worker", "multiplier"),
+    [
+        ({"duration": "5ms"}, {}, 64),
+        ({"duration": 0.02}, {}, 25),
+        ({"duration": "2s"}, {}, 1),
+        ({"duration": "5ms"}, {"pool": "gevent"}, 64),
+        ({"duration": "2 s"}, {"pool": "gevent"}, 4),
+        # As many as may be held if each takes as long as it may.
+        ({"duration": "5ms", "time_limit": 300}, {}, 6),
+        ({"duration": "5ms"}, {"time_limit": 300}, 6),
+        ({"duration": "5ms"}, {"prefetch_multiplier": 3}, 3),
+        # Nothing is known of the other queue.
+        ({"duration": "5ms"}, {"queues": ["video", "customers"]}, 1),
+    ],
+)
+def test_a_worker_reserves_as_many_tasks_as_their_duration_allows(
+    queue: dict[str, Any], worker: dict[str, Any], multiplier: int
+) -> None:
+    raw = with_worker(concurrency=None, **worker)
+    del raw["queues"][1]["time_limit"]
+    raw["queues"][1] |= queue
+    assert f"--prefetch-multiplier={multiplier}" in program(raw)["argv"]
+    made = plan(raw)
+    assert made.values["broker"]["consumer_timeout"] >= 1000 * multiplier * program(raw)["longest_task"]
+
+
+@pytest.mark.parametrize(("duration", "limit"), [("5ms", 30), (1.5, 150), ("10s", 300), ("299s", 300)])
+def test_the_time_limit_follows_from_the_duration(duration: object, limit: int) -> None:
+    raw = declaration()
+    del raw["queues"][1]["time_limit"]
+    raw["queues"][1]["duration"] = duration
+    assert program(raw)["longest_task"] == limit
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet", "solo"])
 def test_no_green_worker_sends_events(pool: str) -> None:
     argv = program(with_worker(pool=pool, concurrency=None))["argv"]
