@@ -7,8 +7,9 @@ import os
 import re
 import signal
 import subprocess
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from shared.deployed import wait_until
 from shared.spent import spent
 
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
+MARK = "FLEET_TEST_PLAYBOOK"
 
 
 def run_playbook(path: Path, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
@@ -33,11 +35,13 @@ class Started:
     Attributes:
         output: the file that it prints to.
         error: the one that its warnings go to.
+        mark: a text in the environment of all of its processes, and of no others.
     """
 
     process: subprocess.Popen[bytes]
     output: Path
     error: Path
+    mark: str
 
     def end(self) -> subprocess.CompletedProcess[str]:
         """Wait until the playbook has ended, and return its result."""
@@ -58,15 +62,26 @@ class Started:
 
     def kill(self) -> None:
         """Kill the playbook and its processes, as by a power failure of the controller."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        # Mitogen's are in sessions of their own, and one that is killed may just have started another.
+        while processes := list(self._processes()):
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
         self.process.wait()
+
+    def _processes(self) -> Iterator[int]:
+        mark = f"{MARK}={self.mark}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it belongs to another user, or has ended
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    yield int(process.name)
 
 
 @contextmanager
 def started_playbook(path: Path, *options: str, **variables: Any) -> Iterator[Started]:
     """Start a playbook with extra variables. It is killed at the end of the block."""
     with TemporaryDirectory() as directory:
-        output, error = Path(directory, "output"), Path(directory, "error")
+        output, error, mark = Path(directory, "output"), Path(directory, "error"), str(uuid.uuid4())
         with (
             output.open("wb") as out,
             error.open("wb") as err,
@@ -75,10 +90,10 @@ def started_playbook(path: Path, *options: str, **variables: Any) -> Iterator[St
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+                env=os.environ | {"ANSIBLE_NOCOLOR": "1", MARK: mark},
             ) as process,
         ):
-            started = Started(process, output, error)
+            started = Started(process, output, error, mark)
             try:
                 yield started
             finally:

@@ -285,11 +285,7 @@ def test_a_host_that_goes_away_in_the_middle_stops_the_release(shop: Shop) -> No
 
 
 @whatever_the_broker
-def test_a_controller_that_is_killed_in_the_middle_goes_on_when_it_is_run_again(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Mitogen has a process of its own, which would live on.
-    monkeypatch.setenv("ANSIBLE_STRATEGY", "linear")
+def test_a_controller_that_is_killed_in_the_middle_goes_on_when_it_is_run_again(shop: Shop) -> None:
     with load(shop):
         with started_playbook(PLAYBOOKS / "deploy.yml", **QUICK, celery_app_version="1.4.0") as run:
             wait_until(lambda: current(shop, "worker1") == "1.4.0", "the first host does not come to the release")
@@ -426,9 +422,7 @@ def test_rotated_passwords_refuse_no_client_and_lose_no_task(shop: Shop) -> None
 
 
 @whatever_the_broker
-def test_a_rotation_that_is_killed_goes_on_when_it_is_run_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Mitogen has a process of its own, which would live on.
-    monkeypatch.setenv("ANSIBLE_STRATEGY", "linear")
+def test_a_rotation_that_is_killed_goes_on_when_it_is_run_again(shop: Shop) -> None:
     old, name = broker_url(shop), f"{BROKER}_application"
     with no_login_refused(shop):
         with load(shop):
