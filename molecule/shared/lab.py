@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from shared.deployed import wait_until
@@ -52,6 +54,44 @@ def booted(host: Any) -> bool:
         return host.run("systemctl is-system-running --wait").stdout.strip() in ("running", "degraded")
     except RuntimeError:  # SSH is not up yet
         return False
+
+
+# Each moves the data of stopped services.
+SMALL_DISK = """
+set -eu
+systemctl stop {services}
+mv {directory} {directory}.kept
+mkdir {directory}
+mount -t tmpfs -o size=300m tmpfs {directory}
+cp -aT {directory}.kept {directory}
+rm -r {directory}.kept
+systemctl start {services}
+"""
+WHOLE_DISK = """
+set -eu
+systemctl stop {services}
+cp -aT {directory} {directory}.kept
+umount {directory}
+rmdir {directory}
+mv {directory}.kept {directory}
+systemctl start {services}
+"""
+
+
+@contextmanager
+def small_disk(name: str, directory: str, services: str) -> Iterator[None]:
+    """Have a directory of a host on a file system of its own, of 300 MB, during the block.
+
+    Args:
+        services: those that use it, each of which restarts.
+    """
+    # A host may not mount what it likes.
+    run = [*PODMAN, "exec", "--privileged", container(name), "sh", "-c"]
+    subprocess.run([*run, SMALL_DISK.format(directory=directory, services=services)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*run, WHOLE_DISK.format(directory=directory, services=services)], check=True)
 
 
 def open_to_foreigner(name: str, address: str) -> set[int]:

@@ -1,8 +1,9 @@
-"""Make a replica the primary of the servers of Redis or Valkey. Runs as root on the primary's host.
+"""Make a replica the primary of the servers of Redis or Valkey. Runs as root on a server's host, or on the primary's.
 
-    redis_failover.py redis|valkey MASTER_NAME ADMINISTRATOR SERVERS role|check|failover
+    redis_failover.py redis|valkey MASTER_NAME ADMINISTRATOR SERVERS role|check|failover|leave|joined
 
 Writes wait while the replicas get the last ones, so that none is lost. Nothing changes if a replica is not in sync.
+A host leaves before its server is stopped: another one is the primary then. It has joined once its server has all data.
 """
 
 from __future__ import annotations
@@ -83,8 +84,14 @@ def in_order(servers: Servers, replicas: int) -> None:
     servers.sentinel("ckquorum", servers.name)
 
 
+def followers(servers: Servers) -> int:
+    """Return how many replicas have the data of the primary, as the Sentinel has it."""
+    text = servers.sentinel("replicas", servers.name)
+    return len(re.findall(r"(?m)^master-link-status\nok$", text))
+
+
 def fail_over(servers: Servers, replicas: int) -> str:
-    """Make a replica the primary, and return its address."""
+    """Make a replica the primary, and say which."""
 
     def primary() -> str:
         return servers.sentinel("get-master-addr-by-name", servers.name).split("\n")[0]
@@ -98,13 +105,34 @@ def fail_over(servers: Servers, replicas: int) -> str:
     if not wait(lambda: primary() != former, FAILOVER_SECONDS):
         sys.exit(f"The Sentinels did not fail over within {FAILOVER_SECONDS} s. Read the log of this host's Sentinel")
 
-    def replicated() -> bool:
-        text = servers.sentinel("replicas", servers.name)
-        return len(re.findall(r"(?m)^master-link-status\nok$", text)) >= replicas
-
-    if not wait(replicated, FAILOVER_SECONDS):
+    if not wait(lambda: followers(servers) >= replicas, FAILOVER_SECONDS):
         sys.exit(f"{primary()} is the primary, but not all replicas follow it yet. Run playbooks/doctor.yml")
-    return primary()
+    return f"{primary()} is the primary"
+
+
+def leave(servers: Servers, replicas: int) -> str:
+    """Return once the others can do without this host's server, which is a replica then."""
+    servers.sentinel("ckquorum", servers.name)
+    if servers.replication()["role"] == "master":
+        in_order(servers, replicas)
+        return fail_over(servers, replicas)
+    if not wait(lambda: followers(servers) >= replicas, FAILOVER_SECONDS):
+        sys.exit(f"Nothing was changed: {followers(servers)} of {replicas} replicas follow. Run playbooks/doctor.yml")
+    return "The others can do without it"
+
+
+def joined(servers: Servers) -> str:
+    """Return once this host's server has the data of the primary."""
+
+    def in_sync() -> bool:
+        with suppress(SystemExit):  # it is starting
+            info = servers.replication()
+            return info["role"] == "master" or info["master_link_status"] == "up"
+        return False
+
+    if not wait(in_sync, FAILOVER_SECONDS):
+        sys.exit("The server does not get the data of the primary. Run playbooks/doctor.yml")
+    return "It has the data of the primary"
 
 
 def main(flavor: str, name: str, administrator: str, number: str, step: str) -> None:
@@ -114,8 +142,14 @@ def main(flavor: str, name: str, administrator: str, number: str, step: str) -> 
         with suppress(SystemExit):
             print(servers.replication()["role"])
         return
-    in_order(servers, int(number) - 1)
-    print("It can fail over" if step == "check" else f"{fail_over(servers, int(number) - 1)} is the primary")
+    replicas = int(number) - 1
+    if step == "leave":
+        print(leave(servers, replicas))
+    elif step == "joined":
+        print(joined(servers))
+    else:
+        in_order(servers, replicas)
+        print("It can fail over" if step == "check" else fail_over(servers, replicas))
 
 
 if __name__ == "__main__":

@@ -8,17 +8,18 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
 from shared.deployed import Shop, call, connect, now, wait_until
-from shared.lab import cut_off, start
+from shared.lab import cut_off, small_disk, start
 from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, run_playbook
 from shared.throughput import compare
+from shared.updates import publish_update, updated
 
 BROKERS = {"broker1": "10.90.36.11", "broker2": "10.90.36.12", "broker3": "10.90.36.13"}
 HOSTS = ("worker1", "worker2")
@@ -224,6 +225,37 @@ def test_a_planned_fail_over(shop: Shop) -> None:
         assert run_playbook(PLAYBOOKS / "redis_failover.yml").returncode == 0
     assert primary() != former
     assert changes(converge()) == {0}
+
+
+@pytest.mark.benchmark
+def test_a_rolling_upgrade_of_debian(shop: Shop) -> None:
+    for host in BROKERS:
+        publish_update(connect(host), "valkey-server")
+    former, began = primary(), time.monotonic()
+    with survived(shop, "a rolling upgrade"):
+        run = run_playbook(PLAYBOOKS / "broker_restart.yml", celery_broker_install_updates=True)
+        assert run.returncode == 0, run.stdout[-3000:]
+    print(f"three hosts upgraded in {time.monotonic() - began:.0f} s")
+    assert primary() != former
+    assert all(updated(connect(host), "valkey-server") for host in BROKERS)
+    assert changes(converge("--tags", "broker")) == {0}
+
+
+@pytest.mark.benchmark
+def test_a_primary_whose_disk_is_full(shop: Shop) -> None:
+    """It answers no ping, so that the Sentinels take it for down."""
+    full = "/var/lib/valkey/full"
+    with ExitStack() as disks:
+        for host in BROKERS:
+            primary()
+            disks.enter_context(small_disk(host, "/var/lib/valkey", "valkey-sentinel valkey-server"))
+        fails_over(
+            shop,
+            "a full disk of the primary",
+            lambda host: connect(host).check_output(f"head -c 1G /dev/zero >{full} 2>/dev/null || true"),
+            lambda host: connect(host).check_output(f"rm {full}"),
+        )
+    primary()
 
 
 def test_a_replica_that_is_missing_raises_an_alert_and_is_a_finding(monitor: Monitor) -> None:
