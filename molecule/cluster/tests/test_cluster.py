@@ -18,10 +18,11 @@ from urllib.request import Request, urlopen
 
 import pytest
 from shared.deployed import Shop, call, connect, now, wait_until
-from shared.lab import PODMAN, container, start
+from shared.lab import PODMAN, container, small_disk, start
 from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
 from shared.throughput import compare
+from shared.updates import publish_update, updated
 
 BROKERS = ("broker1", "broker2", "broker3")
 # Those of the queue with the load: processes, and green threads.
@@ -217,7 +218,7 @@ def test_a_host_without_power_costs_no_task_and_a_release_is_possible(shop: Shop
         assert re.search("lose (its|their) majority", " ".join(told.values()))
         shop.run(call("customers.noop"))
     pids = {host: shop.pids(host) for host in WORKERS}
-    assert run_playbook(PLAYBOOKS / "deploy.yml", celery_app_version="9.0").returncode == 0
+    assert run_playbook(PLAYBOOKS / "deploy.yml", celery_app_version=f"9.{int(time.time())}").returncode == 0
     assert all(shop.pids(host) != pids[host] for host in WORKERS)
     start(connect("broker1"), "broker1")
     wait_until(complete, "the node does not return")
@@ -237,6 +238,16 @@ def test_a_cut_off_node_returns_by_itself(shop: Shop) -> None:
         wait_until(complete, "the node does not return")
 
 
+def test_a_node_whose_application_stays_stopped_is_restarted(shop: Shop) -> None:
+    """RabbitMQ 3.10 may leave it so after a partition."""
+    with load(shop, "application stopped") as fault:
+        fault()
+        on("broker3", "cd / && rabbitmqctl stop_app")
+        # Not before the next start of its timer.
+        on("broker3", "systemctl start rabbitmq-resume")
+        wait_until(complete, "the node does not return")
+
+
 def test_a_rolling_restart_costs_no_task(shop: Shop) -> None:
     before = {broker: on(broker, "systemctl show --property MainPID --value rabbitmq-server") for broker in BROKERS}
     with load(shop, "rolling restart") as fault:
@@ -245,6 +256,36 @@ def test_a_rolling_restart_costs_no_task(shop: Shop) -> None:
     assert all(
         before[name] != on(name, "systemctl show --property MainPID --value rabbitmq-server") for name in BROKERS
     )
+
+
+@pytest.mark.benchmark
+def test_a_rolling_upgrade_of_debian_costs_no_task(shop: Shop) -> None:
+    for broker in BROKERS:
+        publish_update(connect(broker), "rabbitmq-server")
+    began = time.monotonic()
+    with load(shop, "rolling upgrade") as fault:
+        fault()
+        run = run_playbook(PLAYBOOKS / "broker_restart.yml", celery_broker_install_updates=True)
+        assert run.returncode == 0, run.stdout[-3000:]
+    print(f"three hosts upgraded in {time.monotonic() - began:.0f} s")
+    assert all(updated(connect(broker), "rabbitmq-server") for broker in BROKERS)
+    assert changes(converge("--tags", "broker")) == {0}
+
+
+@pytest.mark.benchmark
+def test_a_node_whose_disk_is_full_costs_no_task(shop: Shop, monitor: Monitor) -> None:
+    limit = "/etc/rabbitmq/conf.d/99-small-disk.conf"
+    wait_until(complete, "the cluster is not complete")
+    with (
+        shop.altered("broker2", f"echo disk_free_limit.absolute = 50MB >{limit}", f"rm {limit}"),
+        small_disk("broker2", "/var/lib/rabbitmq", "rabbitmq-server"),
+        load(shop, "disk full") as fault,
+    ):
+        fault()
+        on("broker2", "head -c 1G /dev/zero >/var/lib/rabbitmq/full 2>/dev/null || true")
+        wait_until(lambda: any(alarm.name == "CeleryBrokerDisk" for alarm in monitor.alarms()), "no alert of the disk")
+        on("broker2", "rm /var/lib/rabbitmq/full")
+        wait_until(complete, "the node does not return")
 
 
 @pytest.mark.benchmark
