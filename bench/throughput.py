@@ -14,11 +14,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._plan import PREFETCHED_MOST
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url
 
 from lab.fleet import Fleet, load_fleet
 
 NAME = "bench"
+# Which settings, and the worker's options.
+CASES = {
+    "rendered": ("rendered", []),
+    "rendered, duration 5ms": ("rendered", [f"--prefetch-multiplier={PREFETCHED_MOST}"]),
+    "Celery's defaults": ("defaults", []),
+}
 ON_HOST = Path(__file__).with_name("throughput_on_host.py")
 
 
@@ -40,24 +47,26 @@ def main() -> None:
     broker |= {"port": 5671, "tls_port": 5671}
     password = secrets.token_urlsafe(24)
     control = ["sudo", "-n", "rabbitmqctl", "--quiet"]
-    rates: dict[str, list[float]] = {"rendered": [], "defaults": []}
+    rates: dict[str, list[float]] = {case: [] for case in CASES}
     try:
         on(fleet, fleet.broker, [*control, "add_vhost", NAME])
         on(fleet, fleet.broker, [*control, "add_user", NAME], password)
         on(fleet, fleet.broker, [*control, "set_permissions", "-p", NAME, NAME, ".*", ".*", ".*"])
         for number in range(options.rounds):
-            for settings, found in rates.items():
+            for case, (settings, worker_options) in CASES.items():
                 run = ["sudo", "-n", "-u", fleet.app, f"/srv/{fleet.app}/bin/celery_run"]
                 run += ["python", "-c", ON_HOST.read_text(encoding="utf-8"), settings, str(options.tasks)]
-                answer: dict[str, Any] = json.loads(on(fleet, worker, run, broker_url(broker, password)))
-                found.append(answer["tasks"] / answer["seconds"])
-                print(f"round {number + 1}, {settings}: {found[-1]:.0f} tasks/s", flush=True)
+                answer = json.loads(on(fleet, worker, [*run, *worker_options], broker_url(broker, password)))
+                rates[case].append(answer["tasks"] / answer["seconds"])
+                print(f"round {number + 1}, {case}: {rates[case][-1]:.0f} tasks/s", flush=True)
     finally:
         on(fleet, fleet.broker, [*control, "delete_vhost", NAME])
         on(fleet, fleet.broker, [*control, "delete_user", NAME])
-    middle = {settings: median(found) for settings, found in rates.items()}
-    print(f"median: rendered {middle['rendered']:.0f}, Celery's defaults {middle['defaults']:.0f} tasks/s")
-    print(f"rendered / defaults: {middle['rendered'] / middle['defaults']:.2f}")
+    middle = {case: median(found) for case, found in rates.items()}
+    defaults = middle["Celery's defaults"]
+    print("median:")
+    for case, rate in middle.items():
+        print(f"    {case}: {rate:.0f} tasks/s, {rate / defaults:.2f} of Celery's defaults")
 
 
 if __name__ == "__main__":

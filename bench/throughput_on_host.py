@@ -1,6 +1,6 @@
 """Run a round on a worker's host: send no-op tasks, start a worker, and print the time of its first to its last task.
 
-The broker's URL comes on standard input; which settings, and how many tasks, are the arguments.
+The broker's URL comes on standard input; which settings, how many tasks, and options of the worker, are the arguments.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def wait_for(count: int, ledger: Path) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    settings, tasks = sys.argv[1], int(sys.argv[2])
+    settings, tasks, options = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     os.environ["CELERY_BROKER_URL"] = sys.stdin.read().strip()
     if settings == "defaults":
         del os.environ["CELERY_LOADER"]
@@ -51,7 +51,7 @@ def main() -> None:
         from shop.celery import app  # noqa: PLC0415 - reads what is set above
 
         queue = "customers" if settings == "rendered" else "celery"
-        command = ["celery", "-A", "shop.celery:app", "worker", "--concurrency=2", f"--queues={queue}"]
+        command = ["celery", "-A", "shop.celery:app", "worker", "--concurrency=2", f"--queues={queue}", *options]
         for _ in range(tasks):
             app.send_task("customers.noop", queue=queue)
         log = ledger / "worker.log"
