@@ -7,7 +7,7 @@ from typing import Any
 # The installed package, with a later version.
 PUBLISH = """
 set -eu
-rm -rf /srv/updates
+rm -rf /srv/updates /etc/apt/sources.list.d/updates.list
 mkdir -p /srv/updates
 cd /srv/updates
 apt-get update -q >/dev/null

@@ -582,6 +582,13 @@ def test_what_the_brokers_user_leaves_in_its_home_does_not_run_as_root(brokers: 
     assert ran == {"rabbitmq"}
 
 
+def test_what_the_package_gives_to_its_user_is_roots_once_it_starts(broker: Broker) -> None:
+    kept = ("/etc/rabbitmq", "/etc/rabbitmq/enabled_plugins")
+    broker.host.check_output("dpkg-reconfigure -f noninteractive rabbitmq-server")
+    broker.host.check_output("systemctl restart rabbitmq-server")
+    assert [broker.host.file(path).user for path in kept] == ["root"] * len(kept)
+
+
 def test_a_run_that_ended_before_the_broker_was_started_can_be_run_again(brokers: list[Broker]) -> None:
     for broker in brokers:
         broker.host.check_output("systemctl stop rabbitmq-server")
