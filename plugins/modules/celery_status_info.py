@@ -52,6 +52,13 @@ options:
     description: Longest wait in seconds, from the start of the last worker on O(version).
     type: int
     default: 30
+  fewest:
+    description:
+      - Number of tasks below which nothing can be said. The wait ends early on a host that is so quiet that fewer are
+        to be expected in O(seconds), if none has begun on O(version) by then.
+      - V(0) always waits.
+    type: int
+    default: 0
   limits:
     description:
       - For each queue, the depth up to which it is healthy.
@@ -144,6 +151,7 @@ import json
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,6 +170,8 @@ from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.
 )
 
 POLL_SECONDS = 0.5
+QUIET_SECONDS = 5  # without a task, until a quiet host is taken for idle
+HISTORY_SECONDS = 600
 LEAST_SECONDS = 3  # between the first and the last poll of the queues
 
 
@@ -178,6 +188,18 @@ def ended(tasks: Counter[str]) -> int:
     return tasks["done"] + tasks["failed"]
 
 
+def is_quiet(counts: Iterable[Counts], started: float, seconds: int, fewest: int) -> bool:
+    """Return whether fewer than so many tasks are to be expected in a time, after those that ended before.
+
+    Args:
+        counts: of all releases.
+        started: the moment, in seconds since the epoch.
+    """
+    before = range(int(started) - HISTORY_SECONDS, int(started))
+    recent = sum(ended(cell) for each in counts for second, cell in each.seconds.items() if second in before)
+    return recent * seconds < fewest * HISTORY_SECONDS
+
+
 def wait_for_tasks(module: AnsibleModule, directory: Path) -> float:
     """Wait until tasks have ended on a release since its workers were started.
 
@@ -190,11 +212,16 @@ def wait_for_tasks(module: AnsibleModule, directory: Path) -> float:
     if not starts:
         return 0
     started: float = max(starts)
-    counts = by_release(directory).get(version, Counts())
-    since = sum(ended(cell) for second, cell in counts.seconds.items() if second >= started)
-    wanted = ended(counts.totals) - since + module.params["tasks"]
+    releases = by_release(directory)
+    counts = releases.get(version, Counts())
+    cells = [cell for second, cell in counts.seconds.items() if second >= started]
+    wanted = ended(counts.totals) - sum(map(ended, cells)) + module.params["tasks"]
+    begun = counts.totals["begun"] - sum(cell["begun"] for cell in cells)
+    quiet = is_quiet(releases.values(), started, module.params["seconds"], module.params["fewest"])
     deadline = time.monotonic() + started + float(module.params["seconds"]) - time.time()
     while time.monotonic() < deadline and ended(counts.totals) < wanted:
+        if quiet and counts.totals["begun"] == begun and time.time() > started + QUIET_SECONDS:
+            break
         time.sleep(POLL_SECONDS)
         # Without the seconds, which are most of the work of reading.
         counts = by_release(directory, seconds=False).get(version, counts)
@@ -308,6 +335,7 @@ def main() -> None:
             "version": {"type": "str", "default": ""},
             "tasks": {"type": "int", "default": 20},
             "seconds": {"type": "int", "default": 30},
+            "fewest": {"type": "int", "default": 0},
             "limits": {"type": "dict", "default": {}},
             "since": {"type": "float", "default": 0},
             **OPTIONS,

@@ -228,6 +228,7 @@ class Rollout:
                     # A host without workers runs no tasks to wait for.
                     tasks=self.order.observe_tasks if self.order.workers.get(host.name) else 0,
                     seconds=self.order.observe_seconds,
+                    fewest=margins.min_failures,
                     limits=depth_limits(baselines, margins),
                 )
                 for host in batch
