@@ -6,10 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from html import escape
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._rollout import changeover
+from ansible_collections.fleet.celery.plugins.module_utils._table import MANY_HOSTS
+
 WIDTH, LEFT, LANE, CHART = 960, 190, 16, 120
+# A letter of a label, at most.
+LETTER = 7
 # Seconds between two ticks of the time axis, and the largest number of ticks.
 STEPS, TICKS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600), 12
 #: Colours of the phases that celery_activate records. Other phases are not drawn.
@@ -47,7 +53,13 @@ class Timeline:
     def x(self, moment: float) -> float:
         """Return the horizontal position of a moment in the charts."""
         share = (min(max(moment, self.began), self.ended) - self.began) / self.span
-        return round(LEFT + share * (WIDTH - LEFT - 10), 1)
+        return round(self.left + share * (WIDTH - self.left - 10), 1)
+
+    @cached_property
+    def left(self) -> int:
+        """Return the width of the labels."""
+        longest = max((len(f"{host} {name}") for host, programs in self.phases.items() for name in programs), default=0)
+        return min(max(LEFT, longest * LETTER), WIDTH // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +188,14 @@ def page(rollout: Rollout) -> str:
         f"<tr><td>{escape(host)}</td><td>{escape(old)}</td><td>{escape(rollout.after.get(host, ''))}</td></tr>"
         for host, old in sorted(rollout.before.items())
     )
-    table = f"<h2>Hosts</h2>\n<table><tr><th>host</th><th>before</th><th>after</th></tr>{hosts}</table>"
+    table = f"<table><tr><th>host</th><th>before</th><th>after</th></tr>{hosts}</table>"
+    if len(rollout.before) > MANY_HOSTS:
+        moves = Counter((old, rollout.after.get(host, "")) for host, old in rollout.before.items())
+        counts = "".join(
+            f"<li>{escape(old)} to {escape(new)}: {count:,}</li>" for (old, new), count in moves.most_common()
+        )
+        table = f"<ul>{counts}</ul><details><summary>All {len(rollout.before):,} hosts</summary>{table}</details>"
+    table = f"<h2>Hosts</h2>\n{table}"
     return document(f"{rollout.app}: {rollout.label}", facts, rollout, table)
 
 
@@ -205,7 +224,7 @@ svg text {{ font: 11px system-ui, sans-serif; fill: #333 }}
 {_chart(timeline)}
 <h2>Programs</h2>
 <p>{legend}</p>
-{_lanes(timeline)}
+{_slowest_lanes(timeline)}
 {end}
 </body></html>
 """
@@ -224,8 +243,8 @@ def _chart(timeline: Timeline) -> str:
 
     return (
         f'<svg viewBox="0 0 {WIDTH} {CHART + 18}" role="img">'
-        f'<text x="{LEFT - 8}" y="20" text-anchor="end">{most}</text>'
-        f'<text x="{LEFT - 8}" y="{CHART}" text-anchor="end">0</text>'
+        f'<text x="{timeline.left - 8}" y="20" text-anchor="end">{most}</text>'
+        f'<text x="{timeline.left - 8}" y="{CHART}" text-anchor="end">0</text>'
         f"{line(done, '#3f9b57')}{line(failed, '#b3261e')}{_axis(timeline, CHART + 14)}</svg>"
     )
 
@@ -240,13 +259,23 @@ def _axis(timeline: Timeline, y: int) -> str:
     )
 
 
-def _lanes(timeline: Timeline) -> str:
+def _slowest_lanes(timeline: Timeline) -> str:
+    """Return the lanes of all programs; of many hosts, those of the ones that took longest."""
+    if len(timeline.phases) <= MANY_HOSTS:
+        return _lanes(timeline, timeline.phases)
+    times = {host: changeover(programs.values()) for host, programs in timeline.phases.items()}
+    slowest = sorted(times, key=lambda host: -times[host])[:MANY_HOSTS]
+    lanes = _lanes(timeline, {host: timeline.phases[host] for host in slowest})
+    return f"<p>The {MANY_HOSTS} of {len(times):,} hosts that took longest:</p>\n{lanes}"
+
+
+def _lanes(timeline: Timeline, shown: Mapping[str, Mapping[str, Sequence[tuple[float, str]]]]) -> str:
     parts, lane, x = [], 0, timeline.x
-    for host, programs in sorted(timeline.phases.items()):
+    for host, programs in sorted(shown.items()):
         for program, phases in sorted(programs.items()):
             y = lane * (LANE + 4)
             label = escape(f"{host} {program}")
-            parts.append(f'<text x="{LEFT - 8}" y="{y + LANE - 4}" text-anchor="end">{label}</text>')
+            parts.append(f'<text x="{timeline.left - 8}" y="{y + LANE - 4}" text-anchor="end">{label}</text>')
             ends = [start for start, _ in phases[1:]] + [timeline.ended]
             for (start, name), end in zip(phases, ends, strict=True):
                 if name in COLOURS and end >= timeline.began:

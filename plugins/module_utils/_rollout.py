@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
+from ansible_collections.fleet.celery.plugins.module_utils._table import listed, some_lines, told_together
+
 UNREACHABLE = "unreachable"
+#: Phases of a program that comes to another release.
+CHANGES = ("draining", "killed", "down", "starting", "up")
+# Of these, each line is read.
+FEW_HOSTS = 4
 
 
 @dataclass
@@ -46,6 +53,31 @@ def activation_progress(results: Mapping[str, Mapping[str, Any]], hosts: Iterabl
     return progress
 
 
+def changeover(programs: Iterable[Sequence[Sequence[Any]]]) -> float:
+    """Return the seconds from the first phase of a host's programs until all of them were up; 0 if none was started.
+
+    Args:
+        programs: for each, the start and the name of each phase.
+    """
+    phases = [(float(moment), name) for program in programs for moment, name in program if name in CHANGES]
+    ups = [moment for moment, name in phases if name == "up"]
+    return max(ups) - min(moment for moment, _ in phases) if ups else 0.0
+
+
+def batch_summary(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how long the hosts of a batch took, for people; empty if they are few.
+
+    Args:
+        results: for each host, the latest result of celery_activate.
+    """
+    times = sorted((changeover(result.get("programs", {}).values()), host) for host, result in results.items())
+    if len(times) < FEW_HOSTS or not times[-1][0]:
+        return ""
+    median, most = (times[ceil(len(times) * share) - 1][0] for share in (0.5, 0.95))
+    slowest = ", ".join(f"{host} ({seconds:.0f} s)" for seconds, host in times[:-FEW_HOSTS:-1])
+    return f"{len(times)} hosts: half of them took {median:.0f} s, 95% {most:.0f} s; the slowest: {slowest}"
+
+
 def rollback_release(status: Mapping[str, Any], version: str) -> str:
     """Return the release that a rollback activates on a host.
 
@@ -70,7 +102,7 @@ def staging_failures(failures: Mapping[str, str], unreachable: Iterable[str]) ->
         reasons.setdefault(reason, []).append(host)
     for host in unreachable:
         reasons.setdefault(UNREACHABLE, []).append(host)
-    return [f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items()]
+    return [f"{listed(hosts)}: {reason}" for reason, hosts in reasons.items()]
 
 
 def verdict(
@@ -87,11 +119,12 @@ def verdict(
     if slices:
         lines.append("Hosts that it was activated on:")
     progress = activation_progress(slices, slices)
+    states: dict[str, str] = {}
     for host, result in slices.items():
         waits = "; ".join(["not done", *result.get("waits", [])]) if host in progress.waiting else ""
-        state = "; ".join(progress.failures.get(host, [])) or waits or f"runs on {result['version']}"
-        lines.append(f"  {host}: {state}")
+        states[host] = "; ".join(progress.failures.get(host, [])) or waits or f"runs on {result['version']}"
+    lines += [f"  {hosts}: {state}" for hosts, state in told_together(states)]
     others = [host for host in unreachable if host not in slices]
     if others:
-        lines += ["Other hosts, a possible cause:", *(f"  {host}: {UNREACHABLE}" for host in others)]
+        lines += ["Other hosts, a possible cause:", *some_lines([f"  {host}: {UNREACHABLE}" for host in others])]
     return "\n".join(lines)

@@ -15,6 +15,35 @@ from ansible_collections.fleet.celery.plugins.module_utils._fleet_plan import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._units import format_size
 
+#: Hosts above which texts for people name only some of them.
+MANY_HOSTS = 20
+_NAMED = 5
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names for people: of many, the first ones, and how many more there are."""
+    names = list(names)
+    if len(names) <= MANY_HOSTS:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+
+
+def told_together(texts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return hosts with what is told of each: of many, those with the same text together."""
+    if len(texts) <= MANY_HOSTS:
+        return list(texts.items())
+    hosts: dict[str, list[str]] = {}
+    for host, text in texts.items():
+        hosts.setdefault(text, []).append(host)
+    return [(listed(names), text) for text, names in hosts.items()]
+
+
+def some_lines(lines: Sequence[str]) -> list[str]:
+    """Return lines about hosts: of many, the first ones, and how many more there are."""
+    if len(lines) <= MANY_HOSTS:
+        return list(lines)
+    return [*lines[:_NAMED], f"... and {len(lines) - _NAMED} more lines like these"]
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Return the lines of a table with aligned columns."""
@@ -27,10 +56,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 def status_table(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table of all programs, with their releases and states.
 
+    With many hosts, equal ones share a line.
+
     Args:
         statuses: for each host, the result of celery_status_info.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for host, status in statuses.items():
         if "current" not in status:
             rows.append((host, "-", "-", "-", "unreachable" if status.get("unreachable") else "can't be read"))
@@ -43,7 +74,15 @@ def status_table(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
         rows += [
             (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
         ]
-    return table(("host", "current", "program", "runs", "state"), rows)
+    header = ("current", "program", "runs", "state")
+    if len(statuses) <= MANY_HOSTS:
+        return table(("host", *header), rows)
+    hosts: dict[tuple[str, ...], list[str]] = {}
+    for host, *state in rows:
+        hosts.setdefault(tuple(state), []).append(host)
+    return table(
+        (*header, "hosts"), [(*state, f"{len(names)}: {listed(names)}") for state, names in sorted(hosts.items())]
+    )
 
 
 def _state(program: Mapping[str, Any]) -> str:

@@ -19,10 +19,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._lock import STALE_SE
 from ansible_collections.fleet.celery.plugins.module_utils._report import Results, page, rollout_of
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     activation_progress,
+    batch_summary,
     rollback_release,
     verdict,
 )
-from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
+from ansible_collections.fleet.celery.plugins.module_utils._table import listed, some_lines, status_table
 from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
     SLICE_SECONDS,
     Fleet,
@@ -162,6 +163,8 @@ class Rollout:
             self._fleet.report([f"Activating {self.order.label} on batch {number} of {len(batches)}: {_names(batch)}"])
             self.reached += batch
             self._activate(batch)
+            if summary := batch_summary({host.name: host.activation for host in batch}):
+                self._fleet.report([f"Batch {number}: {summary}"])
             self.reasons = self._activation_failures(batch) or self._check(batch)
             if self.reasons:
                 self._roll_back()
@@ -195,7 +198,7 @@ class Rollout:
             for host in waiting:
                 host.activation = results[host.name]
             progress = activation_progress({host.name: host.activation for host in hosts}, _ids(hosts))
-            reports.show(progress.progress)
+            reports.show(some_lines(progress.progress))
             self._renew_lock()
             if progress.failures and not rollback:
                 return
@@ -379,4 +382,4 @@ def _ids(hosts: Iterable[Host]) -> list[str]:
 
 
 def _names(hosts: Iterable[Host]) -> str:
-    return ", ".join(_ids(hosts))
+    return listed(_ids(hosts))

@@ -78,3 +78,26 @@ def test_the_page_combines_the_results_of_all_hosts() -> None:
     assert found.phases["w1"]["shop-email-a"] == [(995.0, "unchanged"), (1004, "draining"), (1009, "down")]
     assert found.phases["w1"]["release"] == [(995.0, "staging"), (999.0, "")]
     assert (found.before["w1"], found.after["w1"], found.phases["w2"]) == ("1.0", "1.1", {})
+
+
+def test_of_many_hosts_the_page_shows_those_that_took_longest() -> None:
+    def phases(number: int) -> dict[str, list[tuple[float, str]]]:
+        up = 1010.0 + number / 100
+        moments = [(1000.0, "unchanged"), (1002.0, "draining"), (1005.0, "starting"), (up, "up")]
+        staged = {"release": [(1000.0 - number, "staging"), (1001.0, "")]}
+        return staged | {f"shop-{name}": moments for name in ("customers", "email", "reports", "video")}
+
+    hosts = [f"worker-{number}.example.com" for number in range(500)]
+    many = replace(
+        ROLLOUT,
+        phases={host: phases(number) for number, host in enumerate(hosts)},
+        before=dict.fromkeys(hosts, "1.0.0"),
+        after=dict.fromkeys(hosts, "1.1.0") | {"worker-7.example.com": "1.0.0"},
+    )
+    text = " ".join(read(many).text)
+    assert "worker-499.example.com shop-email: draining" in text
+    assert "worker-479.example.com shop-email" not in text
+    assert "1.0.0 to 1.1.0: 499" in text
+    assert "1.0.0 to 1.0.0: 1" in text
+    assert "worker-479.example.com" in text
+    assert len(page(many)) < 200_000

@@ -7,10 +7,48 @@ from typing import Any
 from ansible_collections.fleet.celery.plugins.filter.fleet import FilterModule
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import (
     activation_progress,
+    batch_summary,
     rollback_release,
     staging_failures,
     verdict,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._table import status_table
+
+MANY = [f"w{number}" for number in range(1, 501)]
+
+
+def test_what_many_hosts_have_in_common_is_told_once() -> None:
+    slices: dict[str, dict[str, Any]] = {host: {"done": True, "version": "1.0"} for host in MANY}
+    slices["w7"] = {"unreachable": True}
+    assert verdict("Release 2.0", ["too many failed"], slices).splitlines()[2:] == [
+        "Hosts that it was activated on:",
+        "  w1, w2, w3, w4, w5 and 494 more: runs on 1.0",
+        "  w7: unreachable",
+    ]
+
+
+def test_the_state_of_many_hosts_is_a_line_for_each_difference() -> None:
+    program = {"name": "shop-email", "state": "RUNNING", "release": "2.0"}
+    status = {"current": "2.0", "drained": False, "programs": [program]}
+    stopped = status | {"programs": [program | {"state": "FATAL", "release": ""}]}
+    lines = status_table(dict.fromkeys(MANY, status) | {"w7": stopped})
+    assert [" ".join(line.split()) for line in lines[2:]] == [
+        "2.0 shop-email - FATAL 1: w7",
+        "2.0 shop-email 2.0 RUNNING 499: w1, w2, w3, w4, w5 and 494 more",
+    ]
+
+
+def test_a_batch_tells_how_long_its_hosts_took_and_which_was_the_slowest() -> None:
+    def result(seconds: float) -> dict[str, Any]:
+        phases = [[100.0, "draining"], [100.0 + seconds / 2, "starting"], [100.0 + seconds, "up"]]
+        return {"programs": {"shop-email": phases, "shop-video": [[101.0, "starting"], [102.0, "up"]]}}
+
+    results = {f"w{number}": result(number) for number in range(1, 101)}
+    assert batch_summary(results) == (
+        "100 hosts: half of them took 50 s, 95% 95 s; the slowest: w100 (100 s), w99 (99 s), w98 (98 s)"
+    )
+    assert batch_summary({"w1": result(3)}) == ""
+    assert batch_summary({host: {"done": True} for host in MANY}) == ""
 
 
 def test_hosts_that_are_not_done_are_waited_for() -> None:
