@@ -53,10 +53,24 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
+def host_table(header: Sequence[str], rows: Iterable[Sequence[str]], number: int) -> list[str]:
+    """Return the lines of a table about hosts. With many hosts, equal ones share a line.
+
+    Args:
+        header: of the columns after that of the host.
+        rows: each begins with the host.
+        number: of all hosts.
+    """
+    if number <= MANY_HOSTS:
+        return table(("host", *header), rows)
+    hosts: dict[tuple[str, ...], list[str]] = {}
+    for host, *cells in rows:
+        hosts.setdefault(tuple(cells), []).append(host)
+    return table((*header, "hosts"), [(*cells, f"{len(names)}: {listed(names)}") for cells, names in hosts.items()])
+
+
 def status_table(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the lines of a table of all programs, with their releases and states.
-
-    With many hosts, equal ones share a line.
 
     Args:
         statuses: for each host, the result of celery_status_info.
@@ -74,15 +88,7 @@ def status_table(statuses: Mapping[str, Mapping[str, Any]]) -> list[str]:
         rows += [
             (host, status["current"], stray["program"], "-", "of no Supervisor") for stray in status.get("strays", [])
         ]
-    header = ("current", "program", "runs", "state")
-    if len(statuses) <= MANY_HOSTS:
-        return table(("host", *header), rows)
-    hosts: dict[tuple[str, ...], list[str]] = {}
-    for host, *state in rows:
-        hosts.setdefault(tuple(state), []).append(host)
-    return table(
-        (*header, "hosts"), [(*state, f"{len(names)}: {listed(names)}") for state, names in sorted(hosts.items())]
-    )
+    return host_table(("current", "program", "runs", "state"), rows, len(statuses))
 
 
 def _state(program: Mapping[str, Any]) -> str:
@@ -113,7 +119,7 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
             queue.name + (" (default)" if queue.name == fleet.default_queue else ""),
             queue.type if queue.durable else "transient",
             ", ".join(route.pattern for route in fleet.routes if route.queue == queue.name) or "-",
-            ", ".join(f"{item.worker}@{host}" for host, item in placed if queue.name in item.queues) or "-",
+            listed(f"{item.worker}@{host}" for host, item in placed if queue.name in item.queues) or "-",
         )
         for queue in fleet.queues
     ]
@@ -136,15 +142,15 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         for host, planned in fleet.hosts.items()
         for each in planned.listeners
     ]
-    broker, limits = fleet.broker, fleet.broker.limits
+    broker, limits, number = fleet.broker, fleet.broker.limits, len(fleet.hosts)
     return [
-        *table(("host", "program", "pool", "size", "queues", "time limit", "stop timeout", "memory"), programs),
+        *host_table(("program", "pool", "size", "queues", "time limit", "stop timeout", "memory"), programs, number),
         "",
         *table(("queue", "type", "tasks", "consumers"), queues),
         "",
-        *table(("host", "duties", "memory needed", "memory available"), hosts),
+        *host_table(("duties", "memory needed", "memory available"), hosts, number),
         "",
-        *table(("host", "service", "port", "reached from"), ports),
+        *host_table(("service", "port", "reached from"), ports, number),
         "The firewall closes all other ports." if fleet.firewall else "celery_firewall is false: no port is closed.",
         "",
         f"broker: {broker.flavor} {_where(broker)} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
@@ -180,7 +186,7 @@ def _reached_from(listener: Listener) -> str:
     """Return who reaches a port: the names of hosts, then networks and addresses that no host has."""
     if listener.everyone:
         return "everyone"
-    return ", ".join([*listener.hosts, *listener.networks])
+    return listed([*listener.hosts, *listener.networks])
 
 
 def _timeout(holds: Vhost | Keyspace) -> str:

@@ -336,6 +336,19 @@ def test_the_tables_show_each_program_and_queue() -> None:
     assert "rabbitmq on broker1 (10.0.0.1:5671)" in text
 
 
+def test_what_the_plan_says_of_many_hosts_is_short() -> None:
+    hosts = [f"host{number}" for number in range(500)]
+    facts = {name: FACTS["worker1"] | {"address": f"10.1.{n // 250}.{n % 250}"} for n, name in enumerate(hosts)}
+    facts["broker1"] = FACTS["broker1"] | {"memory_mb": 32768}
+    made = make_plan(declaration(), {**GROUPS, "workers": hosts}, {**FACTS, **facts})
+    assert made.problems == ()
+    lines = plan_tables(made.fleet)
+    assert any("500: host0, host1, host2, host3, host4 and 495 more" in line for line in lines)
+    assert len(lines) < 60
+    assert max(map(len, lines)) < 400
+
+
+
 def redis(**changes: Any) -> dict[str, Any]:
     return declaration(broker="redis", **changes)
 

@@ -33,8 +33,8 @@ def test_the_state_of_many_hosts_is_a_line_for_each_difference() -> None:
     stopped = status | {"programs": [program | {"state": "FATAL", "release": ""}]}
     lines = status_table(dict.fromkeys(MANY, status) | {"w7": stopped})
     assert [" ".join(line.split()) for line in lines[2:]] == [
-        "2.0 shop-email - FATAL 1: w7",
         "2.0 shop-email 2.0 RUNNING 499: w1, w2, w3, w4, w5 and 494 more",
+        "2.0 shop-email - FATAL 1: w7",
     ]
 
 
