@@ -13,6 +13,7 @@ import tempfile
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 TIMEOUT_SECONDS = 300
 
@@ -38,6 +39,17 @@ def wait_for(count: int, ledger: Path) -> list[dict[str, str]]:
     raise TimeoutError(f"{count} tasks are not done after {TIMEOUT_SECONDS} s")
 
 
+def declare(app: Any, name: str) -> None:  # noqa: ANN401 - Celery has no types
+    """Declare a queue and the exchange of events, which the fleet has declared for its own vhost only."""
+    from celery.events.event import event_exchange  # noqa: PLC0415 - reads the environment
+
+    queue = app.amqp.queues[name]
+    with app.connection_for_write() as connection:
+        for entity in (event_exchange, queue.exchange, queue):
+            entity.no_declare = False
+            entity(connection.default_channel).declare()
+
+
 def main() -> None:
     settings, tasks, options = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
     os.environ["CELERY_BROKER_URL"] = sys.stdin.read().strip()
@@ -51,6 +63,8 @@ def main() -> None:
         from shop.celery import app  # noqa: PLC0415 - reads what is set above
 
         queue = "customers" if settings == "rendered" else "celery"
+        if settings == "rendered":
+            declare(app, queue)
         command = ["celery", "-A", "shop.celery:app", "worker", "--concurrency=2", f"--queues={queue}", *options]
         for _ in range(tasks):
             app.send_task("customers.noop", queue=queue)
