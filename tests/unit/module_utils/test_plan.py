@@ -348,7 +348,6 @@ def test_what_the_plan_says_of_many_hosts_is_short() -> None:
     assert max(map(len, lines)) < 400
 
 
-
 def redis(**changes: Any) -> dict[str, Any]:
     return declaration(broker="redis", **changes)
 
