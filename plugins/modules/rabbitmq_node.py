@@ -114,10 +114,12 @@ class Node:
         code, _, _ = self._module.run_command(["systemctl", "is-active", "--quiet", "rabbitmq-server"])
         return int(code) == 0
 
-    def stopped(self) -> bool:
-        """Return whether the service runs without its application, e.g. because the others are out of reach."""
+    def takes_part(self) -> bool:
+        """Return whether the service runs, and its application is not stopped, as while the others are cut off."""
+        if not self.active():
+            return False
         code, text = self.run("rabbitmqctl", "eval", "rabbit:is_running().")
-        return self.active() and code == 0 and text.strip() == "false"
+        return code != 0 or text.strip() != "false"
 
     def status(self, name: str = "") -> tuple[dict[str, Any], str]:
         """Return the cluster as a node has it, by default this one, or why it is not known."""
@@ -177,7 +179,7 @@ class Node:
 
     def stoppable(self) -> str:
         """Return why the node must not stop."""
-        if not self.active() or self.stopped():
+        if not self.takes_part():
             return ""
         if error := self.complete():
             return f"without {self.name}, the cluster could lose its majority: {error}"
@@ -191,7 +193,7 @@ class Node:
 
     def drain(self) -> None:
         """Move the leaders of queues to other nodes, and close client connections."""
-        if self.active() and not self.stopped():
+        if self.takes_part():
             # It fails if a client ends its connection in the moment in which the node would close it.
             for _ in range(DRAIN_TRIES):
                 code, text = self.run("rabbitmq-upgrade", "drain")
