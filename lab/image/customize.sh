@@ -24,7 +24,7 @@ fetch() {
 }
 . "$root/etc/os-release"
 packages="rabbitmq-server logrotate supervisor nginx redis-server python3-installer acl postgresql nftables curl \
-  redis-sentinel podman netavark iptables busybox-static"
+  redis-sentinel podman netavark iptables busybox-static python3-kombu python3-redis"
 [ "$VERSION_ID" -lt 13 ] || packages="$packages valkey-server valkey-sentinel"
 for package in $packages; do
   fetch install --no-install-recommends "$package"

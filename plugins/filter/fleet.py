@@ -15,10 +15,12 @@ from ansible_collections.fleet.celery.plugins.module_utils._batches import read_
 from ansible_collections.fleet.celery.plugins.module_utils._broker_restore import restore_problems
 from ansible_collections.fleet.celery.plugins.module_utils._environment import environment_text
 from ansible_collections.fleet.celery.plugins.module_utils._facts import host_facts
+from ansible_collections.fleet.celery.plugins.module_utils._forwarder import forwarder_config
 from ansible_collections.fleet.celery.plugins.module_utils._hooks import hook_failures
 from ansible_collections.fleet.celery.plugins.module_utils._own_broker import url_parts, url_password
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import platform_of
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem
+from ansible_collections.fleet.celery.plugins.module_utils._retire import retire_problems
 from ansible_collections.fleet.celery.plugins.module_utils._role_options import redis_memory
 from ansible_collections.fleet.celery.plugins.module_utils._rollout import staging_failures
 from ansible_collections.fleet.celery.plugins.module_utils._sentinel import initial_primary
@@ -46,6 +48,7 @@ class FilterModule:
             "config_file_entries": _config_file_entries,
             "draining_workers": draining_workers,
             "environment_text": environment_text,
+            "forwarder_config": forwarder_config,
             "host_facts": _host_facts,
             "host_statuses": _host_statuses,
             "hook_failures": hook_failures,
@@ -56,6 +59,7 @@ class FilterModule:
             "redis_primary": _redis_primary,
             "restore_problems": restore_problems,
             "result_url": result_url,
+            "retire_problems": retire_problems,
             "running_nodes": running_nodes,
             "salted_sha1": _salted_sha1,
             "shovel_uris": shovel_uris,

@@ -196,6 +196,7 @@ class BrokerOptions:
         flavor: one of FLAVORS.
         group: group of the inventory with its host.
         previous_group: group with the hosts of the broker that the fleet leaves.
+        previous: one of FLAVORS, which these hosts run.
         address: name or IP address that workers connect to.
         port: of connections without TLS.
         listen_addresses: IP addresses that it listens on.
@@ -216,6 +217,7 @@ class BrokerOptions:
     flavor: str = "rabbitmq"
     group: str = "broker"
     previous_group: str = "broker_previous"
+    previous: str = "rabbitmq"
     address: str = ""
     port: int | None = None
     listen_addresses: tuple[str, ...] = ()
@@ -677,16 +679,14 @@ def _read_workers(reader: Variables) -> list[Worker]:
 
 
 def _read_broker(reader: Variables) -> BrokerOptions:
-    flavor = reader.text("broker", BrokerOptions.flavor)
-    if flavor not in FLAVORS:
-        reader.problem("broker", f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
-        flavor = BrokerOptions.flavor
+    flavor = _read_flavor(reader, "broker", BrokerOptions.flavor)
     backups = reader.count("broker_backups", BrokerOptions.backups, unit="a number of backups")
     own = read_own_broker(reader.mapping("broker_url", ""), flavor, reader.problems)
     return BrokerOptions(
         flavor=own.kind if own else flavor,
         group=reader.text("broker_group", BrokerOptions.group),
         previous_group=reader.text("broker_previous_group", BrokerOptions.previous_group),
+        previous=_read_flavor(reader, "broker_previous", flavor),
         address=reader.text("broker_address"),
         port=reader.port("broker_port"),
         listen_addresses=reader.texts("broker_listen_addresses"),
@@ -703,6 +703,14 @@ def _read_broker(reader: Variables) -> BrokerOptions:
         own=own,
         ca=reader.text("broker_ca"),
     )
+
+
+def _read_flavor(reader: Variables, key: str, default: str) -> str:
+    flavor = reader.text(key, default)
+    if flavor in FLAVORS:
+        return flavor
+    reader.problem(key, f"{flavor!r} is not a broker", f"Set it to one of {', '.join(FLAVORS)}")
+    return default
 
 
 def _read_settings(reader: Variables) -> dict[str, Any]:

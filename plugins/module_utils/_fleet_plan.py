@@ -171,25 +171,36 @@ class PreviousMember:
 
 @dataclass(frozen=True)
 class PreviousBroker:
-    """The RabbitMQ broker that the fleet leaves.
+    """The broker that the fleet leaves.
 
     Attributes:
+        kind: rabbitmq or redis.
+        flavor: one of FLAVORS.
+        forwarded: whether a service of the fleet moves the messages. Shovels do if both brokers are RabbitMQ.
         group: of the inventory with its hosts.
         members: by the names of its hosts.
         address: that clients connected to.
         port: that the new broker connects to.
-        tls: whether that connection is encrypted.
+        tls_port: that port if the connection is encrypted; 0 if it is not.
+        sentinel: as of the broker.
         name_addresses: as of the broker.
         rotations: the state of password rotations, which its hosts have.
+        services: units of systemd that end with it, in the order in which they stop.
     """
 
+    kind: str
+    flavor: str
+    forwarded: bool
     group: str
     members: Mapping[str, PreviousMember]
     address: str
     port: int
-    tls: bool
+    tls_port: int
+    sentinel: Sentinel | None
     name_addresses: Mapping[str, tuple[str, ...]]
     rotations: State
+    services: tuple[str, ...]
+    holds: Vhost | Keyspace
 
 
 @dataclass(frozen=True)
@@ -379,12 +390,11 @@ class FleetPlan:
 def as_plain(value: object) -> Any:  # noqa: ANN401 - a mapping for a dataclass, else the value's own kind
     """Return a value with mappings in place of dataclasses, and lists in place of tuples.
 
-    What the broker holds and its limits are keys of the broker itself, as roles use them.
+    What a broker holds and its limits are keys of the broker itself, as roles use them.
     """
-    if isinstance(value, Broker):
+    if isinstance(value, (Broker, PreviousBroker)):
         plain = {each.name: as_plain(getattr(value, each.name)) for each in fields(value)}
-        holds, limits = plain.pop("holds"), plain.pop("limits")
-        return plain | holds | limits
+        return plain | plain.pop("holds") | plain.pop("limits", {})
     if is_dataclass(value):
         return {each.name: as_plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):

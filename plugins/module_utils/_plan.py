@@ -537,7 +537,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
         check_window(signing, holds.visibility_timeout, problems)
     beside = cache if broker.kind == "rabbitmq" else None
     access = Access(hosts, placed.clients, listener, declaration.firewall, beside)
-    former = previous_access(access, placed.previous, app)
+    former = previous_access(access, placed.previous, demand, signing, slots)
     memory = demand.options.memory or need.host_memory
     fleet_hosts = {
         name: _fleet_host(hosts.get(name, Host(name)), placed, broker.kind, memory, access, former)
@@ -561,9 +561,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     # Each of these hosts has it. One may be down, or new.
     local = (hosts.get(name, Host("")).local.get(app) for name in (*placed.lock_hosts, *placed.previous))
     rotations = read_state(next(filter(None, local), None))
-    warnings += _rotation_advice(rotations) + check_move(
-        demand.options.previous_group, placed.previous, rotations, problems
-    )
+    warnings += _rotation_advice(rotations) + check_move(demand.options, placed.previous, rotations, problems)
 
     user = partial(_broker_user, own, broker.kind, rotations, app)
     application = Application(
@@ -603,7 +601,7 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
             backup_schedule=demand.options.backup_schedule,
             backup_interval=BACKUP_SCHEDULES[demand.options.backup_schedule],
             name_addresses=name_addresses(demand.options, listener, reached),
-            previous=previous_broker(demand.options, former, reached, rotations),
+            previous=previous_broker(demand, former, reached, rotations),
             holds=holds,
             limits=limits_of(need, len(queues), demand.options.memory, _left_for_broker(brokers, fleet_hosts)),
         ),
@@ -741,8 +739,8 @@ def _fleet_host(  # noqa: PLR0917 - as the plan has them
     duties = _duties(host.name, placed, kind)
     listeners, names = access.listeners(host.name, duties), access.certificate_names(host, duties)
     if former and host.name in placed.previous:
-        listeners = tuple(dict.fromkeys([*listeners, *former.listeners(host.name, [kind])]))
-        names = tuple(dict.fromkeys([*names, *former.certificate_names(host, [*duties, kind])]))
+        listeners = tuple(dict.fromkeys([*listeners, *former.listeners(host.name, [former.broker.kind])]))
+        names = tuple(dict.fromkeys([*names, *former.certificate_names(host, [*duties, former.broker.kind])]))
     return FleetHost(
         address=host.address,
         exporter=access.exporter(host),

@@ -154,7 +154,7 @@ def _rabbitmq(broker: Mapping[str, Any], _ca: str) -> dict[str, Setting]:
     }
 
 
-def _sentinel(broker: Mapping[str, Any], ca: str) -> dict[str, Any]:
+def sentinel_options(broker: Mapping[str, Any], ca: str) -> dict[str, Any]:
     """Return the transport options of clients that ask Sentinels. The user and the password are those of the URL.
 
     Given sentinel_kwargs, redis-py takes no option of the connection to Redis for those to the Sentinels.
@@ -169,7 +169,7 @@ def _sentinel(broker: Mapping[str, Any], ca: str) -> dict[str, Any]:
 
 def _redis(broker: Mapping[str, Any], ca: str) -> dict[str, Setting]:
     prefix = broker["key_prefix"]
-    sentinel = _sentinel(broker, ca)
+    sentinel = sentinel_options(broker, ca)
     return {
         "broker_transport_options": Setting(
             {

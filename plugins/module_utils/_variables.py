@@ -20,7 +20,7 @@ _OF_ROLES = """
     celery_beat_log_level celery_beat_program_template celery_broker celery_broker_address
     celery_broker_backup_schedule celery_broker_backups celery_broker_ca
     celery_broker_group celery_broker_listen_addresses celery_broker_memory
-    celery_broker_metrics_address celery_broker_port celery_broker_previous_group
+    celery_broker_metrics_address celery_broker_port celery_broker_previous celery_broker_previous_group
     celery_broker_tls_port celery_broker_url
     celery_certificate_targets celery_default_queue celery_docs_url
     celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs

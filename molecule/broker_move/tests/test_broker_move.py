@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 import time
 from datetime import datetime
@@ -15,6 +16,14 @@ WORKERS = ("worker1", "worker2")
 BROKERS = ("broker1", "broker2", "broker3")
 #: The inventory of the move: the new hosts are the broker, the old one is in the group of the previous broker.
 MOVED = {"celery_broker_group": "second", "celery_broker_previous_group": "first"}
+#: The retired host becomes one of Redis, to which the fleet moves, and which it leaves again.
+TO_REDIS = {
+    "celery_broker": "redis",
+    "celery_broker_group": "first",
+    "celery_broker_previous": "rabbitmq",
+    "celery_broker_previous_group": "second",
+}
+FROM_REDIS = {**MOVED, "celery_broker_previous": "redis"}
 RETIRE = PLAYBOOKS / "broker_retire.yml"
 # Some of them are due during the move, the others after it.
 COUNTDOWNS = range(30, 240, 20)
@@ -110,3 +119,43 @@ def test_the_empty_broker_is_retired() -> None:
     for broker in BROKERS:
         assert "shovel" not in on(broker, "cat /etc/rabbitmq/enabled_plugins")
         assert "shovel" not in on(broker, "rabbitmqctl -q list_parameters -p shop")
+
+
+@pytest.mark.parametrize("to", [TO_REDIS, FROM_REDIS], ids=["to_redis", "from_redis"])
+def test_a_move_to_another_kind_of_broker_loses_nothing(shop: Shop, to: dict[str, str]) -> None:
+    sent = now()
+    # On Redis, workers hold them. They return, and wait in RabbitMQ.
+    later = shop.send(*[call("customers.noop", countdown=countdown) for countdown in COUNTDOWNS])
+    backlog = shop.send(*[call("email.send_order_confirmation", 1, "a@example.com", 1) for _ in range(300)])
+    with shop.flow(call("customers.noop"), every=0.5) as ids:
+        began = time.monotonic()
+        moved = converge(**to)
+        took = time.monotonic() - began
+        assert moved.returncode == 0, moved.stdout[-3000:] + moved.stderr
+        told = " ".join(failures(run_playbook(RETIRE, **to)).values())
+        assert "shop from worker1" in told
+        assert changes(converge(**to)) == {0}
+    new = shop.send(call("customers.noop"))
+    done = shop.wait_for([*ids, *later, *backlog, *new])
+    flowed = [line["time"] for line in done if line["id"] in ids]
+    due = dict(zip(later, COUNTDOWNS, strict=True))
+    late = [seconds(line["time"], sent) - due[line["id"]] for line in done if line["id"] in due]
+    assert min(late) > -1
+    total = len(ids) + len(later) + len(backlog) + len(new)
+    print(
+        f"moved in {took:.0f} s: {total} sent, 0 lost, {len(done) - total} twice; longest gap of the fleet "
+        f"{gap(flowed):.0f} s; delayed tasks at most {max(late):.0f} s late"
+    )
+
+
+def test_the_empty_redis_is_retired() -> None:
+    retired = run_playbook(RETIRE, **FROM_REDIS)
+    assert retired.returncode == 0, retired.stdout[-3000:]
+    told = " ".join(retired.stdout.split())
+    assert "and 0 are left in its 5 queues" in told
+    assert re.search(r"is stopped: [1-9]\d* messages moved since the forwarder connected", told)
+    old = connect("old1")
+    assert old.run("systemctl is-active redis-server redis-ui").stdout.split() == ["inactive", "inactive"]
+    assert old.run("systemctl is-enabled redis-server").stdout.strip() == "disabled"
+    assert not connect("broker1").file("/etc/celery-fleet/forwarder/shop.json").exists
+    assert changes(converge(**{**MOVED, "celery_broker_previous_group": "none"})) == {0}

@@ -5,37 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_messages import counting, read_counts
 from ansible_collections.fleet.celery.plugins.module_utils._shovels import celery_shovels, shovel_uris
-from fleet import FACTS, GROUPS, declaration
+from move import moved
 from tier import refusals
-
-OLD: dict[str, Any] = {
-    "address": "10.0.1.1",
-    "addresses": ["10.0.1.1"],
-    "memory_mb": 8192,
-    "processors": 2,
-    "system": ["Debian", "12"],
-}
-
-
-def moved(
-    *previous: str, brokers: tuple[str, ...] = ("new1",), facts: dict[str, dict[str, Any]] | None = None, **changes: Any
-) -> Plan:
-    """Return the plan of a fleet that leaves the hosts `previous` for the hosts `brokers`."""
-    own = {name: OLD | {"address": f"10.0.1.{at}", "addresses": [f"10.0.1.{at}"]} for at, name in enumerate(previous)}
-    own |= {
-        name: OLD | {"address": f"10.0.2.{at}", "addresses": [f"10.0.2.{at}"], "system": ["Debian", "13"]}
-        for at, name in enumerate(brokers)
-    }
-    given = {name: values | (facts or {}).get(name, {}) for name, values in own.items()}
-    groups = GROUPS | {
-        "all": [*GROUPS["all"], *previous, *brokers],
-        "broker": [*brokers],
-        "broker_previous": [*previous],
-    }
-    return make_plan(declaration(**changes), groups, {**FACTS, **given})
 
 
 def test_hosts_with_the_two_releases_of_debian_are_of_two_brokers() -> None:
@@ -65,7 +38,7 @@ def test_hosts_of_the_broker_and_of_the_application_are_moved_and_the_old_one_is
 def test_the_new_broker_and_all_clients_reach_the_old_one(tls: str) -> None:
     made = moved("old1", firewall=True, tls=tls)
     previous = made.values["broker"]["previous"]
-    assert (previous["port"], previous["tls"]) == ((5671, True) if tls == "only" else (5672, False))
+    assert (previous["port"], previous["tls_port"]) == ((5671, 5671) if tls == "only" else (5672, 0))
     hosts = made.values["hosts"]
     (reached,) = [each["hosts"] for each in hosts["old1"]["listeners"] if each["port"] == previous["port"]]
     (new,) = [each["hosts"] for each in hosts["new1"]["listeners"] if each["port"] == previous["port"]]
@@ -105,7 +78,7 @@ def test_the_state_of_rotations_moves_with_the_fleet() -> None:
 @pytest.mark.parametrize(
     ("changes", "refusal"),
     [
-        ({"broker": "redis"}, "moved to a RabbitMQ of the fleet only, and the broker is redis"),
+        ({"broker_previous": "kafka"}, "celery_broker_previous: 'kafka' is not a broker"),
         ({"facts": {"old1": {"local": {"shop": {"rotating": ["rabbitmq_flower"]}}}}}, "are still valid"),
         ({"facts": {"old1": {"address": ""}}}, "celery_host_address of old1: is not known"),
         ({"brokers": ("old1",)}, "old1: in the group broker, too"),
@@ -119,6 +92,61 @@ def test_a_broker_of_the_users_own_is_not_moved_to() -> None:
     parts = {"kind": "rabbitmq", "address": "mq.example.com", "port": 5671, "tls": True, "user": "u", "space": "s"}
     made = moved("old1", brokers=(), broker_url={**parts, "errors": []})
     assert "the broker is of celery_broker_url" in refusals(made)
+
+
+def test_messages_move_by_shovels_between_two_brokers_of_rabbitmq_alone() -> None:
+    kinds = ("rabbitmq", "redis", "valkey")
+    forwarded = {
+        (old, new): moved("old1", broker=new, broker_previous=old).values["broker"]["previous"]["forwarded"]
+        for old in kinds
+        for new in kinds
+    }
+    assert [pair for pair, by_service in forwarded.items() if not by_service] == [("rabbitmq", "rabbitmq")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "ports"), [("redis", "rabbitmq", [6379]), ("rabbitmq", "redis", [5672]), ("redis", "valkey", [6379])]
+)
+def test_the_previous_broker_is_reached_at_the_ports_of_its_kind(old: str, new: str, ports: list[int]) -> None:
+    made = moved("old1", firewall=True, tls="off", broker=new, broker_previous=old)
+    assert not made.problems
+    listeners = made.values["hosts"]["old1"]["listeners"]
+    assert [each["port"] for each in listeners if "new1" in each["hosts"]] == ports
+    assert made.values["broker"]["previous"]["port"] == ports[0]
+
+
+def test_the_replay_cache_beside_a_rabbitmq_that_is_left_stays_open_to_workers() -> None:
+    made = moved("old1", tls="off", broker="redis", broker_previous="rabbitmq", signed_messages="only")
+    (cache,) = [each for each in made.values["hosts"]["old1"]["listeners"] if each["service"] == "Replay cache"]
+    assert cache["port"] == 6379
+    assert "control1" not in cache["hosts"]
+
+
+def test_clients_of_sentinels_that_are_left_still_reach_them() -> None:
+    made = moved("old1", "old2", "old3", broker="rabbitmq", broker_previous="valkey", tls="only")
+    previous = made.values["broker"]["previous"]
+    assert previous["sentinel"]["addresses"] == ["10.0.1.0", "10.0.1.1", "10.0.1.2"]
+    assert previous["services"][:1] == ["valkey-sentinel"]
+    assert {6380, 26379} <= {each["port"] for each in made.values["hosts"]["old2"]["listeners"]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "warned"),
+    [
+        ("redis", "rabbitmq", ["results in the Redis", "has the reverse meaning"]),
+        ("rabbitmq", "redis", ["has the reverse meaning"]),
+        ("redis", "valkey", ["results in the Redis"]),
+        ("rabbitmq", "rabbitmq", []),
+    ],
+)
+def test_what_does_not_move_is_said(old: str, new: str, warned: list[str]) -> None:
+    warnings = moved("old1", broker=new, broker_previous=old).warnings
+    said = [part for part in ("results in the Redis", "has the reverse meaning") if any(part in w for w in warnings)]
+    assert said == warned
+
+
+def test_a_kind_of_a_previous_broker_without_hosts_has_no_effect() -> None:
+    assert any("celery_broker_previous has no effect" in warning for warning in moved(broker_previous="redis").warnings)
 
 
 def test_shovels_verify_the_certificate_and_its_name() -> None:
