@@ -125,7 +125,7 @@ def test_the_empty_broker_is_retired() -> None:
 def test_a_move_to_another_kind_of_broker_loses_nothing(shop: Shop, to: dict[str, str]) -> None:
     sent = now()
     # On Redis, workers hold them. They return, and wait in RabbitMQ.
-    later = shop.send(*[call("customers.noop", countdown=countdown) for countdown in COUNTDOWNS])
+    later = shop.send(*[call("customers.noop", countdown=countdown) for countdown in COUNTDOWNS[:6]])
     backlog = shop.send(*[call("email.send_order_confirmation", 1, "a@example.com", 1) for _ in range(300)])
     with shop.flow(call("customers.noop"), every=0.5) as ids:
         began = time.monotonic()
@@ -138,7 +138,7 @@ def test_a_move_to_another_kind_of_broker_loses_nothing(shop: Shop, to: dict[str
     new = shop.send(call("customers.noop"))
     done = shop.wait_for([*ids, *later, *backlog, *new])
     flowed = [line["time"] for line in done if line["id"] in ids]
-    due = dict(zip(later, COUNTDOWNS, strict=True))
+    due = dict(zip(later, COUNTDOWNS[:6], strict=True))
     late = [seconds(line["time"], sent) - due[line["id"]] for line in done if line["id"] in due]
     assert min(late) > -1
     total = len(ids) + len(later) + len(backlog) + len(new)
