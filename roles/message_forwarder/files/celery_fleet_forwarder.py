@@ -24,8 +24,8 @@ from typing import Any
 
 from kombu import Connection, Consumer, Producer, Queue
 
-#: Messages that are fetched at a time.
-PREFETCH = 100
+#: Messages that are fetched at a time. Each error counts as a delivery of all of them.
+PREFETCH = 10
 #: Seconds between two reports.
 INTERVAL = 1.0
 #: What is kept of a message, if it has it. Priorities have the reverse meaning on the other kind of broker.
