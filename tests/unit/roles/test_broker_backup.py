@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-FILE = Path(__file__).parents[3] / "roles/broker_backup/files/celery_fleet_broker_backup.py"
+from program import load
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("celery_fleet_broker_backup", FILE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/broker_backup/files/celery_fleet_broker_backup.py")
 
 
 def test_a_backup_has_no_shovel_of_a_move(program: ModuleType) -> None:

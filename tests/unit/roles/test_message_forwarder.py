@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from program import load
 
-FILE = Path(__file__).parents[3] / "roles/message_forwarder/files/celery_fleet_forwarder.py"
 # Its functions have no types.
 kombu: Any = importlib.import_module("kombu")
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
@@ -19,11 +18,7 @@ NOW = datetime(2026, 12, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("celery_fleet_forwarder", FILE)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("roles/message_forwarder/files/celery_fleet_forwarder.py")
 
 
 @pytest.mark.parametrize("eta", ["2026-12-01T00:00:05+00:00", "2026-12-01T00:00:05", "2026-12-01T02:00:05.5+02:00"])

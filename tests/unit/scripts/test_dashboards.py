@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
+from program import load
 
 from scripts import dashboards as generator
 
@@ -84,18 +83,7 @@ OTHERS = {
 }
 
 
-def loaded(path: Path) -> ModuleType:
-    """Import a file that is not part of a package."""
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_under_test", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-asked: Any = loaded(ROOT / "molecule" / "shared" / "dashboards.py")
+asked: Any = load("molecule/shared/dashboards.py")
 DASHBOARDS: dict[str, dict[str, Any]] = {dashboard["uid"]: dashboard for dashboard in asked.dashboards()}
 PANELS = [
     pytest.param(panel, id=f"{uid}: {panel['title']}")
