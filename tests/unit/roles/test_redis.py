@@ -190,6 +190,13 @@ def test_settings_become_lines() -> None:
     assert text.endswith("\nactivedefrag no\nrdbcompression yes\ntcp-keepalive 60\n")
 
 
+@pytest.mark.parametrize(("servers", "replicas"), [(3, 1), (5, 2)])
+def test_a_primary_without_a_majority_refuses_tasks(servers: int, replicas: int) -> None:
+    members = [f"10.0.0.{number}" for number in range(servers)]
+    settings = ROLE.value("__redis_replication_settings", redis_members=members)
+    assert int(settings["min-replicas-to-write"]) == replicas
+
+
 def test_the_order_in_which_a_server_lists_users_and_commands_is_no_change(tmp_path: Path) -> None:
     acl_file = tmp_path / "users.acl"
     acl_file.write_text("user a on +get +set\n")
