@@ -193,7 +193,7 @@ def test_settings_become_lines() -> None:
 @pytest.mark.parametrize(("servers", "replicas"), [(3, 1), (5, 2)])
 def test_a_primary_without_a_majority_refuses_tasks(servers: int, replicas: int) -> None:
     members = [f"10.0.0.{number}" for number in range(servers)]
-    settings = ROLE.value("__redis_replication_settings", redis_members=members)
+    settings = ROLE.value("__redis_replication_settings", redis_members=members, redis_replication_password="x")
     assert int(settings["min-replicas-to-write"]) == replicas
 
 
