@@ -380,6 +380,7 @@ def replay_cache(
         memory=signing.memory,
         # Twice the need, as for the broker.
         maxclients=max(MAXCLIENTS_LEAST, 2 * replay_connections(slots)) if beside else 0,
+        sentinel=broker.sentinel,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, Variables
+from ansible_collections.fleet.celery.plugins.module_utils._sentinel import Sentinel
 from ansible_collections.fleet.celery.plugins.module_utils._tls import read_mode
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, format_size
 
@@ -51,8 +52,8 @@ class ReplayCache:
     """The Redis server in which workers record the messages that have run.
 
     Attributes:
-        host: name of the broker's host, which the cache shares.
-        address: that workers connect to.
+        host: name of the broker's host, which the cache shares; the first one if there are Sentinels.
+        address: that workers connect to. With Sentinels, they ask these for it.
         port: that workers connect to.
         tls: whether port has TLS.
         plain_port: on which it listens without TLS; 0 if it does not.
@@ -60,6 +61,7 @@ class ReplayCache:
         key_prefix: of all of its keys.
         memory: bytes that it may take.
         maxclients: connections above which it refuses more; 0 if it is the broker, which has a limit of its own.
+        sentinel: those of the broker; None if there is one server.
     """
 
     host: str
@@ -72,6 +74,7 @@ class ReplayCache:
     key_prefix: str
     memory: int
     maxclients: int
+    sentinel: Sentinel | None = None
 
 
 @dataclass(frozen=True)

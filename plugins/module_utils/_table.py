@@ -156,7 +156,7 @@ def plan_tables(fleet: FleetPlan) -> list[str]:
         f"broker: {broker.flavor} {_where(broker)} ({broker.address}:{broker.port}), {_timeout(broker.holds)}",
         f"broker memory: {'' if broker.own else f'limit {format_size(limits.memory)}; '}needed: {limits.arithmetic}",
         f"broker disk: {format_size(limits.disk_needed)} needed; connections: at most {limits.connections}",
-        *_replay_cache(fleet.signing),
+        *_replay_cache(fleet.signing, broker),
         *_previous(broker.previous),
     ]
 
@@ -173,11 +173,14 @@ def _where(broker: Broker) -> str:
     return "of celery_broker_url" if broker.own else f"on {', '.join(broker.members)}"
 
 
-def _replay_cache(signing: Mapping[str, Any]) -> Iterator[str]:
+def _replay_cache(signing: Mapping[str, Any], broker: Broker) -> Iterator[str]:
     if signing:
         cache = signing["replay_cache"]
+        where = f"on {cache['host']} ({cache['address']}:{cache['port']})"
+        if cache["sentinel"]:
+            where = f"on the primary of {', '.join(broker.members)}"
         yield (
-            f"replay cache: on {cache['host']} ({cache['address']}:{cache['port']}), limit "
+            f"replay cache: {where}, limit "
             f"{format_size(cache['memory'])}; messages may be started within {signing['window']} s"
         )
 

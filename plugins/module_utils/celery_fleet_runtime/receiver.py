@@ -286,7 +286,7 @@ class Receiver:
         if not owner:
             started = _settle_with(guard, message, statement.id, seconds)
             use_signed(message, statement)
-            if self._consumer.app.conf.broker_url.startswith("redis"):
+            if self._consumer.app.conf.broker_url.startswith(("redis", "sentinel")):
                 # A retry is sent to them. With RabbitMQ, they are the broker's own.
                 routing = {"exchange": statement.exchange, "routing_key": statement.routing_key}
                 message.delivery_info = {**message.delivery_info, **routing}

@@ -16,6 +16,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,15 @@ RENEW_SECONDS = 5.0
 TIMEOUT_SECONDS = 3.0
 #: After a failure, no connection is tried for this time: each attempt stops the worker's event loop.
 DOWN_SECONDS = 10.0
+#: As DOWN_SECONDS, with Sentinels. An attempt that meets a dead Sentinel and a dead primary takes 4.5 s of them.
+FAILOVER_SECONDS = 5.0
+#: As the broker's clients, see sentinel_options.
+SENTINEL_TIMEOUT_SECONDS = 1.5
 DONE = "done"
 #: Prefix of the owner of a claim who has no lease.
 GONE = "gone "
+# Errors of a server that is not the primary any more, or is cut off from its replicas.
+_NOT_PRIMARY = ("READONLY", "NOREPLICAS", "MASTERDOWN")
 # Returns who has the message if this worker can't claim it, else an empty string. A claim of an earlier process of the
 # same program is taken over at once: the process is gone. So is that of the process in ARGV[5].
 _CLAIM = """
@@ -52,7 +59,8 @@ class ReplayCache:
 
         Args:
             path: JSON file with address, port, user, password, key_prefix, and ca, the file of the trusted
-                authorities; empty without TLS. It is read again for each connection, as passwords change.
+                authorities; empty without TLS. With Sentinels, sentinel has their addresses, port and master_name.
+                It is read again for each connection, as passwords change.
         """
         self._path = path
         self._prefix = str(self._read()["key_prefix"])
@@ -62,6 +70,8 @@ class ReplayCache:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._down_until = 0.0
+        # Number of failed attempts: each one asks another Sentinel first, as one that is cut off may be wrong.
+        self._failures = 0
 
     def claim(self, nonce: str, seconds: float, gone: str = "") -> str:
         """Claim a message, and return who has it instead: DONE, the owner of a claim, or empty if this process has it.
@@ -117,19 +127,52 @@ class ReplayCache:
                 self._connection = None
             if time.monotonic() < self._down_until:
                 raise ConnectionError("it did not respond a moment ago")
-            self._down_until = time.monotonic() + DOWN_SECONDS
-            self._connection = _Connection(self._read())
+            config = self._read()
+            self._down_until = time.monotonic() + (FAILOVER_SECONDS if config.get("sentinel") else DOWN_SECONDS)
+            self._failures += 1
+            self._connection = _Connection(*_server(config, self._failures - 1), config)
             reply = self._connection.execute(*command)
             self._down_until = 0.0
+            self._failures -= 1
             return reply
 
 
-class _Connection:
-    """A connection to a Redis server, which sends one command after the other (RESP 2)."""
+def _server(config: Mapping[str, Any], first: int) -> tuple[str, int]:
+    """Return the address and the port of the server: with Sentinels, of the primary that one of them knows.
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        address = str(config["address"])
-        plain = socket.create_connection((address, int(config["port"])), TIMEOUT_SECONDS)
+    Args:
+        first: number of the Sentinel that is asked first.
+
+    Raises:
+        ConnectionError: no Sentinel knows a primary.
+    """
+    sentinel = config.get("sentinel")
+    if not sentinel:
+        return str(config["address"]), int(config["port"])
+    addresses, problems = sentinel["addresses"], []
+    for number in range(len(addresses)):
+        address = str(addresses[(first + number) % len(addresses)])
+        try:
+            connection = _Connection(address, int(sentinel["port"]), config, SENTINEL_TIMEOUT_SECONDS)
+            try:
+                found = connection.execute("SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinel["master_name"])
+            finally:
+                connection.close()
+        except OSError as error:
+            problems.append(f"{address}: {error}")
+            continue
+        host, _, port = found.partition(" ")
+        if port:
+            return host, int(port)
+        problems.append(f"{address}: it monitors no {sentinel['master_name']}")
+    raise ConnectionError(f"No Sentinel knows the primary: {'; '.join(problems)}")
+
+
+class _Connection:
+    """A connection to a Redis server or a Sentinel, which sends one command after the other (RESP 2)."""
+
+    def __init__(self, address: str, port: int, config: Mapping[str, Any], timeout: float = TIMEOUT_SECONDS) -> None:
+        plain = socket.create_connection((address, port), timeout)
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket = plain
@@ -146,10 +189,10 @@ class _Connection:
         self._socket.close()
 
     def execute(self, *command: str) -> str:
-        """Return the reply to a command; empty for nil.
+        """Return the reply to a command; empty for nil. The parts of a list are separated by spaces.
 
         Raises:
-            ConnectionError: the connection is broken.
+            ConnectionError: the connection is broken, or the server is not the primary.
             OSError: the server reports an error.
         """
         words = [word.encode() for word in command]
@@ -165,10 +208,14 @@ class _Connection:
             raise ConnectionResetError("The replay cache closed the connection")
         kind, text = line[:1], line[1:-2].decode()
         if kind == b"-":
+            if text.startswith(_NOT_PRIMARY):
+                raise ConnectionError(f"The server is not the primary of the replay cache: {text}")
             raise OSError(f"The replay cache refuses a command: {text}")
         if kind == b"$" and text != "-1":
             content = self._file.read(int(text) + 2)
             if not content.endswith(b"\r\n"):
                 raise ConnectionResetError("The replay cache closed the connection")
             return content[:-2].decode()
+        if kind == b"*":
+            return " ".join([self._reply() for _ in range(int(text))])
         return "" if kind == b"$" else text

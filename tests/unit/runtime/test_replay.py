@@ -7,6 +7,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ class Server(socketserver.ThreadingTCPServer):
         refuses: the error that it answers with; empty for none.
         hangs_up: whether it closes connections instead of answering.
         password: that AUTH must have.
+        primary: port of the primary that it knows as a Sentinel; None if it knows none.
     """
 
     allow_reuse_address = daemon_threads = True
@@ -32,13 +34,17 @@ class Server(socketserver.ThreadingTCPServer):
         self.refuses = ""
         self.hangs_up = False
         self.password = "first"
+        self.primary: int | None = None
 
-    def answer(self, words: list[str]) -> str:
+    def answer(self, words: list[str]) -> str:  # noqa: PLR0911 - one for each command
         self.received.append(words[0])
         if words[0] == "AUTH":
             return "+OK" if words[2] == self.password else "-WRONGPASS invalid"
         if self.refuses:
             return f"-{self.refuses}"
+        if words[0] == "SENTINEL":
+            port = str(self.primary)
+            return f"*2\r\n$9\r\n127.0.0.1\r\n${len(port)}\r\n{port}" if self.primary else "*-1"
         if words[0] == "EVAL" and len(words) == 5:
             if self.values.get(words[3]) == words[4]:
                 del self.values[words[3]]
@@ -147,3 +153,53 @@ def test_threads_share_the_connection(cache: ReplayCache, server: Server) -> Non
         assert set(pool.map(once, range(400))) == {""}
     assert set(server.values.values()) == {DONE}
     assert server.received.count("AUTH") == 1
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def replicated(config: Path, server: Server) -> ReplayCache:
+    """Return a cache of which server is a Sentinel. Another Sentinel, which comes first, is down."""
+    sentinel = {"addresses": ["127.0.0.2", "127.0.0.1"], "port": server.server_address[1], "master_name": "shop"}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sentinel": sentinel, "port": 1}))
+    return ReplayCache(config)
+
+
+@pytest.mark.parametrize("error", ["READONLY You can't write against a read only replica.", "NOREPLICAS Not enough"])
+def test_the_primary_of_the_sentinels_has_the_claims(replicated: ReplayCache, server: Server, error: str) -> None:
+    with running() as former, running() as new:
+        server.primary = former.server_address[1]
+        assert replicated.claim("a", 10) == ""
+        assert "shop:replay:m:a" in former.values
+        former.refuses = error
+        # Until the failover, no claim is answered.
+        with pytest.raises(ConnectionError, match="not the primary"):
+            replicated.claim("b", 10)
+        server.primary = new.server_address[1]
+        replicated._down_until = 0.0
+        assert replicated.claim("b", 10) == ""
+        assert set(new.values) == {"shop:replay:m:b"}
+
+
+def test_a_lost_primary_is_replaced_within_a_call(replicated: ReplayCache, server: Server) -> None:
+    with running() as former, running() as new:
+        server.primary = former.server_address[1]
+        replicated.renew()
+        former.hangs_up = True
+        server.primary = new.server_address[1]
+        assert replicated.claim("a", 10) == ""
+        assert "shop:replay:m:a" in new.values
+
+
+def test_no_claim_without_a_primary(replicated: ReplayCache, server: Server) -> None:
+    with pytest.raises(ConnectionError, match=r"127.0.0.2: .*; 127.0.0.1: it monitors no shop"):
+        replicated.claim("a", 10)
+    with pytest.raises(ConnectionError, match="a moment ago"):
+        replicated.claim("a", 10)
+    assert server.values == {}
