@@ -23,7 +23,8 @@ def test_a_sender_waits_between_its_attempts(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Connection, "default_channel", None)
     too_few_replicas.install()
     parser: Any = DefaultParser
-    errors, waits = [parser.parse_error(REFUSAL) for _ in range(3)], []
+    waits: list[float] = []
+    errors = [parser.parse_error(REFUSAL) for _ in range(3)]
     monkeypatch.setattr(time, "sleep", waits.append)
 
     def publish() -> str:
