@@ -1,22 +1,25 @@
-"""Have senders and workers wait while a primary of Redis has too few replicas.
+"""Have commands wait while a primary of Redis has too few replicas.
 
-For a moment after a failover, it refuses writes (NOREPLICAS). redis-py 8.1 has no class for this error, so that a
-worker ends. kombu 5.7 connects a sender again once, and raises the second error.
+For a moment after a failover or a restart, it refuses writes (NOREPLICAS). redis-py 8.1 has no class for this error, so
+that a worker ends. kombu 5.7 connects a sender again at once, and raises the second error.
 """
 
 from __future__ import annotations
 
-import time
+import functools
 from typing import Any
 
-from kombu.transport import redis as kombu_redis
+from redis.backoff import ConstantBackoff
 from redis.connection import DefaultParser
 from redis.exceptions import ConnectionError as LostConnectionError
+from redis.retry import Retry
+from redis.sentinel import SentinelManagedConnection
 
-#: The twenty attempts of a sender are as long as if it can't connect.
-WAIT_SECONDS = 3.0
-# kombu has no types. The transport of Sentinels is one of its subclasses.
-transport: Any = kombu_redis.Transport
+#: Shorter than what the watchdog waits for a worker.
+ATTEMPTS, WAIT_SECONDS = 20, 1.0
+_MARK = "celery_fleet_waits"
+# Its methods have no types. Connections with TLS are of a subclass.
+connections: Any = SentinelManagedConnection
 
 
 class TooFewReplicasError(LostConnectionError):
@@ -24,17 +27,19 @@ class TooFewReplicasError(LostConnectionError):
 
 
 def install() -> None:
-    """Do so for all connections of this process."""
+    """Do so for all connections of this process to a primary that Sentinels know."""
     # The mapping is that of all of redis-py's parsers.
     DefaultParser.EXCEPTION_CLASSES["NOREPLICAS"] = TooFewReplicasError
-    # With these, kombu tries again after each error.
-    transport.recoverable_connection_errors = (*transport.connection_errors, *transport.channel_errors)
+    initialize = connections.__init__
+    if hasattr(initialize, _MARK):
+        return
 
+    @functools.wraps(initialize)
+    def initialize_with_retry(self: Any, **options: Any) -> None:  # noqa: ANN401 - as above
+        # Celery's backend of results has a policy of its own.
+        if not (options.get("retry_on_timeout") or options.get("retry_on_error")):
+            options.setdefault("retry", Retry(ConstantBackoff(WAIT_SECONDS), ATTEMPTS, (TooFewReplicasError,)))
+        initialize(self, **options)
 
-def wait(error: Exception, _interval: float) -> None:
-    """Wait before a sender tries again, as errback of task_publish_retry_policy.
-
-    kombu itself waits only before it connects again, and this server accepts connections.
-    """
-    if isinstance(error, TooFewReplicasError):
-        time.sleep(WAIT_SECONDS)
+    setattr(initialize_with_retry, _MARK, True)
+    connections.__init__ = initialize_with_retry

@@ -2,42 +2,72 @@
 
 from __future__ import annotations
 
-import time
-from types import SimpleNamespace
+import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime import too_few_replicas
-from kombu import connection as kombu_connection
+from redis import Redis
 from redis.connection import DefaultParser
+from redis.sentinel import Sentinel
 
-Connection: Any = kombu_connection.Connection
-REFUSAL = "NOREPLICAS Not enough good replicas to write."
+REFUSAL = b"-NOREPLICAS Not enough good replicas to write.\r\n"
 
 
-def test_a_sender_waits_between_its_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[bytes]]]:
+    """Return a client of a primary, and the replies that this server gives before all is well."""
     # It is undone after the test.
-    monkeypatch.setattr(too_few_replicas.transport, "recoverable_connection_errors", (), raising=False)
     monkeypatch.setattr(DefaultParser, "EXCEPTION_CLASSES", DefaultParser.EXCEPTION_CLASSES.copy())
-    monkeypatch.setattr(Connection, "_ensure_connection", lambda *_, **__: None)
-    monkeypatch.setattr(Connection, "default_channel", None)
+    monkeypatch.setattr(too_few_replicas.connections, "__init__", too_few_replicas.connections.__init__)
+    monkeypatch.setattr(too_few_replicas, "WAIT_SECONDS", 0.001)
     too_few_replicas.install()
-    parser: Any = DefaultParser
-    waits: list[float] = []
-    errors = [parser.parse_error(REFUSAL) for _ in range(3)]
-    monkeypatch.setattr(time, "sleep", waits.append)
+    replies: list[bytes] = []
+    server = socket.create_server(("127.0.0.1", 0))
 
-    def publish() -> str:
-        if errors:
-            raise errors.pop()
-        return "sent"
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                while data := connection.recv(4096):
+                    connection.sendall(replies.pop() if b"LPUSH" in data and replies else b":1\r\n")
 
-    producer = SimpleNamespace(revive=lambda _: None)
-    send = Connection("redis://").ensure(producer, publish, errback=too_few_replicas.wait, max_retries=3)
-    assert send() == "sent"
-    assert waits == [too_few_replicas.WAIT_SECONDS] * 3
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    monkeypatch.setattr(Sentinel, "discover_master", lambda *_: server.getsockname())
+    sentinels: Any = Sentinel
+    redis = sentinels([("127.0.0.1", 1)]).master_for("shop", Redis, protocol=2)
+    yield redis, replies
+    redis.connection_pool.disconnect()
+    # accept does not end when its socket is closed.
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
 
 
-def test_it_waits_for_no_other_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
-    too_few_replicas.wait(ConnectionError("refused"), 0)
+def test_a_command_waits_until_there_are_enough(client: tuple[Any, list[bytes]]) -> None:
+    redis, replies = client
+    replies += [REFUSAL] * 5
+    assert redis.lpush("queue", "message") == 1
+    assert not replies
+
+
+def test_it_does_not_wait_for_ever(client: tuple[Any, list[bytes]]) -> None:
+    redis, replies = client
+    replies += [REFUSAL] * (too_few_replicas.ATTEMPTS + 1)
+    with pytest.raises(too_few_replicas.TooFewReplicasError):
+        redis.lpush("queue", "message")
+    assert not replies
+
+
+def test_another_error_is_raised(client: tuple[Any, list[bytes]]) -> None:
+    redis, replies = client
+    replies += [b"-WRONGTYPE no list\r\n"]
+    with pytest.raises(Exception, match="no list"):
+        redis.lpush("queue", "message")
+    assert redis.lpush("queue", "message") == 1
