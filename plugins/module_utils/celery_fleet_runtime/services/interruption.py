@@ -270,7 +270,8 @@ class Watch:
         before, self.state = self.state, state
         self._write()
         if notice is None:
-            log("The notice was withdrawn. The host stays drained until playbooks/undrain.yml")
+            stays = ". The host stays drained until playbooks/undrain.yml" if self._marker.exists() else ""
+            log(f"The notice was withdrawn{stays}")
             self._drain = None
             return
         left = f", the instance ends in {state.end - now:.0f} s" if state.end else ""
