@@ -111,11 +111,10 @@ def test_a_host_is_drained_before_the_interruption_and_no_task_is_lost(shop: Sho
     since, began = now(), time.monotonic()
     announce(seconds)
     wait_until(lambda: drained(shop), "the notice is not seen", timeout=10, interval=0.2)
-    seen = time.monotonic() - began
     wait_until(lambda: not programs(shop), "workers run on", timeout=seconds, interval=0.2)
     took = time.monotonic() - began
-    # SIGQUIT comes 15 s before the end, and SIGKILL 5 s before it.
-    assert seconds - 16 <= took < seconds - 5
+    # SIGQUIT comes 15 s before the end.
+    assert seconds - 16 <= took < seconds
     lines = journal(shop, since)
     assert [line for line in lines if line.startswith("Notice of spot-interruption (terminate at ")]
     assert [line for line in lines if line.startswith("Interrupted the tasks of shop-scale ")]
@@ -139,11 +138,10 @@ def test_a_host_is_drained_before_the_interruption_and_no_task_is_lost(shop: Sho
     assert not programs(shop)
     # The notice still stands, and drains the host no more.
     play("undrain", "--limit", HOST)
-    done = shop.wait_for([long, *short])
+    shop.wait_for([long, *short])
     assert not drained(shop)
     assert set(shop.pids(HOST)) == PROGRAMS
     started, ends = starts_and_ends(shop, [long, *short])
-    print(f"noticed after {seen:.1f} s, drained after {took:.1f} s of {seconds} s; {len(done)} done, {started=}")
     assert ends == Counter([long, *short])
     assert started == Counter([long, long, *short]), "a task was repeated that need not be"
 
@@ -171,4 +169,3 @@ def test_the_drain_command_keeps_its_deadline_without_a_controller(shop: Shop) -
     shop.wait_for([long])
     started, ends = starts_and_ends(shop, [long])
     assert (started[long], ends[long]) == (2, 1)
-    print(f"drained by hand after {took:.1f} s of 20 s")
