@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import program_in
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import program_in
 from rich.console import Console
 from rich.markup import escape
 from rich.status import Status

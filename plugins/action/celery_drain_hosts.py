@@ -27,10 +27,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible has no types
         super().run(tmp, task_vars)
         _, options = self.validate_argument_spec(argument_spec=ARGUMENT_SPEC)
         fleet = AnsibleFleet(self, task_vars or {})
-        programs = {
-            host: [slot["name"] for program in options["plan"][host]["programs"] for slot in program["slots"]]
-            for host in options["hosts"]
-        }
+        programs = {host: options["plan"][host]["programs"] for host in options["hosts"]}
         drain = Drain(options["app"], programs, options["deadline"], fleet)
         drain.run()
         result = {**fleet.result(), "interrupted": drain.interrupted}

@@ -111,6 +111,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
     addresses: see _own_addresses. disk: bytes of the file system of the
     brokers' data. system: the distribution and its major version. login: the user that Ansible logs in as.
     listen: those of LISTEN_DEFAULTS that are set. ssh_port: of SSH. names: celery_host_names.
+    interruption_notices: celery_host_interruption_notices.
     certificate: those of CERTIFICATE_VARIABLES that are set.
     role_variables: those of DERIVED_ROLE_VARIABLES that are set. variables: all variables that begin with celery_.
     passwords: a token for each of SHARED_PASSWORDS. given_passwords: names whose variables NAME_password are set.
@@ -136,6 +137,7 @@ def host_facts(variables: Mapping[str, Any]) -> dict[str, Any]:
         "listen": {name: variables[name] for name in LISTEN_DEFAULTS if name in variables},
         "ssh_port": variables.get("ansible_port"),
         "names": variables.get("celery_host_names"),
+        "interruption_notices": variables.get("celery_host_interruption_notices"),
         "certificate": {
             option: variables[name] for option, name in CERTIFICATE_VARIABLES.items() if variables.get(name)
         },

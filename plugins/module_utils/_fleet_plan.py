@@ -61,6 +61,7 @@ class Program:
         argv: arguments of celery, without the node name.
         memory: bytes of one of its slots.
         child_cap: bytes above which a child is replaced; 0 if its pool has no children.
+        cold_shutdown: whether SIGQUIT does not lose its tasks.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Program:
     concurrency: int
     environment: Mapping[str, str] = field(default_factory=dict)
     child_cap: int = 0
+    cold_shutdown: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class FleetHost:
         unknown_clients: hosts whose addresses are missing in them.
         certificate_names: names and addresses in its certificate; empty if it has none.
         tls_pages: pages of nginx that have its certificate.
+        interruption_notices: InterruptionNotices as a mapping; empty if it polls for none.
     """
 
     address: str
@@ -117,6 +120,7 @@ class FleetHost:
     unknown_clients: tuple[str, ...]
     certificate_names: tuple[str, ...] = ()
     tls_pages: tuple[Endpoint, ...] = ()
+    interruption_notices: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._facts import SHARED_PASSWORDS
+from ansible_collections.fleet.celery.plugins.module_utils._interruption import (
+    InterruptionNotices,
+    read_interruption_notices,
+)
 from ansible_collections.fleet.celery.plugins.module_utils._platforms import is_tested, titles
 from ansible_collections.fleet.celery.plugins.module_utils._reader import Problem, as_integer
 from ansible_collections.fleet.celery.plugins.module_utils._units import MIB, parse_size
@@ -35,6 +39,7 @@ class Host:
         passwords: a token for the value of each of SHARED_PASSWORDS that is set.
         local: the facts that playbooks leave on it.
         given_passwords: passwords whose variables are set.
+        interruption_notices: how it learns that its instance will be interrupted; None: it does not.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Host:
     certificate: Mapping[str, Any] = field(default_factory=dict)
     local: Mapping[str, Any] = field(default_factory=dict)
     given_passwords: tuple[str, ...] = ()
+    interruption_notices: InterruptionNotices | None = None
 
 
 def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> dict[str, Host]:
@@ -64,9 +70,12 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
 
     Args:
         raw: for each inventory name, the result of host_facts.
-        problems: gets the errors of celery_host_memory.
+        problems: gets the errors of the hosts' variables.
     """
     hosts = {}
+    notices = read_interruption_notices(
+        {name: facts.get("interruption_notices") for name, facts in raw.items()}, problems
+    )
     for name, facts in raw.items():
         memory = int(facts["memory_mb"]) * MIB if facts.get("memory_mb") else None
         if facts.get("declared_memory"):
@@ -95,6 +104,7 @@ def read_hosts(raw: Mapping[str, Mapping[str, Any]], problems: list[Problem]) ->
             facts.get("certificate") or {},
             facts.get("local") or {},
             tuple(facts.get("given_passwords") or ()),
+            notices.get(name),
         )
     return hosts
 

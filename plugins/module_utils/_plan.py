@@ -60,6 +60,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._hosts import (
     check_platforms,
     read_hosts,
 )
+from ansible_collections.fleet.celery.plugins.module_utils._interruption import interruption_advice
 from ansible_collections.fleet.celery.plugins.module_utils._own_broker import (
     OwnBroker,
     check_own_broker,
@@ -268,6 +269,7 @@ def program(worker: Worker, declaration: Declaration, host: Host, *, events: boo
         concurrency=concurrency,
         environment=worker.environment,
         child_cap=child_cap(worker, declaration.app_memory) if worker.pool.child_limits else 0,
+        cold_shutdown=not worker.pool.green,
     )
 
 
@@ -545,7 +547,11 @@ def make_plan(raw: Mapping[str, Any], groups: Mapping[str, list[str]], facts: Ma
     }
     if not declaration.firewall.enabled and replace(declaration.firewall, enabled=True) != FirewallOptions():
         warnings.append("celery_firewall is false, so the other celery_firewall_* variables have no effect")
-    warnings += _cache_advice(beside, listener) + _check_budgets(fleet_hosts, need, problems)
+    warnings += [
+        *_cache_advice(beside, listener),
+        *_interruptions(hosts, placed, kept, values),
+        *_check_budgets(fleet_hosts, need, problems),
+    ]
     probed = {name: each.duties for name, each in fleet_hosts.items() if files and placed.monitor}
     names_of = {name: each.certificate_names for name, each in fleet_hosts.items()}
     passwords = passwords_of(
@@ -754,6 +760,20 @@ def _fleet_host(  # noqa: PLR0917 - as the plan has them
         unknown_clients=access.unknown_clients(listeners),
         certificate_names=names,
         tls_pages=access.tls_pages(host, duties),
+        interruption_notices=asdict(host.interruption_notices) if host.interruption_notices and programs else {},
+    )
+
+
+def _interruptions(
+    hosts: Mapping[str, Host], placed: Placement, broker: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    """Return warnings about what an interruption of hosts would harm."""
+    return interruption_advice(
+        {name: host.interruption_notices for name, host in hosts.items() if host.interruption_notices},
+        placed.programs,
+        {"beat": [placed.beat], "the broker": placed.brokers},
+        broker,
+        acks_late=bool(settings["task_acks_late"]),
     )
 
 

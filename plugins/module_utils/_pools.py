@@ -14,7 +14,7 @@ class Pool:
     """A worker pool and the options that it supports.
 
     Attributes:
-        green: whether its tasks are green threads of one process.
+        green: whether its tasks are green threads of one process. SIGQUIT loses them on Redis.
         hard_limit: whether --time-limit ends a task.
         soft_limit: whether --soft-time-limit raises SoftTimeLimitExceeded in a task.
         child_limits: whether --max-memory-per-child and --max-tasks-per-child replace children.

@@ -17,6 +17,7 @@ from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.
     Reread,
     SocketServer,
     SupervisorError,
+    program_in,
 )
 
 #: Options of the modules that talk to Supervisor, documented in doc_fragments/supervisor.py.
@@ -152,16 +153,6 @@ def wait_for_running(server: Server, names: Iterable[str], timeout: float) -> No
         return "\n".join(f"{item.name} is {item.state} {item.reason}\n{log_tail(item.logfile)}" for item in down)
 
     wait(not_running, timeout)
-
-
-def program_file(directory: Path, app_name: str, kind: str, name: str) -> Path:
-    """Return the path of a program's configuration file."""
-    return directory / f"{app_name}.{kind}.{name}.conf"
-
-
-def program_in(file: Path) -> str:
-    """Return the name of the program of a configuration file, the inverse of program_file."""
-    return file.name.split(".", 2)[-1].removesuffix(".conf")
 
 
 def programs_of(app_name: str, socket: Path, directory: Path) -> tuple[dict[str, Process], dict[str, Process]]:

@@ -26,7 +26,8 @@ _OF_ROLES = """
     celery_exporter_beat celery_exporter_identity celery_exporter_interval celery_exporter_programs
     celery_exporter_textfile_dir celery_firewall celery_firewall_broker_sources celery_firewall_closed_ports
     celery_firewall_page_sources celery_firewall_ports celery_firewall_ssh_sources celery_fleet_name
-    celery_flower_control celery_flower_group celery_hooks celery_key_prefix
+    celery_flower_control celery_flower_group celery_hooks celery_interruption_identity
+    celery_interruption_notices celery_interruption_programs celery_key_prefix
     celery_longest_countdown celery_monitor_group celery_producer_broker_url celery_producer_config_dir
     celery_producer_file_group celery_producer_group celery_producer_identity celery_producer_queues
     celery_producer_result_backend celery_producer_routes celery_producer_settings
@@ -60,7 +61,8 @@ _OF_PLAYBOOKS = """
     celery_broker_backup_dir celery_broker_backup_file celery_broker_install_updates celery_broker_replaced
     celery_broker_restore_replace
     celery_doctor_file celery_doctor_max_skew celery_doctor_min_disk_free celery_doctor_window_hours
-    celery_drain_deadline celery_drain_force celery_host_address celery_host_memory celery_host_names
+    celery_drain_deadline celery_drain_force celery_host_address celery_host_interruption_notices
+    celery_host_memory celery_host_names
     celery_logs_grep celery_logs_lines celery_logs_programs celery_plan celery_plan_build celery_plan_probe
     celery_restart_programs celery_restart_queues celery_rotate celery_rotate_finish celery_run_command
     celery_secret_command celery_status_file

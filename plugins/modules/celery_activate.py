@@ -210,7 +210,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     OPTIONS,
     environment_of,
     log_tail,
-    program_file,
     run_module,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._workers import (
@@ -223,6 +222,7 @@ from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     SocketServer,
+    program_file,
 )
 
 POLL_SECONDS = 0.5

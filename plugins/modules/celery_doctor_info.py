@@ -169,11 +169,11 @@ from ansible_collections.fleet.celery.plugins.module_utils._doctor import (
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq, find_command
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED, RUNTIME, read_record, runtime_digest
-from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, programs_of, state_of
 from ansible_collections.fleet.celery.plugins.module_utils._workers import query_command
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     SupervisorError,

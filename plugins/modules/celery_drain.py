@@ -39,6 +39,13 @@ options:
     type: list
     elements: str
     required: true
+  without_cold_shutdown:
+    description:
+      - Those of O(programs) whose pool loses its tasks by SIGQUIT, as gevent and eventlet do. They get only SIGKILL at
+        O(deadline).
+    type: list
+    elements: str
+    default: []
   drained:
     description: V(true) drains the host. V(false) removes the marker, so that workers may be started again.
     type: bool
@@ -83,26 +90,20 @@ broken_off:
   returned: success
 """
 
-import json
-import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._files import write_file
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
-from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, stop_strays, strays, supervisord
-from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, program_file, run_module
+from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, run_module
 from ansible_collections.fleet.celery.plugins.module_utils._workers import in_flight
-from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
-    Process,
-    SocketServer,
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.drain import (
+    POLL_SECONDS,
+    Deadline,
+    HostDrain,
 )
-
-POLL_SECONDS = 0.5
-# Seconds before the deadline at which workers get SIGQUIT. They hand back their tasks within a second or two.
-HAND_BACK_SECONDS = 10
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import Process
 
 
 class Drain:
@@ -111,106 +112,49 @@ class Drain:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.parameters: dict[str, Any] = module.params
-        self.names: list[str] = module.params["programs"]
-        self.marker = Path(module.params["root"]) / DRAINED
-        self.server = SocketServer(module.params["socket"])
-        self.changed = False
-        self.stopped_strays: set[Stray] = set()
-        # When the drain began, and when its workers got SIGQUIT, in seconds since the epoch; 0: they did not.
-        self.since, self.handed_back = 0.0, 0.0
-
-    def read(self) -> None:
-        """Read the state of an earlier call from the marker, or begin the drain."""
-        try:
-            state = json.loads(self.marker.read_text(encoding="utf-8"))
-            self.since, self.handed_back = float(state["since"]), float(state.get("handed_back", 0))
-        except (FileNotFoundError, ValueError, KeyError):
-            self.since = time.time()
-            self.changed = True
-            if not self.module.check_mode:
-                self.write()
-
-    def write(self) -> None:
-        state = {"since": self.since, "handed_back": self.handed_back}
-        write_file(self.marker, json.dumps(state) + "\n", 0o644, "root")
-
-    def left(self) -> dict[str, Process]:
-        return {name: process for name, process in self.server.processes().items() if name in self.names}
-
-    def strays(self) -> list[Stray]:
-        """Return the workers that outlived their supervisord."""
-        return [stray for stray in strays(supervisord()) if stray.program in self.names]
-
-    def stop_workers(self) -> None:
-        """Stop all workers warm, and remove from Supervisor those that have stopped."""
-        directory = Path(self.parameters["directory"])
-        for name in self.names:
-            program_file(directory, self.parameters["app_name"], "worker", name).unlink(missing_ok=True)
-        self.server.reread()
-        for name, process in self.left().items():
-            self.changed = True
-            if process.stopped:
-                self.server.remove(name)
-            elif process.state != "STOPPING":
-                self.server.stop(name)
-        stop_strays([stray for stray in self.strays() if stray not in self.stopped_strays])
-        self.stopped_strays.update(self.strays())
+        self.drain = HostDrain(
+            module.params["app_name"],
+            Path(module.params["root"]) / DRAINED,
+            module.params["programs"],
+            module.params["without_cold_shutdown"],
+            module.params["directory"],
+            module.params["socket"],
+        )
 
     def run(self) -> dict[str, Any]:
+        drain = self.drain
         if not self.parameters["drained"]:
-            there = self.marker.exists()
+            there = drain.marker.exists()
             if there and not self.module.check_mode:
-                self.marker.unlink()
+                drain.marker.unlink()
             return {"changed": there, "done": True, "waits": [], "broken_off": []}
-        self.read()
+        drain.begin(write=not self.module.check_mode)
         if self.module.check_mode:
-            waits = [f"{name} would be stopped" for name, process in self.left().items() if not process.stopped]
-            return {"changed": bool(waits) or self.changed, "done": True, "waits": waits, "broken_off": []}
-        broken_off: set[str] = set()
+            waits = [f"{name} would be stopped" for name, process in drain.running().items() if not process.stopped]
+            return {"changed": bool(waits) or drain.changed, "done": True, "waits": waits, "broken_off": []}
+        seconds = self.parameters["deadline"]
+        deadline = Deadline(drain.since, drain.since + seconds) if seconds else None
         until = time.monotonic() + self.parameters["seconds"]
-        while True:
-            self.stop_workers()
-            left, strays_left = self.left(), self.strays()
-            if not (left or strays_left) or time.monotonic() > until:
-                break
-            if self.break_off(left, strays_left):
-                broken_off |= {*left, *(stray.program for stray in strays_left)}
+        while not (done := drain.step(deadline)) and time.monotonic() <= until:
             time.sleep(POLL_SECONDS)
         return {
-            "changed": self.changed,
-            "done": not (left or strays_left),
+            "changed": drain.changed,
+            "done": done,
             "waits": [
-                *(self._waits(name, process) for name, process in left.items()),
+                *(self._waits(name, process) for name, process in drain.left.items()),
                 *(
                     f"{stray.program} (process {stray.pid}, without a Supervisor) is finishing its tasks"
-                    for stray in strays_left
+                    for stray in drain.strays_left
                 ),
             ],
-            "broken_off": sorted(broken_off),
+            "broken_off": sorted(drain.interrupted),
         }
-
-    def break_off(self, left: dict[str, Process], strays_left: list[Stray]) -> bool:
-        """Send SIGQUIT shortly before the deadline and SIGKILL at it; return whether tasks are interrupted."""
-        deadline, now = self.parameters["deadline"], time.time()
-        if not deadline or now < self.since + max(deadline - HAND_BACK_SECONDS, deadline / 2):
-            return False
-        if not self.handed_back:
-            self.handed_back = now
-            self.write()
-            for name in left:
-                self.server.quit(name)
-            stop_strays(strays_left, signal.SIGQUIT)
-        elif now > max(self.since + deadline, self.handed_back + HAND_BACK_SECONDS / 2):
-            for name in left:
-                self.server.kill(name)
-            stop_strays(strays_left, signal.SIGKILL)
-        return True
 
     def _waits(self, name: str, process: Process) -> str:
         counts = Path(self.parameters["state_dir"]) / "counts"
         tasks = in_flight(counts, name, process.pid, time.time())
         deadline = self.parameters["deadline"]
-        until = f"; interrupted in {max(0.0, self.since + deadline - time.time()):.0f} s" if deadline else ""
+        until = f"; interrupted in {max(0.0, self.drain.since + deadline - time.time()):.0f} s" if deadline else ""
         return f"{name} is finishing its tasks{f': {tasks}' if tasks else ''}{until}"
 
 
@@ -221,6 +165,7 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "state_dir": {"type": "path", "required": True},
             "programs": {"type": "list", "elements": "str", "required": True},
+            "without_cold_shutdown": {"type": "list", "elements": "str", "default": []},
             "drained": {"type": "bool", "default": True},
             "deadline": {"type": "int", "default": 0},
             "seconds": {"type": "int", "default": 15},

@@ -159,11 +159,11 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.celery.plugins.module_utils._compare import lost, read_signatures
 from ansible_collections.fleet.celery.plugins.module_utils._release import ACTIVATION, DRAINED, read_record
-from ansible_collections.fleet.celery.plugins.module_utils._strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils._supervisor import OPTIONS, programs_of, run_module, state_of
 from ansible_collections.fleet.celery.plugins.module_utils._workers import query_command
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.alive import is_fresh, read_alive
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.counts import Counts, read_counts
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.strays import strays_of
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import (
     Process,
     SupervisorError,

@@ -126,8 +126,6 @@ from ansible_collections.fleet.celery.plugins.module_utils._supervisor import (
     carry_out,
     decide,
     environment_of,
-    program_file,
-    program_in,
     run_module,
     wait,
 )
@@ -136,6 +134,8 @@ from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.
     Reread,
     SocketServer,
     SupervisorError,
+    program_file,
+    program_in,
 )
 
 

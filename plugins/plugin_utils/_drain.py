@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
@@ -15,6 +15,11 @@ from ansible_collections.fleet.celery.plugins.plugin_utils._fleet import (
 DRAIN = "fleet.celery.celery_drain"
 
 
+def slots_of(workers: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the slots of the plan's programs."""
+    return [slot["name"] for worker in workers for slot in worker["slots"]]
+
+
 class Drain:
     """A drain.
 
@@ -24,13 +29,17 @@ class Drain:
     """
 
     def __init__(
-        self, app: Mapping[str, Any], programs: Mapping[str, Sequence[str]], deadline: int, fleet: Fleet
+        self,
+        app: Mapping[str, Any],
+        programs: Mapping[str, Sequence[Mapping[str, Any]]],
+        deadline: int,
+        fleet: Fleet,
     ) -> None:
         """Prepare the drain.
 
         Args:
             app: the plan's app.
-            programs: for each host, its workers' programs.
+            programs: for each host, the plan's programs.
             deadline: seconds after which tasks are interrupted; 0: never.
         """
         self._arguments = {
@@ -38,11 +47,12 @@ class Drain:
                 "app_name": app["name"],
                 "root": app["root"],
                 "state_dir": app["state_dir"],
-                "programs": list(names),
+                "programs": slots_of(workers),
+                "without_cold_shutdown": slots_of(each for each in workers if not each["cold_shutdown"]),
                 "deadline": deadline,
                 "seconds": SLICE_SECONDS,
             }
-            for host, names in programs.items()
+            for host, workers in programs.items()
         }
         self._fleet = fleet
         self.interrupted: dict[str, list[str]] = {}

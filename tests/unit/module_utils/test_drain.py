@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._release import DRAINED
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services import drain as host_drain
 from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.supervisor import Process
 from ansible_collections.fleet.celery.plugins.modules import celery_drain
 
@@ -54,17 +55,24 @@ class Host:
         self.clock += seconds
 
 
-def drain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: Host, deadline: int, *, slices: int = 40) -> Any:
+def drain(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: Host,
+    deadline: int,
+    *,
+    slices: int = 40,
+    without_cold_shutdown: tuple[str, ...] = (),
+) -> Any:
     """Drain the host in calls of 15 seconds, as the playbook does, and return the results."""
     clock = SimpleNamespace(time=lambda: 1000 + host.clock, monotonic=lambda: host.clock, sleep=host.sleep)
     monkeypatch.setattr(celery_drain, "time", clock)
-    monkeypatch.setattr(celery_drain, "SocketServer", lambda _: host)
-    monkeypatch.setattr(celery_drain, "strays", lambda _: [])
-    monkeypatch.setattr(celery_drain, "stop_strays", lambda *_: None)
-    monkeypatch.setattr(celery_drain, "supervisord", lambda: 0)
-    monkeypatch.setattr(celery_drain, "write_file", lambda path, text, *_: path.write_text(text))
+    monkeypatch.setattr(host_drain, "time", clock)
+    monkeypatch.setattr(host_drain, "SocketServer", lambda _: host)
+    monkeypatch.setattr(host_drain, "strays", lambda _: [])
     parameters = {
         "programs": [NAME],
+        "without_cold_shutdown": without_cold_shutdown,
         "root": str(tmp_path),
         "state_dir": str(tmp_path),
         "directory": str(tmp_path),
@@ -108,7 +116,7 @@ def test_half_of_a_short_deadline_is_left_for_returning_tasks(tmp_path: Path, mo
     drain(tmp_path, monkeypatch, host, 12)
     (_, _), (_, quit_at), (_, killed_at) = host.sent
     assert quit_at == pytest.approx(6, abs=1)
-    assert killed_at - quit_at >= celery_drain.HAND_BACK_SECONDS / 2
+    assert killed_at - quit_at >= host_drain.HAND_BACK_SECONDS / 2
     assert killed_at >= 12
 
 
@@ -132,3 +140,13 @@ def test_a_controller_that_is_run_again_keeps_the_deadline_and_sends_no_second_q
     drain(tmp_path, monkeypatch, host, 120)
     assert [what for what, _ in host.sent] == ["KILL"]
     assert host.sent[0][1] == pytest.approx(5, abs=1)
+
+
+def test_a_worker_that_would_lose_its_tasks_by_a_cold_shutdown_gets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(ignores={"TERM"})
+    results = drain(tmp_path, monkeypatch, host, 120, without_cold_shutdown=(NAME,))
+    assert [what for what, _ in host.sent] == ["TERM", "KILL"]
+    assert host.sent[1][1] >= 120
+    assert [name for result in results for name in result["broken_off"]] == [NAME]

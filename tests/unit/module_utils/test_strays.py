@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ansible_collections.fleet.celery.plugins.module_utils._strays import Stray, stop_strays, strays
+from ansible_collections.fleet.celery.plugins.module_utils.celery_fleet_runtime.services.strays import (
+    Stray,
+    stop_strays,
+    strays,
+)
 
 
 def process(proc: Path, pid: int, parent: int, program: str = "") -> None:

@@ -229,11 +229,18 @@ def test_a_killed_controller_leaves_the_lock_to_the_next_run() -> None:
     assert fleet.holder is None
 
 
+def programs_of(fleet: SimulatedFleet) -> dict[str, list[dict[str, Any]]]:
+    """Return the programs of two hosts as the plan has them."""
+    return {
+        host: [{"slots": [{"name": slot}], "cold_shutdown": True} for slot in fleet.hosts[host].slots]
+        for host in ("w1", "w2")
+    }
+
+
 def test_a_drain_interrupts_tasks_at_its_deadline_and_names_the_programs() -> None:
     fleet = fleet_of(hosts=2)
     fleet.hosts["w2"].drain_seconds = 10**6
-    programs = {name: [*fleet.hosts[name].slots] for name in ("w1", "w2")}
-    drain = Drain(APP, programs, 7200, fleet)
+    drain = Drain(APP, programs_of(fleet), 7200, fleet)
     drain.run()
     assert drain.interrupted == {"w1": [], "w2": ["shop-email", "shop-reports-a"]}
     assert not drain.failures
@@ -244,7 +251,7 @@ def test_a_drain_interrupts_tasks_at_its_deadline_and_names_the_programs() -> No
 def test_a_host_that_is_lost_does_not_end_the_drain_of_the_others() -> None:
     fleet = fleet_of(hosts=2, drain_seconds=600)
     fleet.events[fleet.clock + 100] = [partial(fleet.lose, "w1", power=False)]
-    drain = Drain(APP, {name: [*fleet.hosts[name].slots] for name in ("w1", "w2")}, 0, fleet)
+    drain = Drain(APP, programs_of(fleet), 0, fleet)
     drain.run()
     assert drain.failures == {"w1": "unreachable"}
     assert {slot.state for slot in fleet.hosts["w2"].slots.values()} == {"STOPPED"}

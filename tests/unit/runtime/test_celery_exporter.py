@@ -69,6 +69,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         "current": str(tmp_path / "current"),
         "drained": str(tmp_path / "drained"),
         "broker_file": str(tmp_path / "broker"),
+        "notice_file": str(tmp_path / "notice"),
         "counts": str(tmp_path),
         "programs": [
             {
@@ -253,6 +254,17 @@ def test_tasks_without_a_record_are_exported_as_other(tell: Callable[..., dict[s
     assert [name for name in told if "last_started_sent" in name] == [
         series("celery_queue_last_started_sent_timestamp_seconds", queue="mail")
     ]
+
+
+def test_the_notices_of_an_interruption_are_exported(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:
+    notice = series("celery_host_interruption_notice", kind="scale-in")
+    end = series("celery_host_interruption_timestamp_seconds")
+    assert not {notice, end} & tell().keys()
+    for broken in ("", "[]", '{"notices": [1]}'):
+        (tmp_path / "notice").write_text(broken)
+        assert not {notice, end} & tell().keys()
+    (tmp_path / "notice").write_text('{"notices": [["scale-in", "Terminated"]], "began": 1.0, "end": 2.0}')
+    assert (tell()[notice], tell()[end]) == (1, 2)
 
 
 def test_a_drained_host_is_exported(tell: Callable[..., dict[str, float]], tmp_path: Path) -> None:

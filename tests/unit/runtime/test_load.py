@@ -101,6 +101,7 @@ class Exporter:
         config = {
             "app": "shop",
             "broker_file": str(directory / "broker"),
+            "notice_file": str(directory / "notice"),
             "counts": str(directory / "counts"),
             "current": str(directory / "current"),
             "drained": str(directory / "drained"),

@@ -63,6 +63,8 @@ HELP = {
     "celery_worker_messages_refused": "Messages that the worker refused, by the reason.",
     "celery_broker_reachable": "Whether the host can query the broker.",
     "celery_host_drained": "Whether the host is drained.",
+    "celery_host_interruption_notice": "Whether the host drains before its instance is interrupted, by the notice.",
+    "celery_host_interruption_timestamp_seconds": "When the host's instance ends, if its notices have that time.",
     "celery_release_info": "The release that workers of this host are started on.",
     "celery_exporter_seconds": "Seconds that collecting the metrics took.",
 }
@@ -322,10 +324,24 @@ def metrics(
     if (reachable := broker_reachable(Path(config["broker_file"]), now)) is not None:
         families.gauge("celery_broker_reachable", reachable)
     families.gauge("celery_host_drained", Path(config["drained"]).exists())
+    add_interruption(families, Path(config["notice_file"]))
     current = Path(config["current"])
     if current.is_symlink():
         families.gauge("celery_release_info", 1, release=current.readlink().name)
     return families
+
+
+def add_interruption(families: Families, file: Path) -> None:
+    """Add the notices that the service of interruption notices answered; none if it is not installed."""
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        kinds, end = {kind for kind, _ in state["notices"]}, float(state["end"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for kind in sorted(kinds):
+        families.gauge("celery_host_interruption_notice", 1, kind=kind)
+    if end:
+        families.gauge("celery_host_interruption_timestamp_seconds", end)
 
 
 def main() -> None:

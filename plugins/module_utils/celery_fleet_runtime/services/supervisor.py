@@ -10,6 +10,7 @@ import os
 import signal
 import xmlrpc.client
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
@@ -53,6 +54,16 @@ class Reread:
     added: frozenset[str]
     changed: frozenset[str]
     removed: frozenset[str]
+
+
+def program_file(directory: Path, app_name: str, kind: str, name: str) -> Path:
+    """Return the path of a program's configuration file."""
+    return directory / f"{app_name}.{kind}.{name}.conf"
+
+
+def program_in(file: Path) -> str:
+    """Return the name of the program of a configuration file, the inverse of program_file."""
+    return file.name.split(".", 2)[-1].removesuffix(".conf")
 
 
 class SocketServer:
