@@ -354,10 +354,6 @@ def replay_cache(
     Args:
         slots: the concurrency of each worker on each host.
     """
-    if broker.sentinel:
-        what = f"the replay cache can't follow a fail-over of Redis yet, and the broker has {len(broker.members)} hosts"
-        fix = "Set it to off, use one host, or use RabbitMQ"
-        problems.append(Problem("celery_signed_messages", what, fix))
     beside = broker.kind == "rabbitmq"
     host = next(iter(broker.members), "")
     plain, tls = broker.port, broker.tls_port

@@ -7,7 +7,7 @@ Sources: Celery's documentation (userguide/configuration, userguide/optimizing),
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq_cluster import HEARTBEAT, NET_TICKTIME
@@ -170,6 +170,9 @@ def sentinel_options(broker: Mapping[str, Any], ca: str) -> dict[str, Any]:
 def _redis(broker: Mapping[str, Any], ca: str) -> dict[str, Setting]:
     prefix = broker["key_prefix"]
     sentinel = sentinel_options(broker, ca)
+    # kombu waits once it has tried the URL of each Sentinel, and counts each of these attempts.
+    urls = len(broker["sentinel"]["addresses"]) if sentinel else 1
+    attempts = {"max_retries": _RETRY["max_retries"] * urls}
     return {
         "broker_transport_options": Setting(
             {
@@ -181,10 +184,12 @@ def _redis(broker: Mapping[str, Any], ca: str) -> dict[str, Setting]:
                 "socket_keepalive": True,
                 "health_check_interval": 10,
                 **_CONNECT_RETRY,
+                **attempts,
                 **sentinel,
             },
             "a long task does not run twice, fleets may share a broker, a connection that does not respond is closed",
         ),
+        "task_publish_retry_policy": replace(_COMMON["task_publish_retry_policy"], value=_RETRY | attempts),
         "task_default_exchange_type": Setting("direct", "the routing key of a queue is its name"),
         "worker_cancel_long_running_tasks_on_connection_loss": Setting(
             False, "no other worker gets the task before the visibility timeout, so it can mostly still be acknowledged"

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from shared.attacks import attack, install_attacker, recorded, refusing
 from shared.deployed import Shop, call, connect, now, wait_until
 from shared.lab import cut_off, small_disk, start
 from shared.monitor import CA, SECRETS, Monitor
@@ -190,6 +191,18 @@ def test_flower_sees_the_workers() -> None:
     wait_until(workers, "no worker replies to Flower")
 
 
+def replayed(shop: Shop) -> None:
+    """Fail unless a recorded message that has run is refused."""
+    with refusing(shop, "replayed"):
+        attack(shop, "replay")
+
+
+def test_a_recorded_message_does_not_run_again(shop: Shop) -> None:
+    install_attacker(shop)
+    recorded(shop)
+    replayed(shop)
+
+
 def test_a_killed_primary(shop: Shop) -> None:
     service = "valkey-server"
     fails_over(
@@ -198,6 +211,7 @@ def test_a_killed_primary(shop: Shop) -> None:
         lambda host: connect(host).check_output(f"systemctl kill --signal SIGKILL {service}; systemctl stop {service}"),
         lambda host: connect(host).check_output(f"systemctl start {service}"),
     )
+    replayed(shop)
 
 
 @pytest.mark.benchmark
@@ -224,6 +238,7 @@ def test_a_planned_fail_over(shop: Shop) -> None:
     with survived(shop, "a planned fail-over"):
         assert run_playbook(PLAYBOOKS / "redis_failover.yml").returncode == 0
     assert primary() != former
+    replayed(shop)
     assert changes(converge()) == {0}
 
 

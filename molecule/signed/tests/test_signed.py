@@ -8,23 +8,19 @@ import json
 import shlex
 import ssl
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from shared.attacks import attack, install_attacker, recorded, refusals, refusing, stopped_workers
 from shared.deployed import RUN, Shop, call, connect, wait_until
 from shared.monitor import CA, SECRETS, Monitor
 from shared.playbook import PLAYBOOKS, changes, converge, failures, run_playbook
 
 HOSTS = ("worker1", "worker2")
 KEYS = "/etc/shop/signing"
-ATTACKER = "/var/tmp/attacker.py"  # noqa: S108 - on a host that the test owns
-RECORDED = "/var/lib/shop/recorded.json"
 # As root, who alone has the key that signs commands.
 INSPECT = "/srv/shop/bin/celery_operator celery -A shop.celery:app inspect ping --json --timeout 30"
 signed = partial(converge, celery_signed_messages="only")
@@ -42,49 +38,7 @@ def monitor() -> Monitor:
 
 @pytest.fixture(scope="module", autouse=True)
 def attacker(shop: Shop) -> None:
-    text = Path(__file__).with_name("attacker.py").read_text(encoding="utf-8")
-    shop.output(f"printf %s {shlex.quote(text)} > {ATTACKER}")
-
-
-def attack(shop: Shop, name: str) -> str:
-    """Run an attack with the password of the application, and none of its keys."""
-    return shop.output(f"{RUN} env -u CELERY_LOADER python {ATTACKER} {name} {RECORDED}")
-
-
-def refusals(shop: Shop) -> Counter[str]:
-    """Return the number of messages that all workers have refused, by reason."""
-    total: Counter[str] = Counter()
-    for host in HOSTS:
-        for line in shop.output("grep -h '' /var/lib/shop/counts/*.refused || true", host).splitlines():
-            total.update(json.loads(line))
-    return +total
-
-
-@contextmanager
-def refusing(shop: Shop, *reasons: str) -> Iterator[None]:
-    """Fail unless workers refuse so many messages because of the block, for these reasons, and no more."""
-    before = refusals(shop)
-    yield
-    wait_until(lambda: refusals(shop) - before == Counter(reasons), f"{reasons} are not refused")
-
-
-@contextmanager
-def stopped_workers(shop: Shop) -> Iterator[None]:
-    """Have no worker consume the queue customers during the block."""
-    for host in HOSTS:
-        shop.output("supervisorctl stop shop-customers", host)
-    yield
-    for host in HOSTS:
-        shop.output("supervisorctl start shop-customers", host)
-
-
-def recorded(shop: Shop) -> str:
-    """Record a task, which runs, and return its ID."""
-    with stopped_workers(shop):
-        (task,) = shop.send(call("customers.noop"))
-        attack(shop, "record")
-    shop.wait_for([task])
-    return task
+    install_attacker(shop)
 
 
 def works(shop: Shop) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ansible_collections.fleet.celery.plugins.module_utils._doctor import Fleet, Limits, replication
 from ansible_collections.fleet.celery.plugins.module_utils._plan import Plan, make_plan
 from ansible_collections.fleet.celery.plugins.module_utils._sentinel import initial_primary
+from ansible_collections.fleet.celery.plugins.module_utils._table import plan_tables
 from ansible_collections.fleet.celery.plugins.module_utils._url import broker_url, result_url
 from fleet import FACTS, GROUPS, declaration
 from kombu.utils.url import parse_url
@@ -74,6 +75,14 @@ def test_a_certificate_has_the_own_address_and_not_that_of_another_server() -> N
         assert not {*ADDRESSES} - {address} & {*hosts[name]["names"]}
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_client_tries_each_sentinel_as_often_as_one_server(number: int) -> None:
+    """kombu waits between rounds, and counts the attempts of all rounds."""
+    settings = tier(number).values["settings"]
+    policies = [settings[f"{name}"]["value"] for name in ("task_publish_retry_policy", "broker_transport_options")]
+    assert [policy["max_retries"] for policy in policies] == [20 * number] * 2
+
+
 def test_peers_and_clients_reach_the_server_and_its_sentinel() -> None:
     listeners = {each["port"]: each for each in tier().values["hosts"]["broker2"]["listeners"]}
     for port in (6380, 26379):
@@ -82,11 +91,18 @@ def test_peers_and_clients_reach_the_server_and_its_sentinel() -> None:
 
 
 def test_what_sentinels_can_not_do_is_refused() -> None:
-    assert "celery_signed_messages: the replay cache can't follow a fail-over" in refusals(tier(signed_messages="both"))
     assert "celery_broker_address: has no effect" in refusals(tier(broker_address="10.0.0.9"))
     assert "26379 is the port of the Sentinels" in refusals(tier(broker_tls_port=26379))
     named = tier(addresses=("10.0.0.200", "b.example.com", "10.0.0.202"))
     assert "celery_host_address of broker2: 'b.example.com' is a name" in refusals(named)
+
+
+def test_the_replay_cache_is_on_the_primary() -> None:
+    made = tier(signed_messages="only")
+    assert not refusals(made)
+    assert made.values["signing"]["replay_cache"]["sentinel"] == made.values["broker"]["sentinel"]
+    (line,) = [line for line in plan_tables(made.fleet) if line.startswith("replay cache")]
+    assert line.startswith("replay cache: on the primary of broker1, broker2, broker3, limit 128")
 
 
 def test_passwords_of_replication_are_rotated_as_others() -> None:

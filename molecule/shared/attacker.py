@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
@@ -24,12 +25,16 @@ TLS: dict[str, Any] = (
     if URL.startswith("amqp")
     else {"ssl_cert_reqs": "required", "ssl_ca_certs": CA}
 )
-PREFIX = "" if URL.startswith("amqp") else "shop:"
+OPTIONS: dict[str, Any] = {} if URL.startswith("amqp") else {"global_keyprefix": "shop:"}
+if URL.startswith("sentinel"):
+    LOGIN = urlsplit(URL.split(";", maxsplit=1)[0])
+    PASSWORD = {"username": LOGIN.username, "password": unquote(LOGIN.password or "")}
+    OPTIONS |= {"master_name": "shop", "sentinel_kwargs": {"ssl": True, **TLS, **PASSWORD}}
 CONTROL = Exchange("celery.pidbox", type="fanout", no_declare=True)
 
 
 def connection() -> Connection:
-    return Connection(URL, ssl=TLS, transport_options={"global_keyprefix": PREFIX})
+    return Connection(URL, ssl=TLS, transport_options=OPTIONS)
 
 
 def saved(path: str) -> dict[str, Any]:
@@ -109,7 +114,7 @@ def restate(message: dict[str, Any]) -> None:
 
 def application() -> Celery:
     app = Celery(broker=URL)
-    app.conf.update(broker_use_ssl=TLS, broker_transport_options={"global_keyprefix": PREFIX})
+    app.conf.update(broker_use_ssl=TLS, broker_transport_options=OPTIONS)
     app.conf.update(control_queue_durable=True, control_queue_exclusive=False, task_default_exchange_type="topic")
     return app
 
