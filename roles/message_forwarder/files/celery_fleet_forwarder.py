@@ -7,6 +7,8 @@ A message is removed from the source once the target has confirmed it. After an 
 not acknowledged stays in the source.
 """
 
+# kombu has no types.
+# mypy: disable-error-code="no-untyped-call,attr-defined"
 from __future__ import annotations
 
 import json
@@ -58,7 +60,7 @@ def due(headers: Mapping[str, Any]) -> float:
     return (eta if eta.tzinfo else eta.replace(tzinfo=UTC)).timestamp()
 
 
-def options(message: Any) -> dict[str, Any]:  # noqa: ANN401 - kombu has no types
+def options(message: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
     """Return the options by which a message is sent again as it is.
 
     kombu has decompressed its body, and compresses it again.
@@ -115,7 +117,7 @@ class Forwarder:
         source.heartbeat_check(rate=2)
         notify(f"STATUS={self.moved} messages moved")
 
-    def _move(self, producer: Producer, queue: str, message: Any) -> None:  # noqa: ANN401 - kombu has no types
+    def _move(self, producer: Producer, queue: str, message: Any) -> None:  # noqa: ANN401 - as above
         delays = queue in self._config["delayed_queues"]
         exchange, key = destination(queue, message.headers, time.time(), delays=delays)
         # Without a route, RabbitMQ would confirm a message, and drop it.
