@@ -7,12 +7,13 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 import testinfra
 from shared.spent import spent
 
@@ -61,6 +62,10 @@ while not Path(sys.argv[1]).exists() and time.monotonic() < deadline:
 """
 
 
+# Those that send tasks now, by Shop.flow.
+_SENDERS: set[Future[str]] = set()
+
+
 def now() -> str:
     """Return the current time in the ledger's format."""
     return datetime.now(UTC).isoformat()
@@ -81,6 +86,9 @@ def wait_until(check: Callable[[], Any], what: str, timeout: float = PATIENCE_SE
     deadline = time.monotonic() + timeout
     with spent("what tests wait for"):
         while not (result := check()):
+            # Nothing would come of a sender that has failed.
+            for sender in [each for each in _SENDERS if each.done()]:
+                pytest.fail(f"a sender ended meanwhile: {sender.result()[-200:]}")
             assert time.monotonic() < deadline, f"after {timeout} s: {what}"
             time.sleep(interval)
     return result
@@ -166,9 +174,11 @@ class Shop:
         with ThreadPoolExecutor(1) as pool:
             # A connection of its own, beside those that the block uses.
             sending = pool.submit(Shop(self.sender, ()).output, command)
+            _SENDERS.add(sending)
             try:
                 yield ids
             finally:
+                _SENDERS.discard(sending)
                 self.output(f"touch {stop}")
                 ids += sending.result().split()
 
