@@ -19,6 +19,11 @@ def stored_password(state_dir: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+def socket_of(flavor: str) -> str:
+    """Return the Unix socket of the fleet's server on this host."""
+    return f"/run/{flavor}/{flavor}.sock"
+
+
 class Server:
     """A Redis server, with the login of its administrator.
 
@@ -33,6 +38,19 @@ class Server:
         self._module = module
         self.error = ""
         self.password = next(filter(self._accepts, filter(None, passwords)), "")
+
+    @classmethod
+    def of_host(cls, module: AnsibleModule) -> Server:
+        """Return the fleet's server on this host. The module has the options flavor and administrator.
+
+        The module fails if the server refuses the stored password.
+        """
+        flavor = module.params["flavor"]
+        module.params["socket"] = socket_of(flavor)
+        server = cls(module, stored_password(Path(f"/var/lib/celery-fleet/{flavor}")))
+        if not server.password:
+            module.fail_json(msg=f"The server refuses the password of {module.params['administrator']}: {server.error}")
+        return server
 
     def _accepts(self, password: str) -> bool:
         code, _, self.error = self._run(password, "PING")

@@ -87,7 +87,7 @@ from ansible_collections.fleet.celery.plugins.module_utils._broker_clients impor
     redis_connections,
 )
 from ansible_collections.fleet.celery.plugins.module_utils._rabbitmq import as_rabbitmq, find_command
-from ansible_collections.fleet.celery.plugins.module_utils._redis import Server, stored_password
+from ansible_collections.fleet.celery.plugins.module_utils._redis import Server, socket_of
 
 
 def of_rabbitmq(module: AnsibleModule) -> Iterable[Connection] | None:
@@ -105,13 +105,9 @@ def of_rabbitmq(module: AnsibleModule) -> Iterable[Connection] | None:
 
 def of_redis(module: AnsibleModule) -> Iterable[Connection] | None:
     """Return the connections to Redis or Valkey; None if it does not run."""
-    flavor = module.params["flavor"]
-    module.params["socket"] = f"/run/{flavor}/{flavor}.sock"
-    if not Path(module.params["socket"]).exists():
+    if not Path(socket_of(module.params["flavor"])).exists():
         return None
-    server = Server(module, stored_password(Path(f"/var/lib/celery-fleet/{flavor}")))
-    if not server.password:
-        module.fail_json(msg=f"The server refuses the password of {module.params['administrator']}: {server.error}")
+    server = Server.of_host(module)
     port = int(server.execute("CONFIG", "GET", "port").split()[-1])
     return redis_connections(server.execute("CLIENT", "LIST"), port)
 

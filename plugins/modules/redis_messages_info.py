@@ -67,10 +67,9 @@ queues:
 """
 
 import time
-from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fleet.celery.plugins.module_utils._redis import Server, stored_password
+from ansible_collections.fleet.celery.plugins.module_utils._redis import Server
 
 INTERVAL_SECONDS = 1.0
 # Between the name of a queue and a priority, of which 0 has none. Source: kombu.transport.redis.
@@ -90,11 +89,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    flavor = module.params["flavor"]
-    module.params["socket"] = f"/run/{flavor}/{flavor}.sock"
-    server = Server(module, stored_password(Path(f"/var/lib/celery-fleet/{flavor}")))
-    if not server.password:
-        module.fail_json(msg=f"The server refuses the password of {module.params['administrator']}: {server.error}")
+    server = Server.of_host(module)
     deadline = time.monotonic() + module.params["timeout"]
     while sum((queues := count(module, server)).values()) and time.monotonic() < deadline:
         time.sleep(INTERVAL_SECONDS)

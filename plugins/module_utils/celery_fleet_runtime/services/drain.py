@@ -54,6 +54,19 @@ class Deadline:
         return signal.SIGKILL if now > max(self.at, handed_back + HAND_BACK_SECONDS / 2) else None
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write a file atomically that all may read."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        os.fchmod(handle, 0o644)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 class HostDrain:
     """A drain of this host.
 
@@ -115,15 +128,7 @@ class HostDrain:
                 self._write()
 
     def _write(self) -> None:
-        handle, temporary = tempfile.mkstemp(dir=self.marker.parent)
-        try:
-            os.fchmod(handle, 0o644)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"since": self.since, "handed_back": self._handed_back}, file)
-            Path(temporary).replace(self.marker)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_json(self.marker, {"since": self.since, "handed_back": self._handed_back})
 
     def running(self) -> dict[str, Process]:
         """Return the programs that Supervisor has.

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from .drain import POLL_SECONDS, Deadline, HostDrain, drain_of, log, report
+from .drain import POLL_SECONDS, Deadline, HostDrain, drain_of, log, report, write_json
 from .supervisor import SupervisorError
 
 TOKEN_SECONDS = 6 * 3600
@@ -238,12 +237,6 @@ class Watch:
         except (OSError, ValueError, KeyError, TypeError):
             return State()
 
-    def _write(self) -> None:
-        with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False, encoding="utf-8") as file:
-            json.dump(asdict(self.state), file)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(self._file)
-
     @property
     def busy(self) -> bool:
         """Whether workers are being stopped."""
@@ -268,7 +261,7 @@ class Watch:
         if state == self.state:
             return
         before, self.state = self.state, state
-        self._write()
+        write_json(self._file, asdict(self.state))
         if notice is None:
             stays = ". The host stays drained until playbooks/undrain.yml" if self._marker.exists() else ""
             log(f"The notice was withdrawn{stays}")
